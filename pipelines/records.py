@@ -1,0 +1,153 @@
+r"""The frozen records that cross stages. Stages import these and never each other.
+
+    Unit -> Row -> Example -> Embedded -> Scored
+              \_______ Reject _______/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from schemas.manifest import Columns
+from schemas.rejects import MAX_DETAIL_CHARS, Reason
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A slice of one manifest file: what is read, embedded, written and resumed as a whole.
+
+    Attributes:
+        unit_id: readable and unique; also the stem of the unit's output files.
+        uri: the manifest file.
+        format: `parquet`, `jsonl`, `csv`, `tsv` or `webdataset`.
+        columns: which columns of the manifest hold what.
+        image_root: directory URI that relative image references resolve against.
+        first_row: 0-based row of the manifest at which the slice begins.
+        rows: rows in the slice; None when only reading tells (a tar).
+        offset: byte offset of the first row in the decompressed text (text forms only).
+        manifest_bytes: size of the manifest file, so that a changed manifest is noticed on resume.
+        damage: what planning found wrong where this slice ends, or None.
+    """
+
+    unit_id: str
+    uri: str
+    format: str
+    columns: Columns
+    image_root: str
+    first_row: int
+    rows: int | None
+    offset: int | None = None
+    manifest_bytes: int = 0
+    damage: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a manifest, before its image is fetched.
+
+    Attributes:
+        uid: the manifest's id; else 32 hex digits of a SHA-256 over image reference (or bytes) and text.
+        source, source_row: manifest URI and 0-based row in it.
+        url: image reference as given (`tar-uri#member` in a tar); None when only bytes are there.
+        text: caption as given.
+        image_root: directory URI that a relative `url` resolves against.
+        image_bytes: the encoded image when the manifest holds it inline, else None.
+        expected_sha256: hex digest the image must have, or None.
+        kept: values of the `--keep_columns`, by name.
+    """
+
+    unit_id: str
+    uid: str
+    source: str
+    source_row: int
+    url: str | None
+    text: str | None
+    image_root: str = ""
+    image_bytes: bytes | None = None
+    expected_sha256: str | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row whose image is decoded and whose caption is tokenised.
+
+    Attributes:
+        row: the row, its `image_bytes` dropped.
+        pixels: [3, size, size] uint8, resized and cropped, not yet normalised.
+        tokens: [context_length] int64, start and end token included, zero padded.
+        text_truncated: whether the caption was longer than the model's context.
+        original_width, original_height: pixels before resizing.
+        sha256: hex digest of the encoded image bytes.
+    """
+
+    row: Row
+    pixels: np.ndarray
+    tokens: np.ndarray
+    text_truncated: bool
+    original_width: int
+    original_height: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A row with its two embeddings, each [dim] float32 and L2-normalised."""
+
+    row: Row
+    text_truncated: bool
+    original_width: int
+    original_height: int
+    sha256: str
+    image_embedding: np.ndarray
+    text_embedding: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An embedded row with the cosine similarity of its two embeddings, in [-1, 1]."""
+
+    embedded: Embedded
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that could not be embedded, and why."""
+
+    row: Row
+    stage: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class UnitCount:
+    """How many rows of a unit were read: each must come back as a Scored or a Reject."""
+
+    unit: Unit
+    rows_read: int
+
+
+class RowFault(Exception):
+    """A fault of one row: raised by a stage's function, turned into a `Reject` by the stage.
+
+    Args:
+        stage: `read`, `fetch`, `decode` or `encode`.
+        reason: one of the closed list.
+        detail: free text; capped, and never an address, a credential or a query string.
+    """
+
+    def __init__(self, stage: str, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{stage}: {reason.value}: {detail}")
+        self.stage = stage
+        self.reason = reason
+        self.detail = detail[:MAX_DETAIL_CHARS]
+
+    def to_reject(self, row: Row) -> Reject:
+        """Names the row that failed."""
+        return Reject(row, self.stage, self.reason, self.detail)

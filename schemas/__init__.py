@@ -1,0 +1,1 @@
+"""Pyarrow schemas of every table in and out; imports pyarrow only."""

@@ -1,0 +1,39 @@
+"""The rejects table: one row for every manifest row that could not be embedded."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+MAX_DETAIL_CHARS = 300
+
+STAGES = ("read", "fetch", "decode", "encode")
+
+
+class Reason(str, Enum):
+    """Why a row was rejected: a closed list, so that counts by reason can be compared between runs."""
+
+    # read
+    MANIFEST_UNREADABLE = "manifest_unreadable"
+    MANIFEST_TRUNCATED = "manifest_truncated"
+    MALFORMED_ROW = "malformed_row"
+    MISSING_IMAGE = "missing_image"
+    EMPTY_TEXT = "empty_text"
+    # fetch
+    NOT_ALLOWED = "not_allowed"
+    NOT_FOUND = "not_found"
+    FORBIDDEN = "forbidden"
+    TOO_LARGE = "too_large"
+    FETCH_FAILED = "fetch_failed"
+    HASH_MISMATCH = "hash_mismatch"
+    # decode
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TRUNCATED_IMAGE = "truncated_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    EXTREME_ASPECT = "extreme_aspect"
+    DECODE_FAILED = "decode_failed"
+    INVALID_TEXT = "invalid_text"
+    # encode
+    NON_FINITE = "non_finite"
+    OUT_OF_MEMORY = "out_of_memory"
+    ENCODE_FAILED = "encode_failed"

@@ -1,0 +1,52 @@
+"""Packaging of clip-beam: one console script, three packages, light base install."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+BASE = [
+    "apache-beam>=2.77,<3",
+    "fsspec>=2024.6",
+    "ftfy>=6.3.1,<7",
+    "gcsfs>=2024.6",
+    "numpy>=1.26",
+    "pillow>=12.3",
+    "pyarrow>=18",
+    "regex>=2024.5",
+    "safetensors>=0.5",
+    "torch>=2.10,<2.14",  # an open upper bound would pull the CUDA build of a release not tested here
+    "tqdm>=4.66",
+    "zstandard>=0.22",
+]
+
+EXTRAS = {
+    # Beam's own extra, kept out of the base install: hundreds of MB of cloud clients.
+    "dataflow": ["apache-beam[gcp]>=2.77,<3"],
+    # Ships the BPE vocabulary that the published OpenAI models were trained with.
+    "openai": ["openai-clip"],
+    "s3": ["s3fs>=2024.6"],
+    "test": [
+        "openai-clip",
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "scikit-image>=0.24",
+        "transformers>=5",
+    ],
+    "dev": ["mypy>=1.13", "ruff>=0.8"],
+}
+
+setup(
+    name="clip-beam",
+    version="0.1.0",
+    description="Score and filter image-text datasets with CLIP on Apache Beam",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["clip_core*", "pipelines*", "schemas*"]),
+    package_data={"clip_core": ["models/tiny/*"]},
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["clip-beam=pipelines.cli:main"]},
+)
