@@ -1,0 +1,170 @@
+"""Sizes of a CLIP model, and the table of the nine published ones.
+
+Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+Supervision", tables 19 and 20, and the released weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+HEAD_WIDTH = 64
+ACTIVATIONS = ("quick_gelu", "gelu")
+
+
+class ConfigError(ValueError):
+    """A model description that cannot be built: names the field, the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """Vision transformer: square pictures cut into `patch_size` squares."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "image_size", "patch_size", "width", "layers", "heads")
+        _check_heads("vision", self.width, self.heads)
+        if self.patch_size > self.image_size:
+            raise ConfigError(
+                f"`patch_size` must be at most `image_size` {self.image_size}, "
+                f"got {self.patch_size}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side; a remainder at the border is dropped, as the original does."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """ModifiedResNet: three-convolution stem, anti-aliased strides, attention pooling.
+
+    `layers` counts the bottlenecks of the four stages; `heads` those of the attention pool, whose
+    width is 32 times `width`.
+    """
+
+    image_size: int
+    width: int
+    layers: tuple[int, ...]
+    heads: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "image_size", "width", "heads")
+        if len(self.layers) != 4 or min(self.layers) < 1:
+            raise ConfigError(f"`layers` must be four positive ints, got {self.layers!r}")
+        if self.image_size % 32:
+            raise ConfigError(
+                f"`image_size` of a ResNet must be a multiple of 32, got {self.image_size}"
+            )
+        _check_heads("attention pool", self.width * 32, self.heads)
+
+    @property
+    def grid(self) -> int:
+        """Positions along one side of the last feature map."""
+        return self.image_size // 32
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Causal text transformer."""
+
+    context_length: int
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "context_length", "vocab_size", "width", "layers", "heads")
+        _check_heads("text", self.width, self.heads)
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Both towers, the joint width, and what a state dict does not tell.
+
+    Attributes:
+        embed_dim: length of an embedding.
+        activation: `quick_gelu` (x * sigmoid(1.702 x), all OpenAI weights) or `gelu` (exact, erf).
+        mean, std: per-channel statistics of pixels in [0, 1].
+    """
+
+    embed_dim: int
+    vision: VitConfig | ResNetConfig
+    text: TextConfig
+    activation: str = "quick_gelu"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "embed_dim")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(
+                f"`activation` must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"`mean` and `std` must be three numbers each and `std` positive, "
+                f"got {self.mean!r} and {self.std!r}"
+            )
+
+
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"`{name}` must be a positive int, got {value!r}")
+
+
+def _check_heads(tower: str, width: int, heads: int) -> None:
+    if width % heads:
+        raise ConfigError(f"{tower} width {width} is not divisible by its {heads} heads")
+
+
+def _text(
+    width: int, vocab_size: int = 49408, context_length: int = 77, layers: int = 12
+) -> TextConfig:
+    return TextConfig(context_length, vocab_size, width, layers, width // HEAD_WIDTH)
+
+
+def _vit(
+    embed_dim: int, size: int, patch: int, width: int, layers: int, text: TextConfig
+) -> ClipConfig:
+    return ClipConfig(embed_dim, VitConfig(size, patch, width, layers, width // HEAD_WIDTH), text)
+
+
+def _resnet(
+    embed_dim: int, size: int, width: int, layers: tuple[int, ...], text: TextConfig
+) -> ClipConfig:
+    return ClipConfig(embed_dim, ResNetConfig(size, width, layers, width * 32 // HEAD_WIDTH), text)
+
+
+PUBLISHED = {
+    "RN50": _resnet(1024, 224, 64, (3, 4, 6, 3), _text(512)),
+    "RN101": _resnet(512, 224, 64, (3, 4, 23, 3), _text(512)),
+    "RN50x4": _resnet(640, 288, 80, (4, 6, 10, 6), _text(640)),
+    "RN50x16": _resnet(768, 384, 96, (6, 8, 18, 8), _text(768)),
+    "RN50x64": _resnet(1024, 448, 128, (3, 15, 36, 10), _text(1024)),
+    "ViT-B/32": _vit(512, 224, 32, 768, 12, _text(512)),
+    "ViT-B/16": _vit(512, 224, 16, 768, 12, _text(512)),
+    "ViT-L/14": _vit(768, 224, 14, 1024, 24, _text(768)),
+    "ViT-L/14@336px": _vit(768, 336, 14, 1024, 24, _text(768)),
+}
+
+# Small enough for a laptop's processor: `tiny-rn` is the shape of the bundled model.
+_TINY_TEXT = _text(128, vocab_size=770, context_length=32, layers=4)
+SMALL = {
+    "tiny-rn": _resnet(128, 64, 16, (1, 1, 1, 1), _TINY_TEXT),
+    "tiny-vit": _vit(128, 64, 8, 128, 4, _TINY_TEXT),
+}
+
+VARIANTS = PUBLISHED | SMALL

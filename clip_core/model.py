@@ -1,0 +1,248 @@
+"""CLIP: both towers and the cosine logits, after Radford et al. 2021.
+
+Parameter names are those of the released state dicts, so a checkpoint loads without renaming.
+Two exact shortcuts are always taken: texts are cut at the longest end token of the batch
+(causal attention never looks past it), and the last block is evaluated for the pooled token only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip_core.config import ClipConfig, VitConfig
+from clip_core.resnet import ModifiedResNet
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Returns x * sigmoid(1.702 x), the approximation all OpenAI weights were trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": F.gelu,
+}
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in float32 whatever the precision of the activations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for query, key and value."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """Maps [batch, seq, width] to the same shape."""
+        query, key, value = map(
+            self._split, F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return self.out_proj(self._join(mixed))
+
+    def pooled(self, x: Tensor, position: Tensor, causal: bool) -> Tensor:
+        """Attends from one token of each row only.
+
+        Args:
+            x: [batch, seq, width].
+            position: [batch] int64, the token that asks.
+
+        Returns:
+            [batch, width].
+        """
+        width = x.shape[-1]
+        asking = x[torch.arange(len(x), device=x.device), position].unsqueeze(1)
+        weight_q, weight_kv = self.in_proj_weight.split([width, 2 * width])
+        bias_q, bias_kv = self.in_proj_bias.split([width, 2 * width])
+        query = self._split(F.linear(asking, weight_q, bias_q))
+        key, value = map(self._split, F.linear(x, weight_kv, bias_kv).chunk(2, dim=-1))
+        visible = None
+        if causal:
+            seq = torch.arange(x.shape[1], device=x.device)
+            visible = (seq <= position[:, None])[:, None, None]  # [batch, 1, 1, seq]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        return self.out_proj(self._join(mixed)).squeeze(1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[batch, seq, width] -> [batch, heads, seq, head_width]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _join(self, x: Tensor) -> Tensor:
+        """[batch, heads, seq, head_width] -> [batch, seq, width]."""
+        return x.transpose(1, 2).flatten(2)
+
+
+class Mlp(nn.Module):
+    """Two linear maps around the activation, four times as wide inside."""
+
+    def __init__(self, width: int, activation: str) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+        self.activation = ACTIVATION_FUNCTIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.activation(self.c_fc(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block."""
+
+    def __init__(self, width: int, heads: int, activation: str) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.ln_1 = LayerNorm(width)
+        self.mlp = Mlp(width, activation)
+        self.ln_2 = LayerNorm(width)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        x = x + self.attn(self.ln_1(x), causal)
+        return x + self.mlp(self.ln_2(x))
+
+    def pooled(self, x: Tensor, position: Tensor, causal: bool) -> Tensor:
+        """[batch, seq, width] -> [batch, width]: the block's output at `position` alone."""
+        residual = x[torch.arange(len(x), device=x.device), position]
+        residual = residual + self.attn.pooled(self.ln_1(x), position, causal)
+        return residual + self.mlp(self.ln_2(residual))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks that returns one token of each row."""
+
+    def __init__(self, width: int, layers: int, heads: int, activation: str) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
+
+    def forward(self, x: Tensor, position: Tensor, causal: bool = False) -> Tensor:
+        """Maps [batch, seq, width] to [batch, width], the last block's output at `position`."""
+        *body, last = self.resblocks
+        for block in body:
+            x = block(x, causal)
+        return last.pooled(x, position, causal)
+
+
+class VisionTransformer(nn.Module):
+    """ViT image tower: patches, class token, pooled by the class token."""
+
+    def __init__(self, config: VitConfig, embed_dim: int, activation: str) -> None:
+        super().__init__()
+        width = config.width
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(config.grid**2 + 1, width))
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Transformer(width, config.layers, config.heads, activation)
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Parameter(torch.empty(width, embed_dim))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Maps [batch, 3, size, size] to [batch, embed_dim]."""
+        x = self.conv1(pixels).flatten(2).transpose(1, 2)  # [batch, patches, width]
+        start = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat([start, x], dim=1) + self.positional_embedding.to(x.dtype)
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return self.ln_post(self.transformer(self.ln_pre(x), first)) @ self.proj
+
+
+class Clip(nn.Module):
+    """The two towers and their temperature.
+
+    A freshly built model has the paper's random initialisation; `clip_core.load` fills it from a
+    checkpoint instead.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        text = config.text
+        self.visual: nn.Module
+        if isinstance(config.vision, VitConfig):
+            self.visual = VisionTransformer(config.vision, config.embed_dim, config.activation)
+        else:
+            self.visual = ModifiedResNet(config.vision, config.embed_dim)
+        self.transformer = Transformer(text.width, text.layers, text.heads, config.activation)
+        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
+        self.ln_final = LayerNorm(text.width)
+        self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        # Statistics come from the config, not from the checkpoint; on the processor even when the
+        # weights are built without storage.
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(config, name), device="cpu").view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the matrix products."""
+        return self.text_projection.dtype
+
+    def normalize_pixels(self, pixels: Tensor) -> Tensor:
+        """Scales uint8 pixels to [0, 1] and standardises them; float pixels pass unchanged."""
+        if pixels.dtype == torch.uint8:
+            pixels = (pixels.float() / 255 - self.mean) / self.std
+        return pixels.to(self.dtype)
+
+    def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
+        """Embeds images.
+
+        Args:
+            pixels: [batch, 3, size, size] uint8 as decoded, or float already standardised.
+            normalize: whether to scale each embedding to unit L2 norm.
+
+        Returns:
+            [batch, embed_dim] in the model's precision; float32 when normalised.
+        """
+        features = self.visual(self.normalize_pixels(pixels))
+        return l2_normalize(features) if normalize else features
+
+    def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
+        """Embeds token rows, pooled at the first position of the largest id (the end token).
+
+        Args:
+            tokens: [batch, context_length] integer ids.
+            normalize: whether to scale each embedding to unit L2 norm.
+
+        Returns:
+            [batch, embed_dim] in the model's precision; float32 when normalised.
+        """
+        if not len(tokens):
+            return self.text_projection.new_zeros(0, self.config.embed_dim)
+        end = tokens.argmax(dim=-1)
+        tokens = tokens[:, : int(end.max()) + 1]
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
+        pooled = self.transformer(x.to(self.dtype), end, causal=True)
+        features = self.ln_final(pooled) @ self.text_projection
+        return l2_normalize(features) if normalize else features
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits_per_image [images, texts] and logits_per_text, its transpose."""
+        image = self.encode_image(pixels, normalize=True)
+        text = self.encode_text(tokens, normalize=True)
+        logits_per_image = self.logit_scale.exp() * image @ text.T
+        return logits_per_image, logits_per_image.T
+
+
+def l2_normalize(features: Tensor) -> Tensor:
+    """Scales rows [batch, dim] to unit L2 norm in float32, without an epsilon, as the original."""
+    features = features.float()
+    return features / features.norm(dim=-1, keepdim=True)
