@@ -1,0 +1,65 @@
+"""Turns pictures into the pixels CLIP was trained on, bit-exact to the original's order.
+
+Resize (bicubic, in the picture's own mode), centre crop, convert to RGB, scale, standardise.
+The order matters: palette and 1-bit pictures are resized by nearest neighbour, pictures with alpha
+premultiplied, CMYK as CMYK; EXIF orientation and colour profiles are ignored. Loaders that convert
+to RGB first give other pixels for all of those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from clip_core.config import OPENAI_MEAN, OPENAI_STD
+
+
+def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Returns (width, height) once the shorter side is `size`; the longer one is cut to an int."""
+    short, long = min(width, height), max(width, height)
+    long_resized = int(size * long / short)
+    return (size, long_resized) if width <= height else (long_resized, size)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Preprocessing of one model: its input size and channel statistics.
+
+    Attributes:
+        size: side of the square input, pixels.
+        mean, std: per channel, for values in [0, 1].
+    """
+
+    size: int
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @property
+    def identity(self) -> str:
+        """Names everything that decides the pixels."""
+        return f"openai-order bicubic {self.size} mean {self.mean} std {self.std}"
+
+    def to_pixels(self, image: Image.Image) -> np.ndarray:
+        """Resizes, crops and converts a picture.
+
+        Args:
+            image: any mode Pillow can convert to RGB.
+
+        Returns:
+            [3, size, size] uint8, contiguous.
+        """
+        resized = resized_size(*image.size, self.size)
+        if image.size != resized:
+            image = image.resize(resized, Image.Resampling.BICUBIC)
+        width, height = image.size
+        # Python rounds half to even, and so did the original: an offset of 0.5 is 0, 1.5 is 2.
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        cropped = image.crop((left, top, left + self.size, top + self.size)).convert("RGB")
+        return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))
+
+    def normalize(self, pixels: np.ndarray) -> np.ndarray:
+        """Standardises pixels [..., 3, height, width] uint8; returns float32 of the same shape."""
+        mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (self.mean, self.std))
+        return (pixels.astype(np.float32) / np.float32(255) - mean) / std

@@ -1,0 +1,269 @@
+"""Contrastive pretraining of a CLIP: optimiser, schedule, steps, checkpoints that resume exactly.
+
+Recipe of Radford et al. 2021, section 2.5 and table 18: Adam with decoupled weight decay on all
+weights that are not gains or biases, linear warm-up, cosine decay, a clamped learned temperature.
+What a step sees depends on the seed and its number alone, so a resumed run repeats the same steps.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from clip_core.contrastive import Towers, clamp_temperature, contrastive_loss, retrieval_recall
+from clip_core.model import Clip
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+EVALUATION_BATCH = 256
+
+
+class PretrainError(ValueError):
+    """A pretraining that cannot start or resume: says what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Hyperparameters of a run. `batch_size` is the global batch, over all processes."""
+
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.2
+    warmup_steps: int = 150
+    max_grad_norm: float = 1.0
+    precision: str = "fp32"
+    horizontal_flip: bool = False
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise PretrainError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise PretrainError(f"`precision` must be fp32 or bf16, got {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Decoded training data, row i of one belonging to row i of the other.
+
+    Attributes:
+        pixels: [rows, 3, size, size] uint8, possibly memory-mapped.
+        tokens: [rows, context_length] int64.
+    """
+
+    pixels: np.ndarray
+    tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step did. `rows` counts image-text pairs over all processes."""
+
+    step: int
+    steps: int
+    rows: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    logit_scale: float
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Splits parameters into those that decay and the gains, biases and temperature that do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate_at(step: int, steps: int, config: PretrainConfig) -> float:
+    """Returns the rate of a step: linear warm-up, then half a cosine down to zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Trainer:
+    """One run over `pairs`, in this process or as one of several started by `torchrun`.
+
+    Args:
+        clip: freshly initialised model, on its device.
+        checkpoint: file that the run is resumed from and saved to.
+
+    Raises:
+        PretrainError: if there are fewer rows than one batch, if the batch does not divide by the
+            number of processes, or if the checkpoint belongs to another run.
+    """
+
+    def __init__(self, clip: Clip, pairs: Pairs, config: PretrainConfig, checkpoint: Path) -> None:
+        self.clip = clip.to(memory_format=torch.channels_last)
+        self.pairs = pairs
+        self.config = config
+        self.checkpoint = checkpoint
+        self.device = clip.logit_scale.device
+        self.rank, self.processes = _place()
+        self.steps_per_epoch = len(pairs) // config.batch_size
+        self.steps = self.steps_per_epoch * config.epochs
+        self._check_batches()
+        self.towers: nn.Module = Towers(clip)
+        if self.processes > 1:
+            self.towers = DistributedDataParallel(self.towers)
+        groups = parameter_groups(clip, config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+        self.step = 0
+        self._shuffled = (-1, np.empty(0, np.int64))  # the epoch at hand and its order
+
+    def _check_batches(self) -> None:
+        batch = self.config.batch_size
+        if not self.steps:
+            raise PretrainError(
+                f"expected at least one batch of {batch} rows, got {len(self.pairs)} rows; "
+                "lower `batch_size` or bring more data"
+            )
+        if batch % self.processes:
+            raise PretrainError(
+                f"`batch_size` {batch} must divide evenly over {self.processes} processes"
+            )
+
+    def run(self, report: Callable[[StepReport], None]) -> None:
+        """Trains from where the checkpoint stands to the end, reporting each step."""
+        self.resume()
+        self.clip.train()
+        while self.step < self.steps:
+            report(self._train_step())
+            if self.step % self.config.checkpoint_every == 0 or self.step == self.steps:
+                self.save()
+
+    def _train_step(self) -> StepReport:
+        pixels, tokens = self._batch(self.step)
+        rate = learning_rate_at(self.step, self.steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
+            image, text, scale = self.towers(pixels, tokens)
+        outcome = contrastive_loss(image, text, scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        outcome.loss.backward()
+        nn.utils.clip_grad_norm_(self.clip.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        clamp_temperature(self.clip)
+        self.step += 1
+        loss, accuracy = self._average(torch.stack([outcome.loss.detach(), outcome.accuracy]))
+        return StepReport(
+            self.step,
+            self.steps,
+            self.config.batch_size,
+            loss,
+            accuracy,
+            rate,
+            self.clip.logit_scale.exp().item(),
+        )
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Returns this process's share of the batch: a function of seed and step alone."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        batch = self._order(epoch)[index * self.config.batch_size :][: self.config.batch_size]
+        flips = np.random.default_rng([self.config.seed, epoch, index]).random(len(batch)) < 0.5
+        share = slice(self.rank, None, self.processes)
+        pixels = torch.from_numpy(self.pairs.pixels[batch[share]])
+        if self.config.horizontal_flip:
+            flip = torch.from_numpy(flips[share])[:, None, None, None]
+            pixels = torch.where(flip, pixels.flip(-1), pixels)
+        tokens = torch.from_numpy(self.pairs.tokens[batch[share]])
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return pixels.to(self.device), tokens.to(self.device)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._shuffled[0] != epoch:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            self._shuffled = (epoch, rng.permutation(len(self.pairs)))
+        return self._shuffled[1]
+
+    def _average(self, values: Tensor) -> list[float]:
+        if self.processes > 1:
+            dist.all_reduce(values)
+            values = values / self.processes
+        return values.tolist()
+
+    def save(self) -> None:
+        """Writes the checkpoint in one piece; only the first process does."""
+        if self.rank:
+            return
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "step": self.step,
+                "config": asdict(self.config),
+                "rows": len(self.pairs),
+                "model": self.clip.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+            partial,
+        )
+        os.replace(partial, self.checkpoint)
+
+    def resume(self) -> None:
+        """Continues from the checkpoint when there is one."""
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        expected = asdict(self.config) | {"rows": len(self.pairs)}
+        found = state["config"] | {"rows": state["rows"]}
+        differing = sorted(name for name in expected if expected[name] != found.get(name))
+        if differing:
+            raise PretrainError(
+                f"{self.checkpoint.name} belongs to a run with another "
+                + ", ".join(f"{name} ({found.get(name)!r})" for name in differing)
+                + "; use the same options or another output"
+            )
+        self.clip.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+@torch.inference_mode()
+def held_out_recall(clip: Clip, pairs: Pairs) -> dict[str, float]:
+    """Scores retrieval among pairs that were not trained on: recall@1 and @5, both ways."""
+    clip.eval()
+    image, text = (torch.cat(parts) for parts in zip(*_embed(clip, pairs), strict=True))
+    scores = {}
+    for k in (1, 5):
+        to_text, to_image = retrieval_recall(image, text, k)
+        scores[f"image_to_text_recall@{k}"] = to_text
+        scores[f"text_to_image_recall@{k}"] = to_image
+    return scores
+
+
+def _embed(clip: Clip, pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
+    device = clip.logit_scale.device
+    parts = []
+    for first in range(0, len(pairs), EVALUATION_BATCH):
+        rows = slice(first, first + EVALUATION_BATCH)
+        pixels = torch.from_numpy(np.array(pairs.pixels[rows])).to(device)
+        tokens = torch.from_numpy(pairs.tokens[rows]).to(device)
+        parts.append((clip.encode_image(pixels, True), clip.encode_text(tokens, True)))
+    return parts
+
+
+def _place() -> tuple[int, int]:
+    if not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
