@@ -1,13 +1,13 @@
 r"""The frozen records that cross stages. Stages import these and never each other.
 
-    Unit -> Row -> Example -> Embedded -> Scored
-              \_______ Reject _______/
+Unit -> Row -> Example -> Embedded -> Scored
+          \_______ Reject _______/
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,24 @@ class UnitCount:
 
     unit: Unit
     rows_read: int
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What became of the rows of a finished unit: `rows_read` = `embedded` + all `rejects`.
+
+    Attributes:
+        rejects: number of rejected rows by reason.
+    """
+
+    unit_id: str
+    rows_read: int
+    embedded: int
+    rejects: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values, for file metadata."""
+        return asdict(self)
 
 
 class RowFault(Exception):

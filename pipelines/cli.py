@@ -1,0 +1,43 @@
+"""The console script: picks a subcommand and imports nothing but that."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "demo": "make sample data, embed it with the bundled model, show what came out",
+    "sample": "write a sample image-text dataset, with the truth about it beside it",
+    "embed": "embed and score the image-text pairs of a manifest",
+    "pretrain": "pretrain a CLIP from a manifest",
+}
+WRONG_USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `clip-beam COMMAND ...`; returns its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    command, rest = argv[0], argv[1:]
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else f"; expected {', '.join(COMMANDS)}"
+        print(f"clip-beam: unknown command {command!r}{hint}", file=sys.stderr)
+        return WRONG_USAGE
+    return import_module(f"pipelines.{command}").main(rest)
+
+
+def usage() -> str:
+    """Returns the list of commands."""
+    lines = [f"  {name:<10}{does}" for name, does in COMMANDS.items()]
+    return "\n".join(
+        ["usage: clip-beam COMMAND [flags]", "", *lines, "", "clip-beam COMMAND --help tells more"]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Encodes batches of examples with CLIP inside Beam's RunInference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from apache_beam.ml.inference.base import ModelHandler
+
+import clip_core.loading
+from clip_core.encoding import encode_pixels, encode_tokens
+from clip_core.loading import ClipModel
+from pipelines.records import Embedded, Example, Reject
+from schemas.rejects import Reason
+
+BATCH_SIZE = {"cpu": 64, "cuda": 512}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model a worker loads, and how. Small enough to travel in the pipeline's graph.
+
+    Attributes:
+        uri: name, file or directory, as `clip_core.load` takes it.
+        device, precision: resolved, never `auto`.
+        arch, activation, vocab: what the checkpoint itself does not tell, or None.
+    """
+
+    uri: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    arch: str | None = None
+    activation: str | None = None
+    vocab: str | None = None
+
+
+class ModelChangedError(RuntimeError):
+    """A worker found another checkpoint than the launcher did."""
+
+
+@lru_cache(maxsize=1)
+def load_model(spec: ModelSpec) -> ClipModel:
+    """Loads a model once per process: the slices of a local run and all threads share it."""
+    return clip_core.loading.load(
+        spec.uri,
+        device=spec.device,
+        precision=spec.precision,
+        arch=spec.arch,
+        activation=spec.activation,
+        vocab=spec.vocab,
+    )
+
+
+def resolve_device(name: str) -> str:
+    """Returns `cuda` or `cpu` for `auto`, else the name as given."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """Returns the precision for `auto`: fp32 on a CPU, bf16 or else fp16 on a GPU."""
+    if name != "auto":
+        return name
+    if not device.startswith("cuda"):
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
+    """Embeds batches of examples; a row whose vectors are not finite becomes a reject.
+
+    Args:
+        spec: the model.
+        checkpoint_sha256: of the weights the launcher saw; a worker that finds others fails.
+        batch_size: rows in a batch; also the least, so that Beam does not start with batches of one.
+    """
+
+    def __init__(self, spec: ModelSpec, checkpoint_sha256: str, batch_size: int) -> None:
+        super().__init__()
+        self._spec = spec
+        self._checkpoint_sha256 = checkpoint_sha256
+        self._batch_size = batch_size
+
+    def load_model(self) -> ClipModel:
+        """Loads the model, once per process."""
+        model = load_model(self._spec)
+        found = model.fingerprint["checkpoint_sha256"]
+        if found != self._checkpoint_sha256:
+            raise ModelChangedError(
+                f"expected the checkpoint with SHA-256 {self._checkpoint_sha256}, got {found}; "
+                "start the job again once the model no longer changes"
+            )
+        return model
+
+    def run_inference(
+        self,
+        batch: Sequence[Example],
+        model: ClipModel,
+        inference_args: dict[str, Any] | None = None,
+    ) -> list[Embedded | Reject]:
+        """Returns a record for each example, in order. A list, so that failures surface here."""
+        images = encode_pixels(model.clip, np.stack([example.pixels for example in batch]))
+        texts = encode_tokens(model.clip, np.stack([example.tokens for example in batch]))
+        finite = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
+        return [
+            _embedded(example, image, text)
+            if ok
+            else Reject(example.row, "encode", Reason.NON_FINITE, "the model gave NaN or infinity")
+            for example, image, text, ok in zip(batch, images, texts, finite, strict=True)
+        ]
+
+    def get_num_bytes(self, batch: Sequence[Example]) -> int:
+        """Counts array bytes; Beam's default would pickle every batch to find out."""
+        return sum(example.pixels.nbytes + example.tokens.nbytes for example in batch)
+
+    def batch_elements_kwargs(self) -> dict[str, int]:
+        """Fixes the batch size: Beam's estimator would begin with batches of one."""
+        return {"min_batch_size": self._batch_size, "max_batch_size": self._batch_size}
+
+    def get_metrics_namespace(self) -> str:
+        return "ClipHandler"
+
+
+def _embedded(example: Example, image: np.ndarray, text: np.ndarray) -> Embedded:
+    return Embedded(
+        row=example.row,
+        text_truncated=example.text_truncated,
+        original_width=example.original_width,
+        original_height=example.original_height,
+        sha256=example.sha256,
+        image_embedding=image,
+        text_embedding=text,
+    )

@@ -1,0 +1,188 @@
+"""The flags of `embed`: Beam pipeline options on the outside, a frozen, checked config inside."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from pipelines.arguments import Parser
+
+MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
+# By name: `DirectRunner` is another engine on machines that can download Prism.
+LOCAL_RUNNER = "FnApiRunner"
+LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
+
+
+class EmbedOptions(PipelineOptions):
+    """Flags of the main job."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        _add_manifest_flags(parser)
+        _add_output_flags(parser)
+        _add_model_flags(parser)
+
+
+def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--manifest",
+        action="append",
+        required=True,
+        metavar="URI",
+        help="image-text manifest: file, directory or glob on any fsspec filesystem; repeatable",
+    )
+    add("--manifest_format", choices=MANIFEST_FORMATS, help="[from the extension]")
+    add("--image_column", help="image URI, path or bytes [recognised names: see README]")
+    add("--text_column", help="caption [recognised names]")
+    add("--id_column", help="row id [recognised names; else a hash of image and text]")
+    add(
+        "--keep_columns",
+        default="",
+        metavar="A,B",
+        help="columns to copy to the output, separated by commas [none]",
+    )
+    add("--image_root", metavar="URI", help="what relative paths start from [manifest's directory]")
+    add(
+        "--allow_images_from",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="further prefix that images may come from; repeatable [manifest's directory, image_root]",
+    )
+    add("--rows_per_unit", type=int, default=10_000, help="rows in a work unit [10000]")
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--output", required=True, metavar="URI", help="directory to write")
+    add("--embedding_dtype", choices=("float32", "float16"), default="float32", help="[float32]")
+    add("--scores_only", action="store_true", help="leave the two embedding columns out")
+    add(
+        "--max_reject_fraction",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="fail when a larger share of rows is rejected [1.0: report only]",
+    )
+    add("--overwrite", action="store_true", help="remove what the output holds and start anew")
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        help="`tiny`, an OpenAI name such as ViT-B/32, or a file or directory on any filesystem",
+    )
+    add("--arch", help="architecture of a bare state dict, where shapes do not tell")
+    add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict")
+    add("--vocab", metavar="URI", help="BPE vocabulary [from the model, else an installed one]")
+    add("--device", default="auto", help="cpu, cuda or auto [auto]")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="[auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
+    )
+    add("--batch_size", type=int, help="rows encoded at once [64 on a CPU, 512 on a GPU]")
+    add("--decode", choices=("exact",), default="exact", help="how pictures are resized [exact]")
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """Checked options of the main job; the flags' names and meanings."""
+
+    manifest: tuple[str, ...]
+    manifest_format: str | None
+    image_column: str | None
+    text_column: str | None
+    id_column: str | None
+    keep_columns: tuple[str, ...]
+    image_root: str | None
+    allow_images_from: tuple[str, ...]
+    rows_per_unit: int
+    output: str
+    embedding_dtype: str
+    scores_only: bool
+    max_reject_fraction: float
+    overwrite: bool
+    model: str
+    arch: str | None
+    activation: str | None
+    vocab: str | None
+    device: str
+    precision: str
+    batch_size: int | None
+    decode: str
+
+    def __post_init__(self) -> None:
+        for name in ("rows_per_unit", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`--{name}` must be a positive int, got {value}")
+        if not 0 <= self.max_reject_fraction <= 1:
+            raise ValueError(
+                f"`--max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
+            )
+
+
+def parse(argv: Sequence[str]) -> tuple[EmbedConfig, PipelineOptions]:
+    """Reads the command line.
+
+    Flags that are neither the job's nor Beam's end the program with exit status 2 and a suggestion.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+    own = Parser(
+        prog="clip-beam embed",
+        description="Embed and score the image-text pairs of a manifest.",
+        epilog="Apache Beam's own flags (--runner, --temp_location, ...) are accepted, too.",
+    )
+    EmbedOptions._add_argparse_args(own)
+    found, rest = own.parse_known_args(argv)
+    _check_beam_flags(own, rest)
+    options = PipelineOptions(list(argv))
+    standard = options.view_as(StandardOptions)
+    standard.runner = standard.runner or LOCAL_RUNNER
+    return _config(found), options
+
+
+def runs_here(options: PipelineOptions) -> bool:
+    """Tells whether the runner keeps the whole job in this process."""
+    return options.view_as(StandardOptions).runner in LOCAL_RUNNERS
+
+
+def _config(found: argparse.Namespace) -> EmbedConfig:
+    values: dict[str, Any] = vars(found)
+    for name in ("manifest", "allow_images_from"):
+        values[name] = tuple(values[name])
+    values["keep_columns"] = tuple(
+        name.strip() for name in values["keep_columns"].split(",") if name.strip()
+    )
+    return EmbedConfig(**values)
+
+
+def _check_beam_flags(own: Parser, rest: list[str]) -> None:
+    """Lets Beam's flags pass and refuses the others."""
+    every = Parser(prog=own.prog, add_help=False, conflict_handler="resolve")
+    EmbedOptions._add_argparse_args(every)
+    for option in every._actions:
+        option.required = False
+    for options in _subclasses(PipelineOptions):
+        if options is not EmbedOptions and "_add_argparse_args" in vars(options):
+            # Some of Beam's option groups share a flag; either definition will do for a name check.
+            with contextlib.suppress(argparse.ArgumentError):
+                options._add_argparse_args(every)
+    every.parse_args(rest)
+
+
+def _subclasses(parent: type) -> list[type]:
+    children = parent.__subclasses__()
+    return children + [deeper for child in children for deeper in _subclasses(child)]

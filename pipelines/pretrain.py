@@ -1,0 +1,244 @@
+"""`clip-beam pretrain`: contrastive pretraining of a CLIP from a manifest.
+
+Run by itself it uses one process; under `torchrun --nproc_per_node N -m pipelines.pretrain ...` it
+spreads each batch over N processes. OUTPUT becomes a model directory; OUTPUT/training holds the
+decoded data and the checkpoint that an interrupted run resumes from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from clip_core.bpe_training import learn_merges
+from clip_core.config import VARIANTS, ClipConfig
+from clip_core.initialization import initialize
+from clip_core.model import Clip
+from clip_core.preprocess import Preprocess
+from clip_core.pretraining import (
+    Pairs,
+    PretrainConfig,
+    PretrainError,
+    StepReport,
+    Trainer,
+    held_out_recall,
+)
+from clip_core.saving import save_model_directory
+from clip_core.tokenizer import Tokenizer
+from clip_core.vocabulary import find_openai_merges
+from pipelines import training_data
+from pipelines.arguments import Parser
+from pipelines.decode import DecodeLimits, decode_image
+from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.read import read_unit
+from pipelines.records import Reject, Row
+from pipelines.training_data import DecodedData, DecodedSplit
+
+OPENAI_VOCAB_SIZE = 49408
+USAGE_STATUS = 2
+LOG_EVERY_STEPS = 50
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the command line of `clip-beam pretrain`."""
+    flags = Parser(prog="clip-beam pretrain", description=__doc__.splitlines()[0])
+    defaults = PretrainConfig()
+    add = flags.add_argument
+    add("--manifest", action="append", required=True, help="image-text manifest; repeatable")
+    add("--output", required=True, type=Path, help="model directory to write")
+    add("--variant", default="tiny-rn", choices=sorted(VARIANTS), help="architecture")
+    add("--epochs", type=int, default=defaults.epochs)
+    add("--batch_size", type=int, default=defaults.batch_size, help="over all processes")
+    add("--learning_rate", type=float, default=defaults.learning_rate)
+    add("--weight_decay", type=float, default=defaults.weight_decay)
+    add("--warmup_steps", type=int, default=defaults.warmup_steps)
+    add("--max_grad_norm", type=float, default=defaults.max_grad_norm)
+    add("--precision", choices=("fp32", "bf16"), default=defaults.precision)
+    add(
+        "--horizontal_flip",
+        action="store_true",
+        help="mirror half of the pictures; only where no caption names a side",
+    )
+    add("--checkpoint_every", type=int, default=defaults.checkpoint_every, help="steps")
+    add(
+        "--holdout_fraction",
+        type=float,
+        default=0.02,
+        help="rows kept out of training and scored by retrieval recall",
+    )
+    add("--save_precision", choices=("fp16", "fp32"), default="fp16", help="of the weights file")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="that decode pictures")
+    add("--seed", type=int, default=defaults.seed)
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = parser().parse_args(argv)
+    try:
+        config = _pretrain_config(options)
+        _start_processes(options.device)
+        with _Progress() as progress:
+            scores = pretrain(options, config, progress)
+    except ValueError as error:
+        print(f"clip-beam pretrain: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    if scores is not None:
+        _print_summary(options.output, scores)
+    return 0
+
+
+def _pretrain_config(options: argparse.Namespace) -> PretrainConfig:
+    names = PretrainConfig.__dataclass_fields__
+    return PretrainConfig(**{name: getattr(options, name) for name in names})
+
+
+def pretrain(
+    options: argparse.Namespace, config: PretrainConfig, progress: _Progress
+) -> dict[str, float] | None:
+    """Decodes, trains, saves. Returns held-out scores; None on all processes but the first."""
+    variant = VARIANTS[options.variant]
+    data = _decoded_data(options, variant)
+    tokenizer = _tokenizer(variant, data.train.captions)
+    text = replace(variant.text, vocab_size=tokenizer.vocab_size)
+    model_config = replace(variant, text=text)
+    clip = initialize(Clip(model_config), config.seed).to(_device(options.device))
+    trainer = Trainer(
+        clip, _pairs(data.train, tokenizer), config, options.output / "training" / "checkpoint.pt"
+    )
+    trainer.run(progress)
+    if trainer.rank:
+        return None
+    scores = (
+        held_out_recall(clip, _pairs(data.held_out, tokenizer)) if data.held_out.captions else {}
+    )
+    save_model_directory(options.output, clip.cpu(), tokenizer, dtype=options.save_precision)
+    return scores
+
+
+def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedData:
+    """Decodes in the first process while the others wait, then opens the result in each."""
+    directory = options.output / "training" / "data"
+    if _rank() == 0:
+        size = variant.vision.image_size
+        preprocess = Preprocess(size, variant.mean, variant.std)
+        request = ManifestRequest(patterns=tuple(options.manifest))
+        training_data.decode_manifest(
+            tqdm(_rows(request), desc="decode", unit=" rows", disable=None),
+            _Decoder(preprocess),
+            directory,
+            size=size,
+            holdout_fraction=options.holdout_fraction,
+            made_from={
+                "manifest": list(options.manifest),
+                "image size": size,
+                "holdout_fraction": options.holdout_fraction,
+            },
+            threads=options.threads,
+        )
+    if dist.is_initialized():
+        dist.barrier()
+    return training_data.open_decoded(directory)
+
+
+def _rows(request: ManifestRequest) -> Iterator[Row | Reject]:
+    for unit in plan_units(request).units:
+        yield from read_unit(unit)
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Row -> pixels, with the same bounds as the main job."""
+
+    preprocess: Preprocess
+    policy: FetchPolicy = FetchPolicy()
+    limits: DecodeLimits = DecodeLimits()
+
+    def __call__(self, row: Row):  # noqa: ANN204
+        return decode_image(fetch_image(row, self.policy), self.preprocess, self.limits).pixels
+
+
+def _tokenizer(variant: ClipConfig, captions: Sequence[str]) -> Tokenizer:
+    """The published vocabulary where the variant has its size; else one learned on the captions."""
+    if variant.text.vocab_size == OPENAI_VOCAB_SIZE:
+        return Tokenizer(find_openai_merges(), variant.text.context_length)
+    merges = learn_merges(captions, variant.text.vocab_size)
+    return Tokenizer(merges, variant.text.context_length)
+
+
+def _pairs(split: DecodedSplit, tokenizer: Tokenizer) -> Pairs:
+    return Pairs(split.pixels, tokenizer.tokenize(split.captions, truncate=True))
+
+
+def _start_processes(device: str) -> None:
+    """Joins the group that `torchrun` set up; a plain start stays alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _Progress:
+    """Shows loss, in-batch accuracy and rate: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, report: StepReport) -> None:
+        if _rank():
+            return
+        if self._bar is None:
+            self._bar = tqdm(
+                total=report.steps * report.rows,
+                initial=(report.step - 1) * report.rows,
+                unit=" pairs",
+                desc="train",
+                disable=None,
+            )
+        self._bar.update(report.rows)
+        line = (
+            f"loss {report.loss:.3f}, accuracy {report.accuracy:.3f}, "
+            f"logit scale {report.logit_scale:.1f}"
+        )
+        if not self._bar.disable:
+            self._bar.set_postfix_str(line, refresh=False)
+        elif report.step % LOG_EVERY_STEPS == 0 or report.step == report.steps:
+            print(f"step {report.step} of {report.steps}: {line}", file=sys.stderr, flush=True)
+
+
+def _print_summary(output: Path, scores: dict[str, float]) -> None:
+    for name, value in scores.items():
+        print(f"{name}: {value:.3f}")
+    print(f"model: {output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

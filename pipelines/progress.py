@@ -1,0 +1,101 @@
+"""Shows how far a run is: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+BAR_INTERVAL_S = 0.5
+LINE_INTERVAL_S = 10.0
+
+
+class Tally:
+    """Rows that have come out of the pipeline in this process, in whichever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.embedded = 0
+        self.rejects = 0
+
+    def add_embedded(self) -> None:
+        """Counts a scored row."""
+        with self._lock:
+            self.embedded += 1
+
+    def add_reject(self) -> None:
+        """Counts a reject."""
+        with self._lock:
+            self.rejects += 1
+
+    @property
+    def rows(self) -> int:
+        """Rows done, either way."""
+        return self.embedded + self.rejects
+
+
+# Stages of an in-process run count here; on remote workers nobody looks at it.
+TALLY = Tally()
+
+
+class Progress:
+    """Reports `TALLY` on stderr from a thread of its own, while the runner holds the main thread.
+
+    Args:
+        total: rows of the whole run, or None when only reading tells.
+        done: rows that earlier runs finished.
+    """
+
+    def __init__(self, total: int | None, done: int, stream: TextIO = sys.stderr) -> None:
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit=" rows",
+            file=stream,
+            dynamic_ncols=True,
+            disable=not stream.isatty(),
+        )
+        self._total = total
+        self._done = done
+        self._stream = stream
+        self._started_at = time.monotonic()
+        self._before = (TALLY.rows, TALLY.rejects)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._report, daemon=True)
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._refresh()
+        self._bar.close()
+
+    def _report(self) -> None:
+        interval_s = LINE_INTERVAL_S if self._bar.disable else BAR_INTERVAL_S
+        while not self._stop.wait(interval_s):
+            self._refresh()
+            if self._bar.disable:
+                print(self._line(), file=self._stream, flush=True)
+
+    def _refresh(self) -> None:
+        self._bar.n = self._done + TALLY.rows - self._before[0]
+        self._bar.set_postfix_str(f"{TALLY.rejects - self._before[1]} rejects", refresh=False)
+        self._bar.refresh()
+
+    def _line(self) -> str:
+        new = TALLY.rows - self._before[0]
+        rate = new / (time.monotonic() - self._started_at)
+        rejects = TALLY.rejects - self._before[1]
+        if self._total is None:
+            return f"{self._done + new} rows, {rate:.1f} rows/s, {rejects} rejects"
+        left = self._total - self._done - new
+        eta = f", {left / rate:.0f} s left" if new else ""
+        return (
+            f"{self._done + new} of {self._total} rows, {rate:.1f} rows/s, {rejects} rejects{eta}"
+        )

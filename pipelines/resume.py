@@ -1,0 +1,90 @@
+"""What an output directory already holds, and whether a run may go on there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.records import Unit, UnitResult
+from pipelines.write import EMBEDDINGS, FINGERPRINT_KEY, RESULT_KEY
+
+FOOTER_READERS = 16
+
+
+class ResumeError(ValueError):
+    """The output holds something else than a part of this run: says what differs."""
+
+
+@dataclass(frozen=True)
+class FinishedUnit:
+    """A unit's file as its footer describes it."""
+
+    uri: str
+    result: UnitResult
+    manifest_bytes: int
+    fingerprint: Mapping[str, Any]
+
+
+def finished_units(output: str) -> list[FinishedUnit]:
+    """Reads the footers of all files under OUTPUT/embeddings.
+
+    Raises:
+        ResumeError: if a file there was not written by this program.
+    """
+    uris = storage.list_files(storage.join(output, EMBEDDINGS))
+    with ThreadPoolExecutor(FOOTER_READERS) as pool:
+        return list(pool.map(_read_footer, [uri for uri in uris if uri.endswith(".parquet")]))
+
+
+def check_resumable(
+    finished: Iterable[FinishedUnit], units: Iterable[Unit], fingerprint: Mapping[str, Any]
+) -> None:
+    """Makes sure that the finished units are units of this run, with equal values in them.
+
+    Raises:
+        ResumeError: names the first difference and the way out.
+    """
+    planned = {unit.unit_id: unit for unit in units}
+    for found in finished:
+        unit = planned.get(found.result.unit_id)
+        if unit is None:
+            raise ResumeError(
+                f"the output holds unit {found.result.unit_id!r}, which this manifest with this "
+                "`--rows_per_unit` does not have; use another `--output`, or `--overwrite`"
+            )
+        if found.manifest_bytes != unit.manifest_bytes:
+            raise ResumeError(
+                f"manifest {unit.uri} had {found.manifest_bytes} bytes when the output was begun "
+                f"and has {unit.manifest_bytes} now; use another `--output`, or `--overwrite`"
+            )
+        _check_fingerprint(found.fingerprint, fingerprint)
+
+
+def _check_fingerprint(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name in sorted(set(found) | set(expected)):
+        if found.get(name) != expected.get(name):
+            raise ResumeError(
+                f"the output was begun with {name} {found.get(name)!r}, this run has "
+                f"{expected.get(name)!r}; use another `--output`, or `--overwrite`"
+            )
+
+
+def _read_footer(uri: str) -> FinishedUnit:
+    try:
+        with storage.open_input(uri) as file:
+            metadata = pq.read_metadata(file).metadata or {}
+        result = json.loads(metadata[RESULT_KEY])
+        fingerprint = json.loads(metadata[FINGERPRINT_KEY])
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ResumeError(
+            f"{uri} was not written by `embed`; use another `--output`, or `--overwrite`"
+        ) from error
+    manifest_bytes = result.pop("manifest_bytes")
+    return FinishedUnit(uri, UnitResult(**result), manifest_bytes, fingerprint)

@@ -1,0 +1,99 @@
+"""The record of a run: OUTPUT/run.json, then OUTPUT/_SUCCESS."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pipelines import storage
+from pipelines.records import UnitResult
+
+RUN_JSON = "run.json"
+SUCCESS = "_SUCCESS"
+# The packages whose release can change a value in the tables.
+VERSIONED = ("clip-beam", "apache-beam", "ftfy", "numpy", "pillow", "pyarrow", "regex", "torch")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts over all units of a run. `rows_read` = `embedded` + all `rejects`."""
+
+    units: int = 0
+    rows_read: int = 0
+    embedded: int = 0
+    rejects: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rejected(self) -> int:
+        """Rejected rows, whatever the reason."""
+        return sum(self.rejects.values())
+
+    @property
+    def reject_fraction(self) -> float:
+        """Share of rows that were rejected; 0 of no rows."""
+        return self.rejected / self.rows_read if self.rows_read else 0.0
+
+
+def total(results: Iterable[UnitResult]) -> Totals:
+    """Adds up the results of units."""
+    units = rows_read = embedded = 0
+    rejects: Counter[str] = Counter()
+    for result in results:
+        units += 1
+        rows_read += result.rows_read
+        embedded += result.embedded
+        rejects.update(result.rejects)
+    return Totals(units, rows_read, embedded, dict(sorted(rejects.items())))
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the releases installed here of the packages that can change a value."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree
+            found[name] = "unknown"
+    return found
+
+
+def write_run_record(
+    output: str,
+    *,
+    totals: Totals,
+    fingerprint: Mapping[str, Any],
+    options: Mapping[str, Any],
+    timings: Mapping[str, float],
+) -> None:
+    """Writes run.json in one piece."""
+    record = {
+        "counts": {
+            "units": totals.units,
+            "rows_read": totals.rows_read,
+            "embedded": totals.embedded,
+            "rejected": totals.rejected,
+            "rejects_by_reason": dict(totals.rejects),
+        },
+        "fingerprint": dict(fingerprint),
+        "options": dict(options),
+        "versions": package_versions(),
+        "seconds": dict(timings),
+    }
+    data = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    storage.write_atomically(storage.join(output, RUN_JSON), data.encode())
+
+
+def mark_success(output: str) -> None:
+    """Writes `_SUCCESS`: the last file of a run whose counts add up."""
+    storage.write_atomically(storage.join(output, SUCCESS), b"")
+
+
+def remove_success(output: str) -> None:
+    """Takes `_SUCCESS` away while a run is at work again."""
+    uri = storage.join(output, SUCCESS)
+    if storage.exists(uri):
+        storage.remove(uri)

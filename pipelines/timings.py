@@ -1,0 +1,39 @@
+"""Sums up where a run spent its time, from the counters that the stages keep on every runner."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from apache_beam.metrics import MetricsFilter
+from apache_beam.runners.runner import PipelineResult
+
+_STEP_SUFFIX = (
+    "_usec"  # counters of `RunAhead`: seconds of its threads, so they may exceed the wall
+)
+_INFERENCE = "inference_batch_latency_micro_secs"
+
+
+def stage_seconds(result: PipelineResult) -> dict[str, float]:
+    """Returns seconds by stage of one finished pipeline: fetch, decode, encode."""
+    found = result.metrics().query(MetricsFilter())
+    seconds: Counter[str] = Counter()
+    for counter in found["counters"]:
+        name = counter.key.metric.name
+        if name.endswith(_STEP_SUFFIX):
+            seconds[name.removesuffix(_STEP_SUFFIX)] += _value(counter) / 1e6
+    for distribution in found["distributions"]:
+        if distribution.key.metric.name == _INFERENCE:
+            seconds["encode"] += _value(distribution).sum / 1e6
+    return dict(seconds)
+
+
+def add(total: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Adds the seconds of two pipelines, stage by stage."""
+    return {name: total.get(name, 0.0) + more.get(name, 0.0) for name in {*total, *more}}
+
+
+def _value(metric: Any) -> Any:
+    """Committed where the runner tells, else what was attempted."""
+    return metric.committed if metric.committed is not None else metric.attempted

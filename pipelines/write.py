@@ -1,0 +1,220 @@
+"""Writes one Parquet file per unit, after checking that no row of the unit was lost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+from pipelines import progress, storage
+from pipelines.records import Reject, Scored, UnitCount, UnitResult
+from pipelines.tables import rejects_batch, scored_batch
+
+EMBEDDINGS = "embeddings"
+REJECTS = "rejects"
+FINGERPRINT_KEY = b"clip_beam.fingerprint"
+RESULT_KEY = b"clip_beam.unit"
+
+# Rows of a unit travel to its writer in blocks: a shuffled element costs far more than a row.
+BLOCK_ROWS = 512
+
+
+class ConservationError(RuntimeError):
+    """Rows of a unit are missing or there twice. Nothing of the unit is written."""
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """Where a run writes and what its tables look like.
+
+    Attributes:
+        root: output directory URI.
+        embeddings, rejects: schemas of the two tables.
+        fingerprint: what decided the values, kept in every file's metadata.
+    """
+
+    root: str
+    embeddings: pa.Schema
+    rejects: pa.Schema
+    fingerprint: Mapping[str, Any]
+
+    def uri(self, table: str, unit_id: str) -> str:
+        """Names the file of a unit in one of the two tables."""
+        return storage.join(self.root, table, f"{unit_id}.parquet")
+
+
+@dataclass(frozen=True)
+class WriteUnits(beam.PTransform):
+    """Brings the rows of each unit together and writes them in manifest order.
+
+    Consumes: a dict of `Scored` under `scored`, `Reject` under `rejects`, `UnitCount` under
+        `counts`.
+    Produces: a `UnitResult` for each unit, once its files are in place.
+    Counters: none; the results hold the counts.
+
+    Raises:
+        ConservationError: in the job, when rows read are not rows embedded plus rows rejected.
+    """
+
+    layout: OutputLayout
+
+    def expand(self, rows: dict[str, beam.PCollection]) -> beam.PCollection:
+        layout = self.layout
+        tables = {
+            "scored": rows["scored"] | "PackScored" >> beam.ParDo(_PackScored(layout.embeddings)),
+            "rejects": rows["rejects"] | "PackRejects" >> beam.ParDo(_PackRejects(layout.rejects)),
+            "counts": rows["counts"] | "KeyCounts" >> beam.WithKeys(_unit_of_count),
+        }
+        return (
+            tables
+            | "ByUnit" >> beam.CoGroupByKey()
+            | "Write"
+            >> beam.MapTuple(
+                lambda unit_id, found: write_unit(
+                    layout, found["counts"], found["scored"], found["rejects"]
+                )
+            )
+        )
+
+
+def write_unit(
+    layout: OutputLayout,
+    counts: Iterable[UnitCount],
+    scored: Iterable[pa.RecordBatch],
+    rejects: Iterable[pa.RecordBatch],
+) -> UnitResult:
+    """Checks and writes one unit: its rejects first, its embeddings last, each in one piece.
+
+    A file under `embeddings/` therefore means that the unit is finished.
+    """
+    count = _single(counts)
+    unit_id = count.unit.unit_id
+    embeddings = _table(scored, layout.embeddings)
+    rejected = _table(rejects, layout.rejects)
+    _check_conservation(count, embeddings, rejected)
+    reasons = Counter(rejected.column("reason").to_pylist())
+    result = UnitResult(unit_id, count.rows_read, embeddings.num_rows, dict(reasons))
+    metadata = {
+        FINGERPRINT_KEY: json.dumps(dict(layout.fingerprint), sort_keys=True),
+        RESULT_KEY: json.dumps(result.to_json() | {"manifest_bytes": count.unit.manifest_bytes}),
+    }
+    rejects_uri = layout.uri(REJECTS, unit_id)
+    if rejected.num_rows:
+        storage.write_atomically(rejects_uri, parquet_bytes(rejected, metadata))
+    elif storage.exists(rejects_uri):  # left by an attempt that was killed before it finished
+        storage.remove(rejects_uri)
+    storage.write_atomically(layout.uri(EMBEDDINGS, unit_id), parquet_bytes(embeddings, metadata))
+    return result
+
+
+def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, str]) -> pa.Buffer:
+    """Encodes a table: zstd, page checksums, and no dictionaries for vectors.
+
+    Dictionary encoding of random floats costs most of the writing time and saves nothing.
+    """
+    sink = pa.BufferOutputStream()
+    plain = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        use_dictionary=plain,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
+
+
+def _check_conservation(count: UnitCount, embeddings: pa.Table, rejected: pa.Table) -> None:
+    unit = count.unit
+    found = embeddings.num_rows + rejected.num_rows
+    if found != count.rows_read:
+        raise ConservationError(
+            f"unit {unit.unit_id}: {count.rows_read} rows read, but {embeddings.num_rows} embedded "
+            f"and {rejected.num_rows} rejected; nothing of it was written"
+        )
+    rows = pa.concat_tables(
+        [embeddings.select(["source_row"]), rejected.select(["source_row"])]
+    ).column(0)
+    if pc.count_distinct(rows).as_py() != found:
+        raise ConservationError(f"unit {unit.unit_id}: a row came back twice; nothing was written")
+
+
+def _single(counts: Iterable[UnitCount]) -> UnitCount:
+    found = list(counts)
+    if len(found) != 1:
+        raise ConservationError(f"expected one count for a unit, got {found!r}")
+    return found[0]
+
+
+def _table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    table = pa.Table.from_batches(list(batches), schema)
+    return table.sort_by("source_row").combine_chunks()
+
+
+def _unit_of_count(count: UnitCount) -> str:
+    return count.unit.unit_id
+
+
+class _Pack(beam.DoFn):
+    """Gathers the rows of a bundle into Arrow blocks, keyed by unit."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+
+    def start_bundle(self) -> None:
+        self._rows: dict[str, list] = defaultdict(list)
+
+    def process(self, record: Scored | Reject) -> Iterator[tuple[str, pa.RecordBatch]]:
+        unit_id = self._row_unit(record)
+        rows = self._rows[unit_id]
+        rows.append(record)
+        self._note(record)
+        if len(rows) >= BLOCK_ROWS:
+            yield unit_id, self._batch(self._rows.pop(unit_id))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for unit_id, rows in self._rows.items():
+            block = unit_id, self._batch(rows)
+            yield WindowedValue(block, MIN_TIMESTAMP, [GlobalWindow()])
+        self._rows = defaultdict(list)
+
+    def _row_unit(self, record: Any) -> str:
+        raise NotImplementedError
+
+    def _note(self, record: Any) -> None:
+        raise NotImplementedError
+
+    def _batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
+        raise NotImplementedError
+
+
+class _PackScored(_Pack):
+    def _row_unit(self, record: Scored) -> str:
+        return record.embedded.row.unit_id
+
+    def _note(self, record: Scored) -> None:
+        progress.TALLY.add_embedded()
+
+    def _batch(self, rows: Sequence[Scored]) -> pa.RecordBatch:
+        return scored_batch(rows, self._schema)
+
+
+class _PackRejects(_Pack):
+    def _row_unit(self, record: Reject) -> str:
+        return record.row.unit_id
+
+    def _note(self, record: Reject) -> None:
+        progress.TALLY.add_reject()
+
+    def _batch(self, rows: Sequence[Reject]) -> pa.RecordBatch:
+        return rejects_batch(rows, self._schema)
