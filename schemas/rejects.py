@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
+
+import pyarrow as pa
+
+from schemas.embeddings import ROW_FIELDS, with_kept
 
 MAX_DETAIL_CHARS = 300
 
@@ -10,7 +15,7 @@ STAGES = ("read", "fetch", "decode", "encode")
 
 
 class Reason(str, Enum):
-    """Why a row was rejected: a closed list, so that counts by reason can be compared between runs."""
+    """Why a row was rejected: a closed list, so that counts can be compared between runs."""
 
     # read
     MANIFEST_UNREADABLE = "manifest_unreadable"
@@ -37,3 +42,21 @@ class Reason(str, Enum):
     NON_FINITE = "non_finite"
     OUT_OF_MEMORY = "out_of_memory"
     ENCODE_FAILED = "encode_failed"
+
+
+def rejects_schema(kept: Iterable[pa.Field] = ()) -> pa.Schema:
+    """Returns the schema of the rejects table.
+
+    Args:
+        kept: columns copied from the manifest, as in the embeddings table.
+
+    Raises:
+        ValueError: if a kept column has the name of another column.
+    """
+    own = [
+        *ROW_FIELDS,
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+    ]
+    return with_kept(own, kept)

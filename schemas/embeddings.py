@@ -1,0 +1,64 @@
+"""The embeddings table: one row for every image-text pair that could be scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+def embeddings_schema(
+    dim: int, dtype: str = "float32", *, scores_only: bool = False, kept: Iterable[pa.Field] = ()
+) -> pa.Schema:
+    """Returns the schema of the embeddings table.
+
+    Args:
+        dim: length of an embedding.
+        dtype: `float32`, which every warehouse reads, or `float16`.
+        scores_only: whether the two embedding columns are left out.
+        kept: columns copied from the manifest; they come last.
+
+    Raises:
+        ValueError: if `dtype` is neither, or a kept column has the name of another column.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    vector = pa.list_(DTYPES[dtype], dim)
+    vectors = [pa.field(name, vector) for name in ("image_embedding", "text_embedding")]
+    own = [
+        *ROW_FIELDS,
+        pa.field("original_width", pa.int64()),
+        pa.field("original_height", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("similarity", pa.float32()),
+        pa.field("text_truncated", pa.bool_()),
+        *([] if scores_only else vectors),
+    ]
+    return with_kept(own, kept)
+
+
+ROW_FIELDS = (
+    pa.field("uid", pa.string(), nullable=False),
+    pa.field("source", pa.string()),
+    pa.field("source_row", pa.int64()),
+    pa.field("url", pa.string()),
+    pa.field("text", pa.string()),
+)
+
+
+def with_kept(own: Iterable[pa.Field], kept: Iterable[pa.Field]) -> pa.Schema:
+    """Appends the manifest's columns to a table's own.
+
+    Raises:
+        ValueError: if a kept column has the name of one of the table's own.
+    """
+    own, kept = list(own), list(kept)
+    taken = {field.name for field in own} & {field.name for field in kept}
+    if taken:
+        raise ValueError(
+            f"`--keep_columns` names {', '.join(sorted(taken))}, which the output has already; "
+            "leave it out or rename it in the manifest"
+        )
+    return pa.schema([*own, *kept])

@@ -1,0 +1,137 @@
+"""Which columns of a manifest hold the image, the caption and the id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+# Case-insensitive; the first name that is there wins.
+UID_NAMES = ("uid", "id", "key", "sample_id")
+IMAGE_URI_NAMES = ("url", "image_uri", "image_url", "image_path", "image", "path", "uri")
+IMAGE_BYTES_NAMES = ("image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "image")
+TEXT_NAMES = ("text", "caption", "alt", "alt_text", "txt")
+SHA256_NAMES = ("sha256",)
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be planned: says which columns or files there are, and what to do."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the manifest's columns, as they are spelt there; None where there is none.
+
+    A row's pixels come from `image_bytes` where that is given; `image_uri` is then only copied to
+    the output.
+    """
+
+    uid: str | None = None
+    image_uri: str | None = None
+    image_bytes: str | None = None
+    text: str | None = None
+    sha256: str | None = None
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ColumnOverrides:
+    """What the user's flags say: `--image_column`, `--text_column`, `--id_column`,
+    `--keep_columns`."""
+
+    image: str | None = None
+    text: str | None = None
+    uid: str | None = None
+    kept: tuple[str, ...] = ()
+
+
+def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> Columns:
+    """Finds the columns of a manifest.
+
+    Args:
+        fields: name and type of every column; the type tells image bytes from image URIs.
+        overrides: what flags name; a column so named must be there.
+
+    Raises:
+        ManifestError: if the image or the caption is not found, if a flag names a column that is
+            not there, or if two columns have the same name but for case.
+    """
+    found = _Found({field.name: field.type for field in fields})
+    image = found.override("image_column", overrides.image)
+    image_bytes = image_uri = None
+    if image is not None:
+        image_bytes, image_uri = (image, None) if found.is_bytes(image) else (None, image)
+    else:
+        image_bytes = found.first(IMAGE_BYTES_NAMES, found.is_bytes)
+        image_uri = found.first(IMAGE_URI_NAMES, found.is_text)
+    if image_bytes is None and image_uri is None:
+        raise found.absent("image", "image_column", (*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES))
+    text = found.override("text_column", overrides.text) or found.first(TEXT_NAMES, found.is_text)
+    if text is None:
+        raise found.absent("caption", "text_column", TEXT_NAMES)
+    return Columns(
+        uid=found.override("id_column", overrides.uid) or found.first(UID_NAMES, found.is_scalar),
+        image_uri=image_uri,
+        image_bytes=image_bytes,
+        text=text,
+        sha256=found.first(SHA256_NAMES, found.is_text),
+        kept=tuple(str(found.override("keep_columns", name)) for name in overrides.kept),
+    )
+
+
+class _Found:
+    """The columns that are there, looked up by name whatever their case."""
+
+    def __init__(self, types: dict[str, pa.DataType]) -> None:
+        self._types = types
+        self._spelt: dict[str, str] = {}
+        for name in types:
+            twin = self._spelt.setdefault(name.lower(), name)
+            if twin != name and name.lower() in _RECOGNISED:
+                raise ManifestError(
+                    f"expected one column {name.lower()!r}, got {twin!r} and {name!r}; rename one"
+                )
+
+    def first(self, names: Iterable[str], fits: Callable[[str], bool]) -> str | None:
+        spelt = (self._spelt.get(name) for name in names)
+        return next((name for name in spelt if name is not None and fits(name)), None)
+
+    def override(self, flag: str, name: str | None) -> str | None:
+        if name is None or name in self._types:
+            return name
+        spelt = self._spelt.get(name.lower())
+        if spelt is None:
+            raise ManifestError(f"`--{flag}` names {name!r}, the manifest has {self.listing()}")
+        return spelt
+
+    def absent(self, what: str, flag: str, names: Iterable[str]) -> ManifestError:
+        expected = ", ".join(dict.fromkeys(names))
+        return ManifestError(
+            f"no {what} column found: expected one of {expected}, the manifest has "
+            f"{self.listing()}; name it with `--{flag}`"
+        )
+
+    def listing(self) -> str:
+        return "columns " + ", ".join(sorted(self._types)) if self._types else "no columns"
+
+    def is_bytes(self, name: str) -> bool:
+        """Binary, or Hugging Face's struct of bytes and path."""
+        kind = self._types[name]
+        if pa.types.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    def is_text(self, name: str) -> bool:
+        kind = self._types[name]
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+
+    def is_scalar(self, name: str) -> bool:
+        return not pa.types.is_nested(self._types[name])
+
+
+_RECOGNISED = frozenset(
+    (*UID_NAMES, *IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES, *TEXT_NAMES, *SHA256_NAMES)
+)
