@@ -1,0 +1,227 @@
+"""Plans the work: manifest files -> units, before any worker starts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from pipelines import storage, webdataset
+from pipelines.compression import SUFFIXES
+from pipelines.parquet_manifests import read_footer
+from pipelines.records import Unit
+from pipelines.text_manifests import scan_text
+from schemas.manifest import ColumnOverrides, Columns, ManifestError, resolve_columns
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
+}
+DEFAULT_ROWS_PER_UNIT = 10_000
+
+
+@dataclass(frozen=True)
+class ManifestRequest:
+    """What the user asked for; None means what is recognised.
+
+    Attributes:
+        patterns: URIs of files, directories or globs.
+        format: one of the values of `FORMATS`, or None to go by each file's name.
+        image_root: where relative image references start, or None for each manifest's directory.
+    """
+
+    patterns: tuple[str, ...]
+    format: str | None = None
+    image_column: str | None = None
+    text_column: str | None = None
+    id_column: str | None = None
+    keep_columns: tuple[str, ...] = ()
+    image_root: str | None = None
+    rows_per_unit: int = DEFAULT_ROWS_PER_UNIT
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units of a run.
+
+    Attributes:
+        kept: the `--keep_columns` with their types.
+        rows: rows of all units, or None when only reading tells.
+    """
+
+    units: tuple[Unit, ...]
+    kept: pa.Schema
+    rows: int | None
+
+
+@dataclass(frozen=True)
+class _FilePlan:
+    """The units of one file, and the types of its columns."""
+
+    units: list[Unit]
+    kept: list[pa.Field]
+    readable: bool = True
+
+
+def plan_units(request: ManifestRequest) -> Plan:
+    """Cuts a manifest into units, which depend on the manifest and `rows_per_unit` alone.
+
+    Reads Parquet footers, and text manifests once from end to end; memory grows with the number of
+    units, not of rows.
+
+    Raises:
+        ManifestError: if no file matches or none is readable, or a column is absent or ambiguous.
+        OSError: if a file cannot be opened.
+    """
+    files = manifest_files(request)
+    plans = [_plan_file(uri, kind, request) for uri, kind in files]
+    if not any(plan.readable for plan in plans):
+        damage = plans[0].units[0].damage
+        raise ManifestError(f"no manifest file is readable; {files[0][0]}: {damage}")
+    units = tuple(unit for plan in plans for unit in plan.units)
+    rows = [unit.rows for unit in units]
+    known = None if None in rows else sum(row for row in rows if row is not None)
+    damaged = sum(unit.damage is not None for unit in units)
+    kept = _common_kept(plan.kept for plan in plans if plan.readable)
+    return Plan(units, kept, None if known is None else known + damaged)
+
+
+def manifest_files(request: ManifestRequest) -> list[tuple[str, str]]:
+    """Returns the files of a manifest with the format of each, every file once.
+
+    Raises:
+        ManifestError: if a pattern matches no file, or a file's format is not known.
+    """
+    found: dict[str, str] = {}
+    for pattern in request.patterns:
+        files = storage.expand(pattern)
+        known = {uri: request.format or format_of(uri) for uri in files}
+        unknown = [uri for uri, kind in known.items() if kind is None]
+        if len(files) > 1:  # a directory or a glob may hold other things beside
+            known = {uri: kind for uri, kind in known.items() if kind is not None}
+        elif unknown:
+            raise ManifestError(
+                f"the format of {unknown[0]} does not show in its name; "
+                f"pass `--manifest_format`: {', '.join(dict.fromkeys(FORMATS.values()))}"
+            )
+        if not known:
+            raise ManifestError(
+                f"no manifest files matched {pattern!r}; expected files named "
+                f"{', '.join(FORMATS)}, perhaps compressed"
+            )
+        found.update({uri: kind for uri, kind in known.items() if kind is not None})
+    return list(found.items())
+
+
+def format_of(uri: str) -> str | None:
+    """Returns the format a file's name shows, or None."""
+    name = uri.lower()
+    if name.endswith(".tgz"):
+        return FORMATS[".tgz"]
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
+
+
+def unit_id(uri: str, index: int) -> str:
+    """Names a slice of a file: readable by its stem, unique by a hash of its URI."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", storage.base_name(uri).split(".")[0]) or "manifest"
+    return f"{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{index:05d}"
+
+
+def _plan_file(uri: str, kind: str, request: ManifestRequest) -> _FilePlan:
+    whole = Unit(
+        unit_id=unit_id(uri, 0),
+        uri=uri,
+        format=kind,
+        columns=Columns(),
+        image_root=storage.normalize(request.image_root or storage.parent(uri)),
+        first_row=0,
+        rows=0,
+        manifest_bytes=storage.file_size(uri),
+    )
+    if kind == "webdataset":
+        columns = replace(webdataset.COLUMNS, kept=request.keep_columns)
+        kept = [pa.field(name, pa.string()) for name in columns.kept]
+        return _FilePlan([replace(whole, columns=columns, rows=None)], kept)
+    if kind == "parquet":
+        return _plan_parquet(whole, request)
+    return _plan_text(whole, request)
+
+
+def _plan_parquet(whole: Unit, request: ManifestRequest) -> _FilePlan:
+    try:
+        schema, rows = read_footer(whole.uri)
+    except pa.ArrowInvalid as error:
+        damage = f"not a whole Parquet file: {error}"
+        return _FilePlan([replace(whole, damage=damage)], [], readable=False)
+    columns = _columns(schema, whole.uri, request)
+    step = request.rows_per_unit
+    units = [
+        replace(
+            whole,
+            unit_id=unit_id(whole.uri, index),
+            columns=columns,
+            first_row=first,
+            rows=min(step, rows - first),
+        )
+        for index, first in enumerate(range(0, rows, step))
+    ]
+    return _FilePlan(units, [schema.field(name) for name in columns.kept])
+
+
+def _plan_text(whole: Unit, request: ManifestRequest) -> _FilePlan:
+    scan = scan_text(whole.uri, whole.format, request.rows_per_unit, request.keep_columns)
+    if not scan.fields and not scan.slices:  # nothing in it, or nothing before the damage
+        units = [replace(whole, damage=scan.damage)] if scan.damage else []
+        return _FilePlan(units, [], readable=scan.damage is None)
+    columns = _columns(scan.fields, whole.uri, request)
+    units = [
+        replace(
+            whole,
+            unit_id=unit_id(whole.uri, index),
+            columns=columns,
+            first_row=piece.first_row,
+            rows=piece.rows,
+            offset=piece.offset,
+        )
+        for index, piece in enumerate(scan.slices)
+    ]
+    if scan.damage and units:
+        units[-1] = replace(units[-1], damage=scan.damage)
+    elif scan.damage:
+        units = [replace(whole, columns=columns, damage=scan.damage)]
+    types = {field.name: field for field in scan.fields}
+    return _FilePlan(units, [types[name] for name in columns.kept])
+
+
+def _columns(fields: Iterable[pa.Field], uri: str, request: ManifestRequest) -> Columns:
+    overrides = ColumnOverrides(
+        request.image_column, request.text_column, request.id_column, request.keep_columns
+    )
+    try:
+        return resolve_columns(fields, overrides)
+    except ManifestError as error:
+        raise ManifestError(f"{uri}: {error}") from None
+
+
+def _common_kept(files: Iterable[list[pa.Field]]) -> pa.Schema:
+    """Makes sure that kept columns have one type in all files."""
+    fields: dict[str, pa.Field] = {}
+    for kept in files:
+        for field in kept:
+            known = fields.setdefault(field.name, pa.field(field.name, field.type))
+            if known.type != field.type:
+                raise ManifestError(
+                    f"column {field.name!r} is {known.type} in one manifest file and {field.type} "
+                    "in another; leave it out of `--keep_columns` or convert it"
+                )
+    return pa.schema(list(fields.values()))

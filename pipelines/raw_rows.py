@@ -1,0 +1,107 @@
+"""What every manifest reader yields: a row number, and the row's values or what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.records import Reject, Row, RowFault, Unit
+from schemas.manifest import Columns
+from schemas.rejects import Reason
+
+MAX_RECORD_BYTES = 16 << 20  # of one line of a text manifest
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that its reader could not make out."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """Row `number` of a manifest, 0-based, as values by column name or as a fault."""
+
+    number: int
+    values: Mapping[str, Any] | Fault
+
+
+def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
+    """Takes a row's fields from its values; a row without image or caption becomes a reject."""
+    if isinstance(raw.values, Fault):
+        return reject(unit, raw.number, raw.values)
+    row, fault = _row(unit, raw.number, raw.values)
+    return row if fault is None else RowFault("read", fault.reason, fault.detail).to_reject(row)
+
+
+def reject(unit: Unit, number: int, fault: Fault) -> Reject:
+    """Returns the reject of a row of which nothing but its place is known."""
+    row = Row(unit.unit_id, _position_uid(unit.uri, number), unit.uri, number, None, None)
+    return RowFault("read", fault.reason, fault.detail).to_reject(row)
+
+
+def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault | None]:
+    columns = unit.columns
+    url, image_bytes = _image(columns, values)
+    text = values.get(columns.text) if columns.text else None
+    uid = values.get(columns.uid) if columns.uid else None
+    sha256 = values.get(columns.sha256) if columns.sha256 else None
+    fault = _fault(url, image_bytes, text)
+    url, text = (value if isinstance(value, str) else None for value in (url, text))
+    if uid is None or uid == "":
+        uid = content_uid(url, image_bytes, text) if fault is None else None
+    row = Row(
+        unit_id=unit.unit_id,
+        uid=_position_uid(unit.uri, number) if uid is None else str(uid),
+        source=unit.uri,
+        source_row=number,
+        url=url,
+        text=text,
+        image_root=unit.image_root,
+        image_bytes=image_bytes if fault is None else None,
+        expected_sha256=sha256 if isinstance(sha256, str) and sha256 else None,
+        kept={name: values.get(name) for name in columns.kept},
+    )
+    return row, fault
+
+
+def _image(columns: Columns, values: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Returns the image reference and the inline image bytes."""
+    url = values.get(columns.image_uri) if columns.image_uri else None
+    image_bytes = values.get(columns.image_bytes) if columns.image_bytes else None
+    if isinstance(image_bytes, Mapping):  # Hugging Face's struct of bytes and path
+        url = url or image_bytes.get("path")
+        image_bytes = image_bytes.get("bytes")
+    return url, image_bytes
+
+
+def _fault(url: Any, image_bytes: Any, text: Any) -> Fault | None:
+    if image_bytes is None and not url:
+        return Fault(Reason.MISSING_IMAGE, "the row names no image")
+    if image_bytes is None and not isinstance(url, str):
+        kind = type(url).__name__
+        return Fault(Reason.MALFORMED_ROW, f"expected an image reference of text, got {kind}")
+    if text is None:
+        return Fault(Reason.EMPTY_TEXT, "the row has no caption")
+    if not isinstance(text, str):
+        return Fault(Reason.MALFORMED_ROW, f"expected a caption of text, got {type(text).__name__}")
+    if not text.strip():
+        return Fault(Reason.EMPTY_TEXT, "the caption is blank")
+    return None
+
+
+def content_uid(url: str | None, image_bytes: bytes | None, text: str | None) -> str:
+    """Returns 32 hex digits of a SHA-256 over image reference, or image bytes, and text."""
+    image = url.encode("utf-8", "surrogatepass") if url is not None else image_bytes or b""
+    caption = (text or "").encode("utf-8", "surrogatepass")
+    # The length keeps image and text apart: ("ab", "c") and ("a", "bc") are different rows.
+    return hashlib.sha256(b"%d:%b%b" % (len(image), image, caption)).hexdigest()[:32]
+
+
+def _position_uid(uri: str, number: int) -> str:
+    """An id for a row that has no content to make one of: it is told by its place."""
+    return hashlib.sha256(f"{uri}#{number}".encode()).hexdigest()[:32]

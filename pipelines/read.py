@@ -1,0 +1,83 @@
+"""Reads units of a manifest into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from pipelines.parquet_manifests import read_parquet
+from pipelines.raw_rows import Fault, RawRow, reject, to_row
+from pipelines.records import Reject, Row, Unit, UnitCount
+from pipelines.text_manifests import read_text
+from pipelines.webdataset import read_webdataset
+from schemas.rejects import Reason
+
+_READERS: dict[str, Callable[[Unit], Iterator[RawRow]]] = {
+    "parquet": read_parquet,
+    "jsonl": read_text,
+    "csv": read_text,
+    "tsv": read_text,
+    "webdataset": read_webdataset,
+}
+
+
+def read_unit(unit: Unit) -> Iterator[Row | Reject]:
+    """Yields every row of a unit, in order, one at a time.
+
+    What cannot be read of a damaged file is one reject at the end; it counts as one row.
+
+    Raises:
+        OSError: if the manifest cannot be read for now; the runner tries again.
+    """
+    after = unit.first_row
+    for raw in _READERS[unit.format](unit):
+        after = raw.number + 1
+        yield to_row(unit, raw)
+    if unit.damage is not None:
+        whole_file = unit.format == "parquet"
+        reason = Reason.MANIFEST_UNREADABLE if whole_file else Reason.MANIFEST_TRUNCATED
+        yield reject(unit, after, Fault(reason, unit.damage))
+
+
+@dataclass(frozen=True)
+class ReadOutputs:
+    """The three outputs of `ReadManifest`."""
+
+    rows: beam.PCollection
+    rejects: beam.PCollection
+    counts: beam.PCollection
+
+
+class ReadManifest(beam.PTransform):
+    """Reads units into rows.
+
+    Consumes: `Unit`, as `plan_units` makes them.
+    Produces: `ReadOutputs`: `Row`, `Reject` of the rows that cannot be made out, and one
+        `UnitCount` for each unit, which says how many of both there were.
+    Counters: `rows_read`.
+    """
+
+    def expand(self, units: beam.PCollection) -> ReadOutputs:
+        found = units | "ReadUnits" >> beam.ParDo(_ReadUnit()).with_outputs(
+            "rejects", "counts", main="rows"
+        )
+        return ReadOutputs(found.rows, found.rejects, found.counts)
+
+
+class _ReadUnit(beam.DoFn):
+    def __init__(self) -> None:
+        self._rows_read = Metrics.counter(ReadManifest, "rows_read")
+
+    def process(self, unit: Unit) -> Iterator[Row | beam.pvalue.TaggedOutput]:
+        rows_read = 0
+        for record in read_unit(unit):
+            rows_read += 1
+            if isinstance(record, Reject):
+                yield beam.pvalue.TaggedOutput("rejects", record)
+            else:
+                yield record
+        self._rows_read.inc(rows_read)
+        yield beam.pvalue.TaggedOutput("counts", UnitCount(unit, rows_read))

@@ -1,0 +1,256 @@
+"""Reads JSONL, CSV and TSV manifests, plain or compressed, in slices that start at a byte offset.
+
+A record of JSONL is a line that is not blank; of CSV and TSV what the quoting rules of RFC 4180
+make one, so that a caption may hold line breaks.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.compression import DamagedStream, decompressed, is_compressed
+from pipelines.raw_rows import MAX_RECORD_BYTES, Fault, RawRow
+from pipelines.records import Unit
+from schemas.manifest import ManifestError
+from schemas.rejects import Reason
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+_BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_TOO_LONG = "\x00record too long"
+_NAMED_BY = 1000  # records of a JSONL file whose keys count as its columns
+_SKIP_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Records `first_row` to `first_row + rows` of a file, from byte `offset` of its text."""
+
+    first_row: int
+    rows: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class TextScan:
+    """What one pass over a text manifest found."""
+
+    fields: tuple[pa.Field, ...]
+    slices: tuple[Slice, ...]
+    damage: str | None
+
+
+def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) -> TextScan:
+    """Counts the records of a file and notes where each slice begins.
+
+    Args:
+        kind: `jsonl`, `csv` or `tsv`.
+        kept: columns whose types are wanted; JSONL is parsed as a whole for them.
+
+    Raises:
+        ManifestError: if the file is not UTF-8 text, or a CSV file has no header.
+    """
+    slices: list[Slice] = []
+    types = _JsonTypes(kept) if kind == "jsonl" else None
+    damage = None
+    fields: tuple[pa.Field, ...] = ()
+    first, start, count = 0, 0, 0
+    with _open(uri) as file:
+        records = _Records(file, kind)
+        try:
+            fields = _header_fields(records, uri, kind)
+            start = records.offset
+            for record in records:
+                if types is not None:
+                    types.look_at(record)
+                count += 1
+                if count - first == rows_per_unit:
+                    slices.append(Slice(first, rows_per_unit, start))
+                    first, start = count, records.offset
+        except DamagedStream as error:
+            damage = str(error)
+    if count > first:
+        slices.append(Slice(first, count - first, start))
+    return TextScan(types.fields() if types else fields, tuple(slices), damage)
+
+
+def read_text(unit: Unit) -> Iterator[RawRow]:
+    """Yields the rows of a unit, in order."""
+    with _open(unit.uri) as file:
+        records = _Records(file, unit.format)
+        names = [field.name for field in _header_fields(records, unit.uri, unit.format)]
+        records.skip_to(unit.offset or 0, seekable=not is_compressed(unit.uri))
+        for number in range(unit.first_row, unit.first_row + (unit.rows or 0)):
+            record = next(records, None)
+            if record is None:  # the file has shrunk since it was planned
+                fault = Fault(Reason.MANIFEST_TRUNCATED, "the manifest ends before this row")
+                yield RawRow(number, fault)
+            elif unit.format == "jsonl":
+                yield RawRow(number, _json_values(record, unit.columns.kept))
+            else:
+                yield RawRow(number, _csv_values(record, names))
+
+
+def _open(uri: str) -> BinaryIO:
+    return decompressed(uri, storage.open_input(uri))
+
+
+class _Records(Iterator[Any]):
+    """Records of a text file: lines of JSONL, lists of fields of CSV and TSV.
+
+    `offset` is the byte, in the decompressed text, at which the next record begins. Bytes that are
+    not UTF-8 arrive as surrogates, so that the reader of a record can refuse it alone.
+    """
+
+    def __init__(self, file: BinaryIO, kind: str) -> None:
+        self._file = file
+        self.offset = 0
+        self._first = True
+        self._records: Iterator[Any]
+        if kind == "jsonl":
+            self._records = (line for line in self._lines() if line.strip())
+        else:
+            csv.field_size_limit(MAX_RECORD_BYTES)
+            self._records = self._csv_records(DELIMITERS[kind])
+
+    def __next__(self) -> Any:
+        return next(self._records)
+
+    def skip_to(self, offset: int, *, seekable: bool) -> None:
+        """Goes on at a byte offset behind what was read."""
+        if offset <= self.offset:
+            return
+        if seekable:
+            self._file.seek(offset)
+        else:
+            left = offset - self.offset
+            while left:
+                left -= len(self._file.read(min(left, _SKIP_BYTES)))
+        self.offset = offset
+
+    def _csv_records(self, delimiter: str) -> Iterator[list[str]]:
+        while True:
+            reader = csv.reader(self._lines(), delimiter=delimiter)
+            try:
+                yield from (record for record in reader if record)
+                return
+            except csv.Error as error:  # a field without end; what it swallowed is one record
+                yield [f"\x00{error}"]
+
+    def _lines(self) -> Iterator[str]:
+        while line := self._file.readline(MAX_RECORD_BYTES):
+            self.offset += len(line)
+            if self._first:
+                self._first = False
+                line = _without_bom(line)
+            if len(line) == MAX_RECORD_BYTES and not line.endswith(b"\n"):
+                self._drop_rest_of_line()
+                yield _TOO_LONG + "\n"
+            else:
+                yield line.decode("utf-8", "surrogateescape")
+
+    def _drop_rest_of_line(self) -> None:
+        while line := self._file.readline(MAX_RECORD_BYTES):
+            self.offset += len(line)
+            if line.endswith(b"\n"):
+                return
+
+
+def _without_bom(line: bytes) -> bytes:
+    if line.startswith(_UTF16_BOMS):
+        raise ManifestError("expected a manifest in UTF-8, got UTF-16; save it as UTF-8")
+    return line.removeprefix(_BOM)
+
+
+def _header_fields(records: _Records, uri: str, kind: str) -> tuple[pa.Field, ...]:
+    """Reads the header of CSV and TSV; JSONL has none."""
+    if kind == "jsonl":
+        return ()
+    header = next(records, None)
+    if header is None:
+        raise ManifestError(f"expected a header line in {uri}, got an empty file")
+    return tuple(pa.field(name.strip(), pa.string()) for name in header)
+
+
+def _csv_values(record: list[str], names: list[str]) -> dict[str, str | None] | Fault:
+    if record[0].startswith("\x00"):
+        return Fault(Reason.MALFORMED_ROW, record[0][1:])
+    if len(record) != len(names):
+        return Fault(Reason.MALFORMED_ROW, f"expected {len(names)} fields, got {len(record)}")
+    if any(_has_surrogate(value) for value in record):
+        return Fault(Reason.MALFORMED_ROW, "the row is not valid UTF-8")
+    return {name: value or None for name, value in zip(names, record, strict=True)}
+
+
+def _json_values(line: str, kept: tuple[str, ...]) -> dict[str, Any] | Fault:
+    if line.startswith(_TOO_LONG):
+        return Fault(Reason.MALFORMED_ROW, f"the line is longer than {MAX_RECORD_BYTES} bytes")
+    if _has_surrogate(line):
+        return Fault(Reason.MALFORMED_ROW, "the line is not valid UTF-8")
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Fault(Reason.MALFORMED_ROW, f"not JSON: {error}")
+    if not isinstance(values, dict):
+        return Fault(Reason.MALFORMED_ROW, f"expected an object, got {type(values).__name__}")
+    for name in kept:
+        if isinstance(values.get(name), dict | list):
+            values[name] = json.dumps(values[name], ensure_ascii=False)
+    return values
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+class _JsonTypes:
+    """Finds the columns of a JSONL file, and the types of those that are kept."""
+
+    def __init__(self, kept: tuple[str, ...]) -> None:
+        self._kept = kept
+        self._seen = 0
+        self._types: dict[str, pa.DataType] = {}
+
+    def look_at(self, line: str) -> None:
+        self._seen += 1
+        if self._seen > _NAMED_BY and not self._kept:
+            return
+        values = _json_values(line, self._kept)
+        if isinstance(values, Fault):
+            return
+        for name, value in values.items():
+            known = self._types.get(name)
+            self._types[name] = _common(known, _json_type(value))
+
+    def fields(self) -> tuple[pa.Field, ...]:
+        return tuple(pa.field(name, kind) for name, kind in self._types.items())
+
+
+def _json_type(value: Any) -> pa.DataType:
+    if value is None:
+        return pa.null()
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64() if -(2**63) <= value < 2**63 else pa.float64()
+    return pa.float64() if isinstance(value, float) else pa.string()
+
+
+def _common(known: pa.DataType | None, new: pa.DataType) -> pa.DataType:
+    if known is None or pa.types.is_null(known):
+        return new
+    if pa.types.is_null(new) or known == new:
+        return known
+    numbers = (pa.int64(), pa.float64())
+    return pa.float64() if known in numbers and new in numbers else pa.string()
