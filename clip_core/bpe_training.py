@@ -63,7 +63,7 @@ class _Learner:
         heapq.heapify(self._heap)
 
     def commonest(self) -> Pair | None:
-        """Returns the pair to merge next, or None. Heap entries that are out of date are dropped."""
+        """Returns the pair to merge next, or None; drops heap entries that are out of date."""
         while self._heap:
             count, pair = heapq.heappop(self._heap)
             if -count == self._pairs[pair] > 0:

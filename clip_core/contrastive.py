@@ -1,4 +1,4 @@
-"""The symmetric contrastive objective of Radford et al. 2021, figure 3, over one or many processes."""
+"""The symmetric contrastive objective of Radford et al. 2021, figure 3."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> StepLoss:
     """Scores every image against every caption of the global batch; the diagonal is the truth.
 
     With several processes each scores its own rows against all; gradients flow back to the rows of
-    the others, so that averaged parameter gradients equal those of one process with the whole batch.
+    the others, so that averaged parameter gradients equal those of one process with all rows.
 
     Args:
         image, text: [batch, dim] unit-norm embeddings of this process.

@@ -77,7 +77,7 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
     Args:
         spec: the model.
         checkpoint_sha256: of the weights the launcher saw; a worker that finds others fails.
-        batch_size: rows in a batch; also the least, so that Beam does not start with batches of one.
+        batch_size: rows in a batch; also the least, as Beam would start with batches of one.
     """
 
     def __init__(self, spec: ModelSpec, checkpoint_sha256: str, batch_size: int) -> None:

@@ -53,7 +53,7 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URI",
-        help="further prefix that images may come from; repeatable [manifest's directory, image_root]",
+        help="further prefix that images may come from; repeatable [image_root]",
     )
     add("--rows_per_unit", type=int, default=10_000, help="rows in a work unit [10000]")
 

@@ -26,7 +26,6 @@ from clip_core.preprocess import Preprocess
 from clip_core.pretraining import (
     Pairs,
     PretrainConfig,
-    PretrainError,
     StepReport,
     Trainer,
     held_out_recall,

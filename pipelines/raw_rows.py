@@ -1,4 +1,4 @@
-"""What every manifest reader yields: a row number, and the row's values or what is wrong with it."""
+"""What every manifest reader yields: a row's number, and its values or what is wrong with it."""
 
 from __future__ import annotations
 

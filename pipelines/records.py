@@ -50,7 +50,7 @@ class Row:
     """One row of a manifest, before its image is fetched.
 
     Attributes:
-        uid: the manifest's id; else 32 hex digits of a SHA-256 over image reference (or bytes) and text.
+        uid: the manifest's id; else 32 hex digits of a SHA-256 over image and text.
         source, source_row: manifest URI and 0-based row in it.
         url: image reference as given (`tar-uri#member` in a tar); None when only bytes are there.
         text: caption as given.

@@ -17,6 +17,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
 LOCAL = "file"
+_HIDDEN = ("_", ".")
 _MISSING_EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
@@ -92,12 +93,13 @@ def exists(uri: str) -> bool:
 def expand(pattern: str) -> list[str]:
     """Returns the files a file name, a directory or a glob stands for, sorted.
 
-    Inside a directory, hidden files and those that begin with an underscore are left out.
+    Files that begin with a dot or an underscore are left out, unless the pattern itself says so.
     """
     pattern = normalize(pattern)
     filesystem, path = _locate(pattern)
     if any(character in path for character in "*?["):
-        found = filesystem.glob(path)
+        named = base_name(path).startswith(_HIDDEN)
+        found = [n for n in filesystem.glob(path) if named or not base_name(n).startswith(_HIDDEN)]
     elif filesystem.isdir(path):
         found = [name for name in filesystem.find(path) if _is_visible(name, path)]
     else:
@@ -172,4 +174,4 @@ def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def _is_visible(name: str, root: str) -> bool:
     inside = name.removeprefix(root).strip("/")
-    return not any(part.startswith(("_", ".")) for part in inside.split("/"))
+    return not any(part.startswith(_HIDDEN) for part in inside.split("/"))

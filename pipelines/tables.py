@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,8 +62,13 @@ def rejects_batch(rejects: Sequence[Reject], schema: pa.Schema) -> pa.RecordBatc
 
 def _row_column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
     """A column that every table has, or one that the manifest brought along."""
-    read = _FROM_ROW.get(field.name) or (lambda row: row.kept.get(field.name))
-    return pa.array([read(row) for row in rows], field.type)
+    read = _FROM_ROW.get(field.name)
+    if read is not None:
+        return pa.array([read(row) for row in rows], field.type)
+    values = [row.kept.get(field.name) for row in rows]
+    if pa.types.is_string(field.type):  # of JSON whose rows disagree about the type
+        values = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+    return pa.array(values, field.type)
 
 
 def _vectors(vectors: Sequence[np.ndarray], kind: pa.FixedSizeListType) -> pa.Array:

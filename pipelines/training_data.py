@@ -25,7 +25,7 @@ DONE = "done.json"  # written last: what the decoded files were made from, and t
 
 @dataclass(frozen=True)
 class DecodedSplit:
-    """One split: `pixels` [rows, 3, size, size] uint8, memory-mapped, and a caption for each row."""
+    """One split: `pixels` [rows, 3, size, size] uint8, memory-mapped, and their captions."""
 
     pixels: np.ndarray
     captions: list[str]
@@ -148,10 +148,12 @@ class _SplitWriter:
     """Appends rows to the two files of one split."""
 
     def __init__(self, directory: Path, split: str) -> None:
-        self._pixels = open(directory / f"{split}.pixels", "wb")
-        self._captions = open(directory / f"{split}.captions.jsonl", "w", encoding="utf-8")
+        self._pixels_path = directory / f"{split}.pixels"
+        self._captions_path = directory / f"{split}.captions.jsonl"
 
     def __enter__(self) -> _SplitWriter:
+        self._pixels = self._pixels_path.open("wb")
+        self._captions = self._captions_path.open("w", encoding="utf-8")
         return self
 
     def __exit__(self, *error: object) -> None:

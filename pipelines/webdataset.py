@@ -35,7 +35,7 @@ COLUMNS = Columns(
 
 
 def read_webdataset(unit: Unit) -> Iterator[RawRow]:
-    """Yields the samples of a tar, in order; last, if the tar is damaged, one fault for the rest."""
+    """Yields the samples of a tar, in order; last, if it is damaged, one fault for the rest."""
     number = 0
     try:
         with _seekable(unit.uri) as file, tarfile.open(fileobj=file, mode="r:") as tar:

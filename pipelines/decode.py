@@ -1,0 +1,134 @@
+"""Decodes images and tokenises captions. Any bytes give an example or a named fault."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import struct
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from clip_core.preprocess import Preprocess, resized_size
+from clip_core.tokenizer import TextError, Tokenizer
+from pipelines.records import Example, Row, RowFault
+from schemas.rejects import Reason
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Bounds that are checked before the work they bound.
+
+    Attributes:
+        max_pixels: width * height of the picture as stored; Pillow's own warning level.
+        max_resized_pixels: the same once the shorter side is resized: a picture of 1 x 5000 pixels
+            would otherwise take a gigabyte.
+    """
+
+    max_pixels: int = 89_478_485
+    max_resized_pixels: int = 64_000_000
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """Pixels [3, size, size] uint8, and the size of the picture before resizing."""
+
+    pixels: np.ndarray
+    original_width: int
+    original_height: int
+
+
+def decode_example(
+    row: Row,
+    data: bytes,
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    limits: DecodeLimits,
+) -> Example:
+    """Turns a row and its encoded image into an example.
+
+    Raises:
+        RowFault: `invalid_text`, or what `decode_image` raises.
+    """
+    try:
+        tokens, truncated = tokenizer.tokenize_row(row.text or "")
+    except TextError as error:
+        raise RowFault("decode", Reason.INVALID_TEXT, str(error)) from error
+    image = decode_image(data, preprocess, limits)
+    return Example(
+        row=replace(row, image_bytes=None),
+        pixels=image.pixels,
+        tokens=tokens,
+        text_truncated=truncated,
+        original_width=image.original_width,
+        original_height=image.original_height,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def decode_image(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> DecodedImage:
+    """Decodes the first frame of an image and preprocesses it.
+
+    Raises:
+        RowFault: `not_an_image`, `unsupported_format`, `truncated_image`, `too_many_pixels`,
+            `extreme_aspect`, `decode_failed`.
+        RuntimeError: if a library has told Pillow to accept cut images.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError(
+            "expected PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be False, some library has set it: "
+            "cut images would be scored as if they were whole"
+        )
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            _check_size(width, height, preprocess.size, limits)
+            return DecodedImage(preprocess.to_pixels(image), width, height)
+    except RowFault:
+        raise
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except Image.DecompressionBombError as error:
+        raise _fault(Reason.TOO_MANY_PIXELS, str(error)) from error
+    # The boundary where arbitrary bytes meet native decoders, which raise what they like:
+    # ValueError, SyntaxError, NotImplementedError, struct.error, MemoryError, ... (measured).
+    except Exception as error:  # noqa: BLE001
+        raise _undecodable(error) from error
+
+
+def _check_size(width: int, height: int, size: int, limits: DecodeLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise _fault(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels")
+    resized_width, resized_height = resized_size(width, height, size)
+    if resized_width * resized_height > limits.max_resized_pixels:
+        raise _fault(
+            Reason.EXTREME_ASPECT,
+            f"{width} x {height} pixels would be resized to {resized_width} x {resized_height}",
+        )
+
+
+def _unidentified(data: bytes) -> RowFault:
+    """Tells an image of a format that is not decoded here from what is no image."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _fault(Reason.UNSUPPORTED_FORMAT, f"{image.format}; expected {FORMATS}")
+    except Exception:  # noqa: BLE001 - as in decode_image
+        return _fault(Reason.NOT_AN_IMAGE, f"{len(data)} bytes that no image format begins with")
+
+
+def _undecodable(error: Exception) -> RowFault:
+    cut = isinstance(error, OSError | EOFError | struct.error) and (
+        "truncated" in str(error).lower() or isinstance(error, EOFError)
+    )
+    reason = Reason.TRUNCATED_IMAGE if cut else Reason.DECODE_FAILED
+    return _fault(reason, f"{type(error).__name__}: {error}")
+
+
+def _fault(reason: Reason, detail: str) -> RowFault:
+    # Some messages hold the address of an object, and a rerun would then write another detail.
+    return RowFault("decode", reason, _ADDRESS.sub("…", detail))

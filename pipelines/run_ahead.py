@@ -1,0 +1,132 @@
+"""Works on rows in threads ahead of the consumer, in order, with a bounded number in flight."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+from pipelines.records import Reject, Row, RowFault
+
+Step = tuple[str, Callable[[Row, Any], Any]]
+
+# Rows in flight: enough to keep the threads busy while a batch is encoded, few enough that their
+# pixels fit in memory many times over (150 kB each at 224 pixels).
+WINDOW = 128
+REJECTS = "rejects"
+
+
+@dataclass(frozen=True)
+class RunAheadOutputs:
+    """The two outputs of `RunAhead`."""
+
+    results: beam.PCollection
+    rejects: beam.PCollection
+
+
+@dataclass(frozen=True)
+class RunAhead(beam.PTransform):
+    """Applies steps to each row in a pool of threads.
+
+    The next stage is fused to this one: while it works on a batch, the threads prepare the rows
+    that follow. Rows come out in the order they came in.
+
+    Consumes: `Row`.
+    Produces: `RunAheadOutputs`: what the last step returned, and `Reject` for each row in which a
+        step raised `RowFault`.
+    Counters: `rows`, `rejects`, and for each step `<name>_usec`, summed over the threads.
+
+    Attributes:
+        steps: (name, function of the row and of what the step before returned), in order; the
+            first step is given None.
+        window: rows in flight at most.
+        threads: size of the pool, or None for one a core.
+    """
+
+    steps: Sequence[Step]
+    window: int = WINDOW
+    threads: int | None = None
+
+    def expand(self, rows: beam.PCollection) -> RunAheadOutputs:
+        do_fn = _RunAhead(self.steps, self.window, self.threads)
+        found = rows | "RunAhead" >> beam.ParDo(do_fn).with_outputs(REJECTS, main="results")
+        return RunAheadOutputs(found.results, found.rejects)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a row, and the seconds each step took."""
+
+    value: Any
+    seconds: Sequence[float]
+
+
+def run_steps(steps: Sequence[Step], row: Row) -> _Outcome:
+    """Applies the steps to one row; a `RowFault` becomes a `Reject`."""
+    value: Any = None
+    seconds = []
+    for _, step in steps:
+        began = time.perf_counter()
+        try:
+            value = step(row, value)
+        except RowFault as fault:
+            value = fault.to_reject(replace(row, image_bytes=None))
+        seconds.append(time.perf_counter() - began)
+        if isinstance(value, Reject):
+            break
+    return _Outcome(value, seconds)
+
+
+class _RunAhead(beam.DoFn):
+    def __init__(self, steps: Sequence[Step], window: int, threads: int | None) -> None:
+        self._steps = steps
+        self._window = window
+        self._threads = threads
+        self._rows = Metrics.counter(RunAhead, "rows")
+        self._rejects = Metrics.counter(RunAhead, "rejects")
+        self._usec = [Metrics.counter(RunAhead, f"{name}_usec") for name, _ in steps]
+
+    def setup(self) -> None:
+        self._pool = ThreadPoolExecutor(self._threads or os.cpu_count())
+
+    def start_bundle(self) -> None:
+        # A bundle that failed must not leave its rows to the next one.
+        self._pending: deque[Future] = deque()
+
+    def process(self, row: Row) -> Iterator[Any]:
+        self._pending.append(self._pool.submit(run_steps, self._steps, row))
+        while self._pending and (len(self._pending) >= self._window or self._pending[0].done()):
+            yield self._next()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        while self._pending:
+            output = self._next()
+            tagged = isinstance(output, TaggedOutput)
+            value = output.value if tagged else output
+            windowed = WindowedValue(value, MIN_TIMESTAMP, [GlobalWindow()])
+            yield TaggedOutput(REJECTS, windowed) if tagged else windowed
+
+    def teardown(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _next(self) -> Any:
+        """Waits for the oldest row. Counters are kept here: Beam's know the bundle's thread only."""
+        outcome = self._pending.popleft().result()
+        self._rows.inc()
+        for counter, seconds in zip(self._usec, outcome.seconds, strict=False):
+            counter.inc(round(seconds * 1e6))
+        if not isinstance(outcome.value, Reject):
+            return outcome.value
+        self._rejects.inc()
+        return TaggedOutput(REJECTS, outcome.value)
