@@ -21,13 +21,17 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class VitConfig:
-    """Vision transformer: square pictures cut into `patch_size` squares."""
+    """Vision transformer: square pictures cut into `patch_size` squares.
+
+    `mlp_ratio` is the width inside a block's two linear maps over the width outside.
+    """
 
     image_size: int
     patch_size: int
     width: int
     layers: int
     heads: int
+    mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
         _check_positive(self, "image_size", "patch_size", "width", "layers", "heads")
@@ -82,6 +86,7 @@ class TextConfig:
     width: int
     layers: int
     heads: int
+    mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
         _check_positive(self, "context_length", "vocab_size", "width", "layers", "heads")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_core.config import ClipConfig, VitConfig
+from clip_core.config import ClipConfig, TextConfig, VitConfig
 from clip_core.resnet import ModifiedResNet
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -89,12 +89,13 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear maps around the activation, four times as wide inside."""
+    """Two linear maps around the activation, wider inside."""
 
-    def __init__(self, width: int, activation: str) -> None:
+    def __init__(self, width: int, mlp_ratio: float, activation: str) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
+        inside = round(width * mlp_ratio)
+        self.c_fc = nn.Linear(width, inside)
+        self.c_proj = nn.Linear(inside, width)
         self.activation = ACTIVATION_FUNCTIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,12 +105,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm residual block."""
 
-    def __init__(self, width: int, heads: int, activation: str) -> None:
+    def __init__(self, config: VitConfig | TextConfig, activation: str) -> None:
         super().__init__()
-        self.attn = Attention(width, heads)
-        self.ln_1 = LayerNorm(width)
-        self.mlp = Mlp(width, activation)
-        self.ln_2 = LayerNorm(width)
+        self.attn = Attention(config.width, config.heads)
+        self.ln_1 = LayerNorm(config.width)
+        self.mlp = Mlp(config.width, config.mlp_ratio, activation)
+        self.ln_2 = LayerNorm(config.width)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
         x = x + self.attn(self.ln_1(x), causal)
@@ -125,9 +126,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks that returns one token of each row."""
 
-    def __init__(self, width: int, layers: int, heads: int, activation: str) -> None:
+    def __init__(self, config: VitConfig | TextConfig, activation: str) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(config, activation) for _ in range(config.layers))
 
     def forward(self, x: Tensor, position: Tensor, causal: bool = False) -> Tensor:
         """Maps [batch, seq, width] to [batch, width], the last block's output at `position`."""
@@ -147,7 +148,7 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(config.grid**2 + 1, width))
         self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, config.layers, config.heads, activation)
+        self.transformer = Transformer(config, activation)
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
@@ -179,7 +180,7 @@ class Clip(nn.Module):
             self.visual = VisionTransformer(config.vision, config.embed_dim, config.activation)
         else:
             self.visual = ModifiedResNet(config.vision, config.embed_dim)
-        self.transformer = Transformer(text.width, text.layers, text.heads, config.activation)
+        self.transformer = Transformer(text, config.activation)
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
         self.ln_final = LayerNorm(text.width)

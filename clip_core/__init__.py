@@ -1,0 +1,24 @@
+"""CLIP in PyTorch, exact to Radford et al. 2021 and its release.
+
+    import clip_core
+    model = clip_core.load("ViT-B/32")
+
+Importing this package imports nothing: torch is loaded with the first use of a name below.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clip_core.loading import ClipModel, available_models, load
+
+__all__ = ["ClipModel", "available_models", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from clip_core import loading
+
+    return getattr(loading, name)

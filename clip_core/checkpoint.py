@@ -1,0 +1,203 @@
+"""Reads a checkpoint of any supported form: what model it holds, and its weights, lazily.
+
+Forms: an OpenAI TorchScript archive, a state dict (.pt, .bin, .safetensors), a directory of
+open_clip (open_clip_config.json) or of Hugging Face (config.json). No pickle is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from clip_core.config import ACTIVATIONS, VARIANTS, ClipConfig
+from clip_core.config_readers import (
+    config_from_hugging_face,
+    config_from_open_clip,
+    config_from_shapes,
+)
+from clip_core.key_maps import from_hugging_face, unwrapped
+from clip_core.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
+from clip_core.published import SHA256, file_sha256
+from clip_core.torch_archive import is_archive, is_torchscript, read_archive
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+HF_CONFIG = "config.json"
+_OPEN_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pt",
+)
+_HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_HF_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been looked at, its weights still on disk.
+
+    Attributes:
+        tensors: by the original's names.
+        sha256: hex digest of the weights file; of several, of their digests in order.
+    """
+
+    config: ClipConfig
+    tensors: LazyTensors
+    sha256: str
+
+
+def read_checkpoint(
+    path: Path, *, arch: str | None = None, activation: str | None = None
+) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        path: a file or a directory.
+        arch: a name of `VARIANTS`, where a bare state dict's shapes do not tell (heads).
+        activation: `quick_gelu` or `gelu`, which a bare state dict never tells.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged, hostile or of another family.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no model at {path}; expected a name, a file or a directory"
+        )
+    if path.is_dir():
+        return _read_directory(path)
+    return _read_file(path, arch, activation)
+
+
+def _read_directory(path: Path) -> Checkpoint:
+    if (path / OPEN_CLIP_CONFIG).exists():
+        config = config_from_open_clip(_json(path / OPEN_CLIP_CONFIG))
+        weights = [_first_existing(path, _OPEN_CLIP_WEIGHTS)]
+        return Checkpoint(config, unwrapped(_tensors(weights[0])), file_sha256(weights[0]))
+    if (path / HF_CONFIG).exists():
+        preprocessor = path / "preprocessor_config.json"
+        settings = _json(preprocessor) if preprocessor.exists() else {}
+        config = config_from_hugging_face(_json(path / HF_CONFIG), settings)
+        weights = _hf_weights(path)
+        tensors = {name: tensor for file in weights for name, tensor in _tensors(file).items()}
+        return Checkpoint(config, from_hugging_face(tensors), _digest_of(weights))
+    raise CheckpointError(
+        f"expected {OPEN_CLIP_CONFIG} or {HF_CONFIG} in {path}; it is not a model directory"
+    )
+
+
+def _read_file(path: Path, arch: str | None, activation: str | None) -> Checkpoint:
+    sha256 = file_sha256(path)
+    tensors = unwrapped(_tensors(path))
+    if arch is None and activation is None:
+        from_openai = sha256 in SHA256.values() or (is_archive(path) and is_torchscript(path))
+        if not from_openai:
+            raise CheckpointError(
+                f"{path.name} is a bare state dict, which does not tell its activation; pass "
+                "`--activation quick_gelu` (OpenAI, and configurations named so) or `gelu`"
+            )
+    if arch is None:
+        return Checkpoint(
+            config_from_shapes(tensors, activation or ACTIVATIONS[0]), tensors, sha256
+        )
+    if arch not in VARIANTS:
+        raise CheckpointError(f"unknown `arch` {arch!r}; expected one of {', '.join(VARIANTS)}")
+    variant = VARIANTS[arch]
+    return Checkpoint(
+        replace(variant, activation=activation or variant.activation), tensors, sha256
+    )
+
+
+def _tensors(path: Path) -> LazyTensors:
+    """Lists the tensors of one weights file, by the form its content shows."""
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    if is_archive(path):
+        return read_archive(path)
+    return _legacy_pickle(path)
+
+
+def _safetensors(path: Path) -> LazyTensors:
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name} is damaged or not a safetensors file ({error}); download it again"
+        ) from error
+    return {
+        name: LazyTensor(shape, partial(_read_safetensor, path, name))
+        for name, shape in shapes.items()
+    }
+
+
+def _read_safetensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
+
+
+def _legacy_pickle(path: Path) -> LazyTensors:
+    """Reads what torch wrote before 1.6; torch's own restricted unpickler does it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).split("\n", 1)[0][:200]
+        raise CheckpointError(
+            f"{path.name} is not a file of weights that can be read safely ({reason}); expected "
+            "safetensors or a torch archive"
+        ) from error
+    return dict(_flat(content, ""))
+
+
+def _flat(content: Any, prefix: str) -> list[tuple[str, LazyTensor]]:
+    if isinstance(content, Tensor):
+        return [(prefix, LazyTensor(tuple(content.shape), lambda: content))]
+    if not isinstance(content, Mapping):
+        return []
+    dotted = ((f"{prefix}.{name}" if prefix else str(name), v) for name, v in content.items())
+    return [pair for name, value in dotted for pair in _flat(value, name)]
+
+
+def _hf_weights(path: Path) -> list[Path]:
+    for name in _HF_INDEXES:
+        if (path / name).exists():
+            files = dict.fromkeys(_json(path / name).get("weight_map", {}).values())
+            shards = [path / Path(file).name for file in files]
+            missing = [shard.name for shard in shards if not shard.exists()]
+            if missing or not shards:
+                raise CheckpointError(f"{name} names {missing or 'no files'}, which are not there")
+            return shards
+    return [_first_existing(path, _HF_WEIGHTS)]
+
+
+def _first_existing(path: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (path / name).exists():
+            return path / name
+    raise CheckpointError(f"no weights in {path}; expected one of {', '.join(names)}")
+
+
+def _digest_of(files: list[Path]) -> str:
+    digests = [file_sha256(file) for file in files]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path.name} is not JSON ({error}); download it again") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"expected an object in {path.name}, got {type(content).__name__}")
+    return content

@@ -1,0 +1,218 @@
+"""Works out a model's configuration: from shapes, or from open_clip's or Hugging Face's JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from clip_core.config import (
+    HEAD_WIDTH,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    ClipConfig,
+    ConfigError,
+    ResNetConfig,
+    TextConfig,
+    VitConfig,
+)
+from clip_core.lazy_tensor import CheckpointError, LazyTensors
+
+Json = Mapping[str, Any]
+
+
+def config_from_shapes(tensors: LazyTensors, activation: str) -> ClipConfig:
+    """Infers the architecture from weights under the original's names; heads are 64 wide.
+
+    Raises:
+        CheckpointError: if the weights are not those of a CLIP.
+    """
+    try:
+        vision = _vit_from_shapes if "visual.proj" in tensors else _resnet_from_shapes
+        return ClipConfig(
+            embed_dim=tensors["text_projection"].shape[1],
+            vision=vision(tensors),
+            text=_text_from_shapes(tensors),
+            activation=activation,
+        )
+    except (KeyError, IndexError, ConfigError) as error:
+        what = f"no weight {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"expected the weights of a CLIP under the names of OpenAI or open_clip, got {what}; "
+            "other families of models are not supported"
+        ) from error
+
+
+def _vit_from_shapes(tensors: LazyTensors) -> VitConfig:
+    width, _, _, patch = tensors["visual.conv1.weight"].shape
+    grid = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1)
+    inside = tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
+    layers = _count(tensors, r"visual\.transformer\.resblocks\.(\d+)\.")
+    return VitConfig(
+        patch * grid, patch, width, layers, max(1, width // HEAD_WIDTH), inside / width
+    )
+
+
+def _resnet_from_shapes(tensors: LazyTensors) -> ResNetConfig:
+    width = tensors["visual.layer1.0.conv1.weight"].shape[0]
+    grid = math.isqrt(tensors["visual.attnpool.positional_embedding"].shape[0] - 1)
+    layers = tuple(_count(tensors, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+    return ResNetConfig(32 * grid, width, layers, max(1, width * 32 // HEAD_WIDTH))
+
+
+def _text_from_shapes(tensors: LazyTensors) -> TextConfig:
+    context_length, width = tensors["positional_embedding"].shape
+    vocab_size = tensors["token_embedding.weight"].shape[0]
+    inside = tensors["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
+    layers = _count(tensors, r"transformer\.resblocks\.(\d+)\.")
+    heads = max(1, width // HEAD_WIDTH)
+    return TextConfig(context_length, vocab_size, width, layers, heads, inside / width)
+
+
+def _count(tensors: LazyTensors, pattern: str) -> int:
+    found = (re.match(pattern, name) for name in tensors)
+    return len({match.group(1) for match in found if match})
+
+
+# open_clip's settings that change the model, and the value that leaves it a plain CLIP.
+_PLAIN_MODEL = {"init_logit_bias": None, "multimodal_cfg": None, "nonscalar_logit_scale": False}
+_PLAIN_TOWER = {
+    "act_kwargs": None,
+    "attentional_pool": False,
+    "attn_type": None,
+    "block_type": None,
+    "embed_cls": False,
+    "final_ln_after_pool": False,
+    "global_average_pool": False,
+    "hf_model_name": None,
+    "input_patchnorm": False,
+    "ls_init_value": None,
+    "no_causal_mask": False,
+    "no_ln_pre": False,
+    "norm_kwargs": None,
+    "pos_embed_type": "learnable",
+    "proj_bias": False,
+    "proj_type": "linear",
+    "qk_norm": False,
+    "timm_model_name": None,
+}
+_PLAIN_POOL = {"vision_cfg": "tok", "text_cfg": "argmax"}
+
+
+def config_from_open_clip(document: Json) -> ClipConfig:
+    """Reads an open_clip_config.json.
+
+    Raises:
+        CheckpointError: if it is not one, or describes a variant beyond the original's design.
+    """
+    try:
+        model, preprocess = document["model_cfg"], document.get("preprocess_cfg") or {}
+        _refuse_variants("open_clip model", model, _PLAIN_MODEL)
+        for tower in ("vision_cfg", "text_cfg"):
+            plain = _PLAIN_TOWER | {"pool_type": _PLAIN_POOL[tower]}
+            _refuse_variants(f"open_clip {tower}", model[tower], plain)
+        plain = {"interpolation": "bicubic", "resize_mode": "shortest", "mode": "RGB"}
+        _refuse_variants("open_clip preprocess_cfg", preprocess, plain)
+        return ClipConfig(
+            embed_dim=model["embed_dim"],
+            vision=_open_clip_vision(model["vision_cfg"]),
+            text=_open_clip_text(model["text_cfg"]),
+            activation="quick_gelu" if model.get("quick_gelu") else "gelu",
+            mean=tuple(preprocess.get("mean") or OPENAI_MEAN),
+            std=tuple(preprocess.get("std") or OPENAI_STD),
+        )
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"open_clip_config.json does not describe a CLIP: {error}") from error
+
+
+def _open_clip_vision(vision: Json) -> VitConfig | ResNetConfig:
+    size, width, layers = vision.get("image_size", 224), vision.get("width", 768), vision["layers"]
+    size = size[0] if isinstance(size, list) else size
+    head_width = vision.get("head_width", HEAD_WIDTH)
+    if isinstance(layers, list):
+        return ResNetConfig(size, width, tuple(layers), width * 32 // head_width)
+    ratio = vision.get("mlp_ratio", 4.0)
+    return VitConfig(size, vision["patch_size"], width, layers, width // head_width, ratio)
+
+
+def _open_clip_text(text: Json) -> TextConfig:
+    return TextConfig(
+        context_length=text.get("context_length", 77),
+        vocab_size=text.get("vocab_size", 49408),
+        width=text.get("width", 512),
+        layers=text.get("layers", 12),
+        heads=text.get("heads", 8),
+        mlp_ratio=text.get("mlp_ratio", 4.0),
+    )
+
+
+# Defaults of Hugging Face's CLIPTextConfig and CLIPVisionConfig; a config.json may omit any.
+_HF_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+            "num_attention_heads": 8, "max_position_embeddings": 77, "vocab_size": 49408}  # fmt: skip
+_HF_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+              "num_attention_heads": 12, "image_size": 224, "patch_size": 32}  # fmt: skip
+_HF_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
+
+
+def config_from_hugging_face(document: Json, preprocessor: Json) -> ClipConfig:
+    """Reads a config.json and a preprocessor_config.json (empty where there is none).
+
+    Raises:
+        CheckpointError: if it is not a CLIP, or a setting is beyond the original's design.
+    """
+    kind = document.get("model_type", "clip")
+    if kind != "clip":
+        raise CheckpointError(f"expected a model of type 'clip', got {kind!r}; it is not supported")
+    try:
+        # The legacy `*_config_dict` wins where it is not null, as in transformers itself.
+        text = _HF_TEXT | dict(
+            document.get("text_config_dict") or document.get("text_config") or {}
+        )
+        vision = _HF_VISION | dict(
+            document.get("vision_config_dict") or document.get("vision_config") or {}
+        )
+        return ClipConfig(
+            embed_dim=document.get("projection_dim", 512),
+            vision=VitConfig(
+                vision["image_size"],
+                vision["patch_size"],
+                vision["hidden_size"],
+                vision["num_hidden_layers"],
+                vision["num_attention_heads"],
+                vision["intermediate_size"] / vision["hidden_size"],
+            ),
+            text=TextConfig(
+                text["max_position_embeddings"],
+                text["vocab_size"],
+                text["hidden_size"],
+                text["num_hidden_layers"],
+                text["num_attention_heads"],
+                text["intermediate_size"] / text["hidden_size"],
+            ),
+            activation=_hf_activation(text, vision),
+            mean=tuple(preprocessor.get("image_mean") or OPENAI_MEAN),
+            std=tuple(preprocessor.get("image_std") or OPENAI_STD),
+        )
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"config.json does not describe a CLIP: {error}") from error
+
+
+def _hf_activation(text: Json, vision: Json) -> str:
+    for tower in (text, vision):
+        _refuse_variants("tower", tower, {"layer_norm_eps": 1e-5, "attention_dropout": 0.0})
+    names = {tower.get("hidden_act", "quick_gelu") for tower in (text, vision)}
+    if len(names) > 1 or not names <= set(_HF_ACTIVATIONS):
+        raise CheckpointError(
+            f"expected one `hidden_act` of quick_gelu and gelu in both towers, got {sorted(names)}"
+        )
+    return _HF_ACTIVATIONS[names.pop()]
+
+
+def _refuse_variants(where: str, settings: Json, plain: Json) -> None:
+    for name, value in plain.items():
+        found = settings.get(name, value)
+        if found != value and found not in (None, {}, []):
+            raise CheckpointError(
+                f"{where} has {name} {found!r}, which is not supported; expected {value!r}"
+            )

@@ -1,0 +1,91 @@
+"""The published OpenAI checkpoints: where they are, and a cache that holds them once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from clip_core.lazy_tensor import CheckpointError
+
+CACHE_VARIABLE = "CLIP_BEAM_CACHE"
+_ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_S = 60
+
+SHA256 = {
+    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+    "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
+    "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
+    "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
+    "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+}
+
+
+def cache_directory() -> Path:
+    """Returns $CLIP_BEAM_CACHE, or ~/.cache/clip-beam."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "clip-beam")
+
+
+def published_checkpoint(name: str) -> Path:
+    """Returns the file of a published model, downloaded once and verified.
+
+    An interrupted download is resumed; a file appears under its name only when it is whole.
+
+    Raises:
+        CheckpointError: if it cannot be downloaded, or its bytes are not the published ones.
+    """
+    sha256 = SHA256[name]
+    file = name.replace("/", "-").replace("@", "-") + ".pt"
+    target = cache_directory() / file
+    if target.exists():
+        return target
+    address = _ADDRESS.format(sha256=sha256, file=file)
+    partial = target.with_suffix(".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _download(address, partial)
+    except (urllib.error.URLError, OSError) as error:
+        raise CheckpointError(
+            f"could not download {name} ({error}); fetch {address} elsewhere and put it at {target}"
+        ) from error
+    found = file_sha256(partial)
+    if found != sha256:
+        partial.unlink()
+        raise CheckpointError(
+            f"expected SHA-256 {sha256} for {name}, got {found}; the download was removed, try again"
+        )
+    os.replace(partial, target)
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(address: str, partial: Path) -> None:
+    done = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        resumed = response.status == 206
+        total = (done if resumed else 0) + int(response.headers.get("Content-Length", 0))
+        with (
+            partial.open("ab" if resumed else "wb") as file,
+            tqdm(total=total, initial=file.tell(), unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            while chunk := response.read(_CHUNK_BYTES):
+                file.write(chunk)
+                bar.update(len(chunk))

@@ -1,0 +1,150 @@
+"""Reads the zip archives of `torch.save` and of TorchScript without running anything in them.
+
+The pickle inside may name tensors, storages, numbers, strings and containers. Classes of a
+TorchScript archive become inert stand-ins that only hold attributes; every other global is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from clip_core.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError,
+           TypeError, AttributeError, OverflowError, UnicodeDecodeError, RecursionError,
+           NotImplementedError)  # fmt: skip
+
+
+def is_archive(path: Path) -> bool:
+    """Tells whether a file is a zip archive, as torch has written since 1.6."""
+    return zipfile.is_zipfile(path)
+
+
+def is_torchscript(path: Path) -> bool:
+    """Tells whether an archive holds a TorchScript module; a plain state dict has no constants."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_archive(path: Path) -> LazyTensors:
+    """Lists the tensors of an archive by dotted name, whatever device they were saved on.
+
+    Raises:
+        CheckpointError: if the archive is damaged, or names anything but data.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            prefix = _prefix(archive)
+            with archive.open(f"{prefix}/data.pkl") as file:
+                content = _DataUnpickler(file, path, prefix).load()
+    except CheckpointError:
+        raise
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    return dict(_tensors(content, ""))
+
+
+class _Module:
+    """Stands in for a class of a TorchScript archive: holds attributes, does nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        self.attributes: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = dict(state)
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Builds data only. `find_class` is the one door to code, so it names what may pass."""
+
+    def __init__(self, file: BinaryIO | Any, path: Path, prefix: str) -> None:
+        super().__init__(file)
+        self._path = path
+        self._prefix = prefix
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _Module
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _rebuild_parameter
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return _STORAGE_DTYPES[name]
+        raise CheckpointError(
+            f"{self._path.name} names {module}.{name}, which is not data; nothing was run; "
+            "get the weights as safetensors or from a source you trust"
+        )
+
+    def persistent_load(self, pid: Any) -> Callable[[], Tensor]:
+        kind, dtype, key, _location, _size = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError(f"unknown persistent id {kind!r}")
+        return lambda: _read_storage(self._path, f"{self._prefix}/data/{key}", dtype)
+
+
+def _rebuild_tensor(
+    storage: Callable[[], Tensor], offset: int, size: Any, stride: Any, *_: Any
+) -> LazyTensor:
+    shape, steps = tuple(map(int, size)), tuple(map(int, stride))
+    return LazyTensor(shape, lambda: storage().as_strided(shape, steps, int(offset)))
+
+
+def _rebuild_parameter(data: LazyTensor, *_: Any) -> LazyTensor:
+    return data
+
+
+def _read_storage(path: Path, name: str, dtype: torch.dtype) -> Tensor:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = bytearray(archive.read(name))  # checks the CRC
+        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _tensors(content: Any, prefix: str) -> Iterator[tuple[str, LazyTensor]]:
+    """Walks modules and dicts; what is neither, nor a tensor, is no weight."""
+    if isinstance(content, LazyTensor):
+        yield prefix, content
+        return
+    inside = content.attributes if isinstance(content, _Module) else content
+    if isinstance(inside, dict):
+        for name, value in inside.items():
+            yield from _tensors(value, f"{prefix}.{name}" if prefix else str(name))
+
+
+def _prefix(archive: zipfile.ZipFile) -> str:
+    for name in archive.namelist():
+        if name.endswith("/data.pkl"):
+            return name.removesuffix("/data.pkl")
+    raise zipfile.BadZipFile("there is no data.pkl in it")
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name} is damaged or not a torch archive ({type(error).__name__}: {error}); "
+        "download it again"
+    )
