@@ -148,10 +148,22 @@ def _open_clip_text(text: Json) -> TextConfig:
 
 
 # Defaults of Hugging Face's CLIPTextConfig and CLIPVisionConfig; a config.json may omit any.
-_HF_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
-            "num_attention_heads": 8, "max_position_embeddings": 77, "vocab_size": 49408}  # fmt: skip
-_HF_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-              "num_attention_heads": 12, "image_size": 224, "patch_size": 32}  # fmt: skip
+_HF_TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "vocab_size": 49408,
+}
+_HF_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}
 _HF_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
 
 

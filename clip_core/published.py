@@ -61,7 +61,7 @@ def published_checkpoint(name: str) -> Path:
     if found != sha256:
         partial.unlink()
         raise CheckpointError(
-            f"expected SHA-256 {sha256} for {name}, got {found}; the download was removed, try again"
+            f"expected SHA-256 {sha256} for {name}, got {found}; it was removed, try again"
         )
     os.replace(partial, target)
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -28,7 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean `{close[0]}`?" if close else f"; expected {', '.join(COMMANDS)}"
         print(f"clip-beam: unknown command {command!r}{hint}", file=sys.stderr)
         return WRONG_USAGE
+    logging.getLogger().addFilter(_is_not_about_cloud_clients)
     return import_module(f"pipelines.{command}").main(rest)
+
+
+def _is_not_about_cloud_clients(record: logging.LogRecord) -> bool:
+    """Beam warns while it is imported that its cloud extra is absent, which is the usual state."""
+    return "apitools not found" not in record.getMessage()
 
 
 def usage() -> str:

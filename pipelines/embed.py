@@ -68,8 +68,9 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    # Beam reports its own retries and fallbacks at this level; less would bury the progress.
     logging.basicConfig(level=logging.WARNING)
+    # The in-process runner logs what it then raises; once is enough.
+    logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _terminate)
     argv = sys.argv[1:] if argv is None else argv
     try:

@@ -21,7 +21,7 @@ from pipelines.run_ahead import RunAhead
 from pipelines.score import ScorePairs
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class EmbedRows(beam.PTransform):
     """Fetches, decodes, encodes and scores rows.
 

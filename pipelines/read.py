@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 
 from pipelines.parquet_manifests import read_parquet
 from pipelines.raw_rows import Fault, RawRow, reject, to_row
@@ -42,42 +42,31 @@ def read_unit(unit: Unit) -> Iterator[Row | Reject]:
         yield reject(unit, after, Fault(reason, unit.damage))
 
 
-@dataclass(frozen=True)
-class ReadOutputs:
-    """The three outputs of `ReadManifest`."""
-
-    rows: beam.PCollection
-    rejects: beam.PCollection
-    counts: beam.PCollection
-
-
 class ReadManifest(beam.PTransform):
     """Reads units into rows.
 
     Consumes: `Unit`, as `plan_units` makes them.
-    Produces: `ReadOutputs`: `Row`, `Reject` of the rows that cannot be made out, and one
-        `UnitCount` for each unit, which says how many of both there were.
+    Produces: `Row` under `rows`, `Reject` of the rows that cannot be made out under `rejects`, and
+        under `counts` one `UnitCount` for each unit, which says how many of both there were.
     Counters: `rows_read`.
     """
 
-    def expand(self, units: beam.PCollection) -> ReadOutputs:
-        found = units | "ReadUnits" >> beam.ParDo(_ReadUnit()).with_outputs(
-            "rejects", "counts", main="rows"
-        )
-        return ReadOutputs(found.rows, found.rejects, found.counts)
+    def expand(self, units: beam.PCollection) -> DoOutputsTuple:
+        read = beam.ParDo(_ReadUnit()).with_outputs("rejects", "counts", main="rows")
+        return units | "ReadUnits" >> read
 
 
 class _ReadUnit(beam.DoFn):
     def __init__(self) -> None:
         self._rows_read = Metrics.counter(ReadManifest, "rows_read")
 
-    def process(self, unit: Unit) -> Iterator[Row | beam.pvalue.TaggedOutput]:
+    def process(self, unit: Unit) -> Iterator[Row | TaggedOutput]:
         rows_read = 0
         for record in read_unit(unit):
             rows_read += 1
             if isinstance(record, Reject):
-                yield beam.pvalue.TaggedOutput("rejects", record)
+                yield TaggedOutput("rejects", record)
             else:
                 yield record
         self._rows_read.inc(rows_read)
-        yield beam.pvalue.TaggedOutput("counts", UnitCount(unit, rows_read))
+        yield TaggedOutput("counts", UnitCount(unit, rows_read))

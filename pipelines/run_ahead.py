@@ -12,7 +12,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import TaggedOutput
+from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
@@ -27,15 +27,7 @@ WINDOW = 128
 REJECTS = "rejects"
 
 
-@dataclass(frozen=True)
-class RunAheadOutputs:
-    """The two outputs of `RunAhead`."""
-
-    results: beam.PCollection
-    rejects: beam.PCollection
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RunAhead(beam.PTransform):
     """Applies steps to each row in a pool of threads.
 
@@ -43,8 +35,8 @@ class RunAhead(beam.PTransform):
     that follow. Rows come out in the order they came in.
 
     Consumes: `Row`.
-    Produces: `RunAheadOutputs`: what the last step returned, and `Reject` for each row in which a
-        step raised `RowFault`.
+    Produces: under `results` what the last step returned, under `rejects` a `Reject` for each row
+        in which a step raised `RowFault`.
     Counters: `rows`, `rejects`, and for each step `<name>_usec`, summed over the threads.
 
     Attributes:
@@ -58,10 +50,9 @@ class RunAhead(beam.PTransform):
     window: int = WINDOW
     threads: int | None = None
 
-    def expand(self, rows: beam.PCollection) -> RunAheadOutputs:
+    def expand(self, rows: beam.PCollection) -> DoOutputsTuple:
         do_fn = _RunAhead(self.steps, self.window, self.threads)
-        found = rows | "RunAhead" >> beam.ParDo(do_fn).with_outputs(REJECTS, main="results")
-        return RunAheadOutputs(found.results, found.rejects)
+        return rows | "RunAhead" >> beam.ParDo(do_fn).with_outputs(REJECTS, main="results")
 
 
 @dataclass(frozen=True)
@@ -121,7 +112,7 @@ class _RunAhead(beam.DoFn):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _next(self) -> Any:
-        """Waits for the oldest row. Counters are kept here: Beam's know the bundle's thread only."""
+        """Waits for the oldest row; counts it, which Beam allows in the bundle's thread only."""
         outcome = self._pending.popleft().result()
         self._rows.inc()
         for counter, seconds in zip(self._usec, outcome.seconds, strict=False):

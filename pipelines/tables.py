@@ -29,6 +29,7 @@ _VECTORS: Mapping[str, Callable[[Scored], np.ndarray]] = {
     "image_embedding": lambda scored: scored.embedded.image_embedding,
     "text_embedding": lambda scored: scored.embedded.text_embedding,
 }
+_NUMPY_TYPES = {pa.float16(): np.float16, pa.float32(): np.float32}
 _FROM_REJECT: Mapping[str, Callable[[Reject], Any]] = {
     "stage": lambda reject: reject.stage,
     "reason": lambda reject: reject.reason.value,
@@ -75,5 +76,5 @@ def _vectors(vectors: Sequence[np.ndarray], kind: pa.FixedSizeListType) -> pa.Ar
     """Wraps a contiguous array; a list of Python floats would be thirty times as slow."""
     width = kind.list_size
     values = np.stack(vectors) if vectors else np.empty((0, width))
-    flat = pa.array(values.astype(kind.value_type.to_pandas_dtype(), copy=False).reshape(-1))
+    flat = pa.array(values.astype(_NUMPY_TYPES[kind.value_type], copy=False).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, type=kind)

@@ -53,7 +53,7 @@ class OutputLayout:
         return storage.join(self.root, table, f"{unit_id}.parquet")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class WriteUnits(beam.PTransform):
     """Brings the rows of each unit together and writes them in manifest order.
 
