@@ -28,7 +28,7 @@ def _initialize_transformer(transformer: Transformer, width: int) -> None:
     """Scales what is added to the residual stream down with depth."""
     attention_std = width**-0.5
     residual_std = attention_std * (2 * len(transformer.resblocks)) ** -0.5
-    for block in transformer.resblocks:
+    for block in transformer.blocks:
         nn.init.normal_(block.attn.in_proj_weight, std=attention_std)
         nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)

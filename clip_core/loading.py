@@ -22,7 +22,6 @@ from clip_core.lazy_tensor import CheckpointError, LazyTensors
 from clip_core.model import Attention, Clip, VisionTransformer
 from clip_core.preprocess import Preprocess
 from clip_core.published import SHA256, published_checkpoint
-from clip_core.resnet import ModifiedResNet
 from clip_core.tokenizer import Tokenizer
 
 BUNDLED = ("tiny",)
@@ -155,9 +154,6 @@ def cast_precision(clip: Clip, dtype: torch.dtype) -> Clip:
     clip.text_projection.data = clip.text_projection.data.to(dtype)
     if isinstance(clip.visual, VisionTransformer):
         clip.visual.proj.data = clip.visual.proj.data.to(dtype)
-    elif isinstance(clip.visual, ModifiedResNet) and dtype != torch.float32:
-        # Batch norms see the convolutions' precision; torch keeps their statistics in float32.
-        clip.visual.to(memory_format=torch.channels_last)
     return clip
 
 

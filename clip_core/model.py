@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -130,9 +131,14 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(Block(config, activation) for _ in range(config.layers))
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks, first to last."""
+        return [cast(Block, block) for block in self.resblocks]
+
     def forward(self, x: Tensor, position: Tensor, causal: bool = False) -> Tensor:
         """Maps [batch, seq, width] to [batch, width], the last block's output at `position`."""
-        *body, last = self.resblocks
+        *body, last = self.blocks
         for block in body:
             x = block(x, causal)
         return last.pooled(x, position, causal)

@@ -112,7 +112,7 @@ class Trainer:
     """
 
     def __init__(self, clip: Clip, pairs: Pairs, config: PretrainConfig, checkpoint: Path) -> None:
-        self.clip = clip.to(memory_format=torch.channels_last)
+        self.clip = clip.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pairs = pairs
         self.config = config
         self.checkpoint = checkpoint

@@ -84,6 +84,11 @@ class AttentionPool(nn.Module):
 class ModifiedResNet(nn.Module):
     """Stem, four stages of bottlenecks, attention pooling. ReLU throughout."""
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
         super().__init__()
         width = config.width

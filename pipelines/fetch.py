@@ -91,8 +91,8 @@ def _resolve(reference: str, root: str) -> str:
         raise _fault(Reason.NOT_ALLOWED, f"images from {shown} are not allowed")
     if match and not match.group(2):
         raise _fault(Reason.NOT_ALLOWED, "expected a path or a URI with `://`")
-    if match:
-        reference = scheme + reference[len(match.group(1)) :]
+    if match and scheme:
+        reference = scheme + reference[len(scheme) :]
     elif not (storage.is_local(root) and os.path.isabs(reference)):
         reference = storage.join(root, reference)
     return _canonical(reference)

@@ -183,6 +183,6 @@ def _check_beam_flags(own: Parser, rest: list[str]) -> None:
     every.parse_args(rest)
 
 
-def _subclasses(parent: type) -> list[type]:
-    children = parent.__subclasses__()
+def _subclasses(parent: type[PipelineOptions]) -> list[type[PipelineOptions]]:
+    children: list[type[PipelineOptions]] = parent.__subclasses__()
     return children + [deeper for child in children for deeper in _subclasses(child)]

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
@@ -166,7 +167,7 @@ class _Decoder:
     policy: FetchPolicy = FetchPolicy()
     limits: DecodeLimits = DecodeLimits()
 
-    def __call__(self, row: Row):  # noqa: ANN204
+    def __call__(self, row: Row) -> np.ndarray:
         return decode_image(fetch_image(row, self.policy), self.preprocess, self.limits).pixels
 
 

@@ -105,7 +105,7 @@ class _RunAhead(beam.DoFn):
             output = self._next()
             tagged = isinstance(output, TaggedOutput)
             value = output.value if tagged else output
-            windowed = WindowedValue(value, MIN_TIMESTAMP, [GlobalWindow()])
+            windowed = WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))
             yield TaggedOutput(REJECTS, windowed) if tagged else windowed
 
     def teardown(self) -> None:

@@ -107,7 +107,7 @@ def _values(
         return Fault(Reason.MALFORMED_ROW, f"expected a json object, got {type(about).__name__}")
     image = next((field for field in IMAGE_FIELDS if field in found), None)
     text = found["txt"].decode("utf-8") if "txt" in found else _first(about, TEXT_NAMES)
-    values = {name: _plain(about.get(name)) for name in unit.columns.kept}
+    values: dict[str, Any] = {name: _plain(about.get(name)) for name in unit.columns.kept}
     values["uid"] = _first(about, UID_NAMES) or storage.base_name(key)
     values["text"] = text
     values["sha256"] = about.get("sha256")

@@ -185,7 +185,7 @@ class _Pack(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for unit_id, rows in self._rows.items():
             block = unit_id, self._batch(rows)
-            yield WindowedValue(block, MIN_TIMESTAMP, [GlobalWindow()])
+            yield WindowedValue(block, MIN_TIMESTAMP, (GlobalWindow(),))
         self._rows = defaultdict(list)
 
     def _row_unit(self, record: Any) -> str:

@@ -1,0 +1,1 @@
+"""Benchmarks and measurements; run from a clone, not installed."""
