@@ -33,7 +33,7 @@ _PIECES = regex.compile(
 
 
 class TextError(ValueError):
-    """A text that cannot be tokenised: says why."""
+    """A text that does not fit the context."""
 
 
 def clean(text: str) -> str:
@@ -66,15 +66,8 @@ def base_symbols() -> tuple[str, ...]:
 
 
 def word_symbols(word: str) -> list[str]:
-    """Returns the byte symbols of a word, the last one marked as its end.
-
-    Raises:
-        TextError: if the word holds half of a surrogate pair, which no encoding can express.
-    """
-    try:
-        symbols = [byte_symbols()[value] for value in word.encode("utf-8")]
-    except UnicodeEncodeError as error:
-        raise TextError("expected Unicode text, got half of a surrogate pair") from error
+    """Returns the byte symbols of a cleaned word, the last one marked as its end."""
+    symbols = [byte_symbols()[value] for value in word.encode("utf-8")]
     return [*symbols[:-1], symbols[-1] + WORD_END]
 
 
@@ -166,10 +159,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text of any length, without start and end token.
 
-        A literal special token in the text becomes that token's id, as in the original.
-
-        Raises:
-            TextError: if the text holds half of a surrogate pair.
+        A literal special token in the text becomes that token's id, as in the original; half of a
+        surrogate pair becomes U+FFFD.
         """
         return [token for word in split_words(clean(text)) for token in self._word_ids(word)]
 
@@ -199,11 +190,7 @@ class Tokenizer:
         return sum(token >= self.start_id for token in self.encode(text))
 
     def tokenize_row(self, text: str) -> tuple[np.ndarray, bool]:
-        """Returns one row [context_length] int64, and whether the text had to be cut to fit.
-
-        Raises:
-            TextError: if the text holds half of a surrogate pair.
-        """
+        """Returns one row [context_length] int64, and whether the text had to be cut to fit."""
         row = np.zeros(self.context_length, np.int64)
         tokens = [self.start_id, *self.encode(text), self.end_id]
         truncated = len(tokens) > self.context_length
@@ -219,8 +206,7 @@ class Tokenizer:
             truncate: whether to cut a text that is too long, keeping the end token.
 
         Raises:
-            TextError: if a text is too long and `truncate` is false, or holds half of a surrogate
-                pair.
+            TextError: if a text is too long and `truncate` is false.
         """
         texts = [texts] if isinstance(texts, str) else texts
         rows = np.zeros((len(texts), self.context_length), np.int64)

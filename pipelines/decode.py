@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from clip_core.preprocess import Preprocess, resized_size
-from clip_core.tokenizer import TextError, Tokenizer
+from clip_core.tokenizer import Tokenizer
 from pipelines.records import Example, Row, RowFault
 from schemas.rejects import Reason
 
@@ -53,13 +53,10 @@ def decode_example(
     """Turns a row and its encoded image into an example.
 
     Raises:
-        RowFault: `invalid_text`, or what `decode_image` raises.
+        RowFault: as `decode_image` does.
     """
-    try:
-        tokens, truncated = tokenizer.tokenize_row(row.text or "")
-    except TextError as error:
-        raise RowFault("decode", Reason.INVALID_TEXT, str(error)) from error
     image = decode_image(data, preprocess, limits)
+    tokens, truncated = tokenizer.tokenize_row(row.text or "")
     return Example(
         row=replace(row, image_bytes=None),
         pixels=image.pixels,

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
@@ -179,7 +179,7 @@ def _check_beam_flags(own: Parser, rest: list[str]) -> None:
         if options is not EmbedOptions and "_add_argparse_args" in vars(options):
             # Some of Beam's option groups share a flag; either definition will do for a name check.
             with contextlib.suppress(argparse.ArgumentError):
-                options._add_argparse_args(every)
+                options._add_argparse_args(cast(Any, every))
     every.parse_args(rest)
 
 

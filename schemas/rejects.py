@@ -37,7 +37,6 @@ class Reason(str, Enum):
     TOO_MANY_PIXELS = "too_many_pixels"
     EXTREME_ASPECT = "extreme_aspect"
     DECODE_FAILED = "decode_failed"
-    INVALID_TEXT = "invalid_text"
     # encode
     NON_FINITE = "non_finite"
     OUT_OF_MEMORY = "out_of_memory"

@@ -1,0 +1,88 @@
+"""Shared fixtures: a small random model, pictures drawn in code, and the golden numbers."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_core.bpe_training import learn_merges
+from clip_core.config import VARIANTS
+from clip_core.initialization import initialize
+from clip_core.model import Clip
+from clip_core.saving import save_model_directory
+from clip_core.tokenizer import Tokenizer
+from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.records import Row
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    if not GOLDEN.exists():
+        pytest.skip("the golden numbers are not beside this checkout")
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    texts = ["a red circle on a white background", "a photo of a large blue star"] * 3
+    return Tokenizer(learn_merges(texts, 600), context_length=32)
+
+
+def random_clip(variant: str, tokenizer: Tokenizer, seed: int = 0) -> Clip:
+    config = VARIANTS[variant]
+    text = replace(config.text, vocab_size=tokenizer.vocab_size)
+    return initialize(Clip(replace(config, text=text)), seed).eval()
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A random ResNet as a model directory."""
+    directory = tmp_path_factory.mktemp("models") / "random-rn"
+    save_model_directory(directory, random_clip("tiny-rn", tokenizer), tokenizer)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def vit_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A random ViT as a model directory."""
+    directory = tmp_path_factory.mktemp("models") / "random-vit"
+    save_model_directory(directory, random_clip("tiny-vit", tokenizer, 1), tokenizer)
+    return directory
+
+
+def make_image(width: int = 80, height: int = 70, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """Smooth colours with some noise, so that resampling matters."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:1 : height * 1j, 0:1 : width * 1j]
+    base = np.stack([x, y, 1 - x], axis=-1) * 200 + rng.integers(0, 50, (height, width, 3))
+    return Image.fromarray(base.astype(np.uint8)).convert(mode)
+
+
+def encode_image(image: Image.Image, kind: str = "PNG", **settings: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def make_row(number: int = 0, **changes: object) -> Row:
+    row = Row(
+        unit_id="unit-0",
+        uid=f"row-{number}",
+        source="/data/manifest.jsonl",
+        source_row=number,
+        url=f"{number}.png",
+        text=f"a red circle number {number}",
+        image_root="/data",
+    )
+    return replace(row, **changes)
+
+
+def plan(pattern: object, **settings: object):
+    return plan_units(ManifestRequest(patterns=(str(pattern),), **settings))
