@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from clip_core.config import ClipConfig
 from clip_core.model import Clip, Transformer, VisionTransformer
 from clip_core.resnet import Bottleneck, ModifiedResNet
 
 
 @torch.no_grad()
-def initialize(model: Clip, seed: int) -> Clip:
-    """Fills `model` with the paper's random weights; the same seed gives the same weights."""
-    torch.manual_seed(seed)
+def new_model(config: ClipConfig, seed: int) -> Clip:
+    """Builds a model with the paper's random weights; the same seed gives the same weights."""
+    torch.manual_seed(seed)  # before building: convolutions keep torch's own initialisation
+    model = Clip(config)
     nn.init.normal_(model.token_embedding.weight, std=0.02)
     nn.init.normal_(model.positional_embedding, std=0.01)
     nn.init.normal_(model.text_projection, std=model.config.text.width**-0.5)

@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from clip_core.bpe_training import learn_merges
 from clip_core.config import VARIANTS, ClipConfig
-from clip_core.initialization import initialize
-from clip_core.model import Clip
+from clip_core.initialization import new_model
 from clip_core.preprocess import Preprocess
 from clip_core.pretraining import (
     Pairs,
@@ -115,7 +114,7 @@ def pretrain(
     tokenizer = _tokenizer(variant, data.train.captions)
     text = replace(variant.text, vocab_size=tokenizer.vocab_size)
     model_config = replace(variant, text=text)
-    clip = initialize(Clip(model_config), config.seed).to(_device(options.device))
+    clip = new_model(model_config, config.seed).to(_device(options.device))
     trainer = Trainer(
         clip, _pairs(data.train, tokenizer), config, options.output / "training" / "checkpoint.pt"
     )

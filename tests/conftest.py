@@ -12,7 +12,7 @@ from PIL import Image
 
 from clip_core.bpe_training import learn_merges
 from clip_core.config import VARIANTS
-from clip_core.initialization import initialize
+from clip_core.initialization import new_model
 from clip_core.model import Clip
 from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ def tokenizer() -> Tokenizer:
 def random_clip(variant: str, tokenizer: Tokenizer, seed: int = 0) -> Clip:
     config = VARIANTS[variant]
     text = replace(config.text, vocab_size=tokenizer.vocab_size)
-    return initialize(Clip(replace(config, text=text)), seed).eval()
+    return new_model(replace(config, text=text), seed).eval()
 
 
 @pytest.fixture(scope="session")

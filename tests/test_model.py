@@ -8,7 +8,7 @@ from conftest import random_clip
 
 import clip_core
 from clip_core.config import VARIANTS
-from clip_core.initialization import initialize
+from clip_core.initialization import new_model
 from clip_core.model import Clip, l2_normalize, quick_gelu
 from clip_core.resnet import AttentionPool
 
@@ -174,7 +174,7 @@ def test_resnet_stem_equals_plain_convolutions(tokenizer):
 
 
 def test_initialisation_is_a_function_of_the_seed():
-    first, again, other = (initialize(Clip(VARIANTS["tiny-rn"]), seed) for seed in (1, 1, 2))
+    first, again, other = (new_model(VARIANTS["tiny-rn"], seed) for seed in (1, 1, 2))
     assert torch.equal(first.visual.conv1.weight, again.visual.conv1.weight)
     assert torch.equal(first.text_projection, again.text_projection)
     assert not torch.equal(first.text_projection, other.text_projection)
