@@ -121,24 +121,39 @@ def word(meaning: Meaning, rng: np.random.Generator) -> str:
 def _single(scene: Scene, rng: np.random.Generator) -> Meaning:
     item = scene.objects[0]
     draw, tell_size, tell_background = rng.random(3)
-    size = _size_word(item)
-    if draw < NAMES_BOTH:
-        mention = Mention(item.shape, item.colour, size if tell_size < 0.4 else None)
-        return Meaning((mention,), scene.background if tell_background < 0.4 else None)
-    background = scene.background if tell_background < 0.75 else None
-    if draw < NAMES_BOTH + NAMES_SHAPE_ONLY:
-        return Meaning((Mention(item.shape, None, size if tell_size < 0.75 else None),), background)
-    return Meaning((Mention(None, item.colour, size if tell_size < 0.4 else None),), background)
+    says_shape, says_colour = _says(draw)
+    mention = Mention(
+        item.shape if says_shape else None,
+        item.colour if says_colour else None,
+        # A caption that names the shape alone says more about the rest.
+        _size_word(item) if tell_size < (0.4 if says_colour else 0.75) else None,
+    )
+    tells = tell_background < (0.5 if says_shape and says_colour else 0.75)
+    return Meaning((mention,), scene.background if tells else None)
 
 
 def _group(scene: Scene, rng: np.random.Generator) -> Meaning:
-    tell_count, tell_background = rng.random(2)
-    order = rng.permutation(len(scene.objects))
-    mentions = tuple(Mention(scene.objects[i].shape, scene.objects[i].colour) for i in order)
+    draw, tell_count, tell_background = rng.random(3)
+    says_shape, says_colour = _says(draw)
+    mentions = tuple(
+        Mention(
+            scene.objects[i].shape if says_shape else None,
+            scene.objects[i].colour if says_colour else None,
+        )
+        for i in rng.permutation(len(scene.objects))
+    )
     return Meaning(
         mentions,
         scene.background if tell_background < 0.3 else None,
         len(mentions) if tell_count < 0.3 else None,
+    )
+
+
+def _says(draw: float) -> tuple[bool, bool]:
+    """Decides whether a caption names shapes, and whether it names colours."""
+    return (
+        draw < NAMES_BOTH + NAMES_SHAPE_ONLY,
+        not NAMES_BOTH <= draw < NAMES_BOTH + NAMES_SHAPE_ONLY,
     )
 
 

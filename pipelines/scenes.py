@@ -42,7 +42,8 @@ SUPERSAMPLING = 4
 MAX_TILT = 0.25  # radians: a square tilted freely would be a diamond
 ONE_OBJECT_SHARE = 0.7
 SINGLE_DIAMETERS = (0.28, 0.90)  # of the central square's side
-GROUP_DIAMETERS = (0.24, 0.38)
+GROUP_DIAMETERS = (0.28, 0.42)
+THREE_SHARE = 0.33  # of the scenes with more than one object
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def random_scene(rng: np.random.Generator, pairs: str = "all", one_object: bool 
     if pairs == "unseen" or one_object or rng.random() < ONE_OBJECT_SHARE:
         diameters = [rng.uniform(*SINGLE_DIAMETERS)]
     else:
-        diameters = list(rng.uniform(*GROUP_DIAMETERS, size=rng.integers(2, 4)))
+        count = 3 if rng.random() < THREE_SHARE else 2
+        diameters = list(rng.uniform(*GROUP_DIAMETERS, size=count))
     return Scene(background, _place(rng, diameters, pairs))
 
 

@@ -60,7 +60,7 @@ def vit_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> P
 def make_image(width: int = 80, height: int = 70, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """Smooth colours with some noise, so that resampling matters."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:1 : height * 1j, 0:1 : width * 1j]
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     base = np.stack([x, y, 1 - x], axis=-1) * 200 + rng.integers(0, 50, (height, width, 3))
     return Image.fromarray(base.astype(np.uint8)).convert(mode)
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from pipelines.captions import Meaning, Mention, is_true, swap_word, write_caption
-from pipelines.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneObject, random_scene, scene_rng
+from pipelines.scenes import (
+    COLOURS,
+    HELD_OUT_PAIRS,
+    SHAPES,
+    Scene,
+    SceneObject,
+    random_scene,
+    scene_rng,
+)
 
 
 def item(shape="circle", colour="red", diameter=0.7):
@@ -75,7 +83,9 @@ def test_word_swap_changes_one_word_and_the_truth(kind):
         scene = random_scene(rng)
         true, false = swap_word(scene, rng, kind)
         assert is_true(true.meaning, scene) and not is_true(false.meaning, scene)
-        before, after = (re.sub(r"\ban\b", "a", c.text).replace(",", "").split() for c in (true, false))
+        before, after = (
+            re.sub(r"\ban\b", "a", c.text).replace(",", "").split() for c in (true, false)
+        )
         changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
         assert len(changed) == 1 and set(changed[0]) <= words
 

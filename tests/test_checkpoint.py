@@ -122,7 +122,9 @@ def test_legacy_pickle_is_read_by_the_restricted_unpickler(model_dir, tmp_path, 
 
 def test_query_key_value_are_stacked_in_this_order():
     parts = {letter: torch.full((2, 2), float(i)) for i, letter in enumerate("qkv")}
-    names = {f"text_model.encoder.layers.0.self_attn.{k}_proj.weight": lazy(v) for k, v in parts.items()}
+    names = {
+        f"text_model.encoder.layers.0.self_attn.{k}_proj.weight": lazy(v) for k, v in parts.items()
+    }
     stacked = key_maps.from_hugging_face(names)["transformer.resblocks.0.attn.in_proj_weight"]
     assert stacked.shape == (6, 2)
     assert stacked.load()[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
@@ -138,6 +140,8 @@ def test_square_projection_is_transposed_by_its_name_alone():
 
 def test_names_survive_the_way_to_hugging_face_and_back(vit_dir):
     state = load_file(vit_dir / WEIGHTS)
-    back = key_maps.from_hugging_face({n: lazy(t) for n, t in key_maps.to_hugging_face(state).items()})
+    back = key_maps.from_hugging_face(
+        {n: lazy(t) for n, t in key_maps.to_hugging_face(state).items()}
+    )
     assert set(back) == set(state)
     assert all(torch.equal(back[name].load(), state[name]) for name in state)

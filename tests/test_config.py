@@ -46,7 +46,10 @@ def test_tiny_variants_are_in_the_table(name):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: VitConfig(32, 64, 64, 1, 1), "`patch_size` must be at most `image_size` 32, got 64"),
+        (
+            lambda: VitConfig(32, 64, 64, 1, 1),
+            "`patch_size` must be at most `image_size` 32, got 64",
+        ),
         (lambda: VitConfig(32, 8, 0, 1, 1), "`width` must be a positive int, got 0"),
         (lambda: VitConfig(32, 8, 64, 1, 3), "vision width 64 is not divisible by its 3 heads"),
         (lambda: ResNetConfig(60, 16, (1, 1, 1, 1), 8), "multiple of 32, got 60"),

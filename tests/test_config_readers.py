@@ -46,7 +46,10 @@ def test_hugging_face_defaults_are_vit_b_32():
 
 
 def test_legacy_hugging_face_dict_wins():
-    document = {"text_config": {"num_hidden_layers": 3}, "text_config_dict": {"num_hidden_layers": 5}}
+    document = {
+        "text_config": {"num_hidden_layers": 3},
+        "text_config_dict": {"num_hidden_layers": 5},
+    }
     assert config_from_hugging_face(document, {}).text.layers == 5
     document["text_config_dict"] = None
     assert config_from_hugging_face(document, {}).text.layers == 3

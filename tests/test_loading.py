@@ -234,7 +234,9 @@ def test_vocabulary_of_another_model_is_refused(model_dir, tmp_path):
 def test_published_name_offline_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
     monkeypatch.setenv(published.CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setattr(published, "_ADDRESS", "http://127.0.0.1:9/{sha256}/{file}")
-    with pytest.raises(CheckpointError, match=rf"fetch http.*RN50.pt elsewhere.*{tmp_path}/RN50.pt"):
+    with pytest.raises(
+        CheckpointError, match=rf"fetch http.*RN50.pt elsewhere.*{tmp_path}/RN50.pt"
+    ):
         clip_core.load("RN50")
 
 

@@ -46,7 +46,9 @@ def test_picture_of_the_right_size_is_not_resampled():
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
 def test_every_mode_gives_three_channels(mode):
-    image = make_image(mode="L").convert("I").convert(mode) if mode == "I;16" else make_image(mode=mode)
+    image = (
+        make_image(mode="L").convert("I").convert(mode) if mode == "I;16" else make_image(mode=mode)
+    )
     pixels = Preprocess(32).to_pixels(image)
     assert pixels.shape == (3, 32, 32)
     assert pixels.dtype == np.uint8
