@@ -48,14 +48,15 @@ class _Checked(io.RawIOBase):
     """Gives the errors of all decoders one name."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+        # `read1` hands out what is there; `read` would lose what it gathered before the damage.
+        self._read = getattr(stream, "read1", stream.read)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         try:
-            data = self._stream.read(len(buffer))
+            data = self._read(len(buffer))
         except DAMAGE_ERRORS as error:
             raise DamagedStream(f"the compressed data is damaged or cut short: {error}") from error
         except OSError as error:  # bz2 reports corrupt data as a plain OSError

@@ -160,7 +160,9 @@ def _plan_file(uri: str, kind: str, request: ManifestRequest) -> _FilePlan:
 def _plan_parquet(whole: Unit, request: ManifestRequest) -> _FilePlan:
     try:
         schema, rows = read_footer(whole.uri)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the store's fault, not the file's
+            raise
         damage = f"not a whole Parquet file: {error}"
         return _FilePlan([replace(whole, damage=damage)], [], readable=False)
     columns = _columns(schema, whole.uri, request)

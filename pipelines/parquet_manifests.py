@@ -21,7 +21,8 @@ def read_footer(uri: str) -> tuple[pa.Schema, int]:
     """Returns the schema and the number of rows of a file.
 
     Raises:
-        pyarrow.ArrowInvalid: if it is not a Parquet file, or cut short.
+        pyarrow.ArrowException: if it is not a Parquet file, or cut short; Arrow also raises OSError
+            without an error number for it.
         OSError: as the filesystem reports it.
     """
     with storage.open_input(uri) as file:
@@ -31,7 +32,9 @@ def read_footer(uri: str) -> tuple[pa.Schema, int]:
 
 def read_parquet(unit: Unit) -> Iterator[RawRow]:
     """Yields the rows of a unit, in order, reading only the row groups and columns it needs."""
-    begin, end = unit.first_row, unit.first_row + (unit.rows or 0)
+    if not unit.rows:  # nothing but damage, which the plan has noted
+        return
+    begin, end = unit.first_row, unit.first_row + unit.rows
     with storage.open_input(unit.uri) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         first = 0

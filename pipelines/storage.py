@@ -31,9 +31,10 @@ def is_local(uri: str) -> bool:
 
 
 def normalize(uri: str) -> str:
-    """Returns an absolute path for a local file, other URIs unchanged but for a final slash."""
+    """Returns an absolute path for a local file, other URIs without slashes at either end."""
     if not is_local(uri):
-        return uri if uri.endswith("://") else uri.rstrip("/")
+        scheme, _, path = uri.partition("://")
+        return f"{scheme}://{path.strip('/')}"
     path = uri.removeprefix("local://").removeprefix("file://")
     return os.path.abspath(path)
 

@@ -1,0 +1,137 @@
+import hashlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import encode_image, make_image, make_row
+from PIL import Image, ImageFile
+
+from clip_core.preprocess import Preprocess
+from pipelines.decode import DecodeLimits, decode_example, decode_image
+from pipelines.records import RowFault
+from schemas.rejects import Reason
+
+PREPROCESS, LIMITS = Preprocess(32), DecodeLimits()
+
+
+def fault_of(data, preprocess=PREPROCESS, limits=LIMITS):
+    with pytest.raises(RowFault) as fault:
+        decode_image(data, preprocess, limits)
+    assert fault.value.stage == "decode"
+    return fault.value
+
+
+def bare_png(width, height):
+    """A PNG header that claims a size, over almost no data."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((1 + (width + 7) // 8) * min(height, 70_000)))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+def test_golden_images_decode_equal_or_are_refused(golden):
+    arrays = np.load(golden / "pixels_224.npz")
+    reasons = {}
+    for path in sorted((golden / "images").iterdir()):
+        try:
+            found = decode_image(path.read_bytes(), Preprocess(224), LIMITS)
+        except RowFault as fault:
+            reasons[path.name] = fault.reason
+        else:
+            assert (found.pixels == arrays[path.name]).all(), path.name
+    assert reasons == {
+        "bad_bomb.png": Reason.TOO_MANY_PIXELS,
+        "bad_html.jpg": Reason.NOT_AN_IMAGE,
+        "bad_truncated.jpg": Reason.TRUNCATED_IMAGE,
+    }
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_every_allowed_format_is_decoded(kind):
+    found = decode_image(encode_image(make_image(90, 50), kind), PREPROCESS, LIMITS)
+    assert found.pixels.shape == (3, 32, 32)
+    assert (found.original_width, found.original_height) == (90, 50)
+
+
+def test_example_carries_what_the_tables_need(tokenizer):
+    data = encode_image(make_image(90, 50))
+    row = make_row(text="a red circle", image_bytes=data)
+    example = decode_example(row, data, PREPROCESS, tokenizer, LIMITS)
+    assert example.sha256 == hashlib.sha256(data).hexdigest()
+    assert example.row.image_bytes is None and example.row.uid == row.uid
+    assert example.tokens.shape == (32,) and not example.text_truncated
+    long = decode_example(make_row(text="circle " * 99), data, PREPROCESS, tokenizer, LIMITS)
+    assert long.text_truncated and long.tokens[-1] == tokenizer.end_id
+
+
+@pytest.mark.parametrize("data", [b"", b"<html></html>", b"\0" * 100, b"GIF", bytes(range(256))])
+def test_what_is_no_image_is_refused(data):
+    assert fault_of(data).reason is Reason.NOT_AN_IMAGE
+
+
+def test_format_outside_the_allowlist_is_named():
+    fault = fault_of(encode_image(make_image(), "ICO"))
+    assert fault.reason is Reason.UNSUPPORTED_FORMAT
+    assert fault.detail.startswith("ICO")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_cut_image_is_refused(kind, share):
+    data = encode_image(make_image(200, 200), kind)
+    assert fault_of(data[: int(len(data) * share)]).reason in (
+        Reason.TRUNCATED_IMAGE,
+        Reason.DECODE_FAILED,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((60_000, 60_000), Reason.TOO_MANY_PIXELS),
+        ((13_000, 13_000), Reason.TOO_MANY_PIXELS),
+        ((10_000, 9_000), Reason.TOO_MANY_PIXELS),
+        ((1, 5_000), Reason.EXTREME_ASPECT),
+        ((1, 60_000), Reason.EXTREME_ASPECT),
+        ((60_000, 1), Reason.EXTREME_ASPECT),
+    ],
+)
+def test_bomb_is_refused_before_it_is_decoded(size, reason, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("was decoded"))
+    assert fault_of(bare_png(*size), Preprocess(224)).reason is reason
+
+
+def test_bit_flips_and_cuts_never_raise_anything_else():
+    rng = np.random.default_rng(0)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+        whole = encode_image(make_image(40, 30), kind)
+        for _ in range(60):
+            data = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+            try:
+                decode_image(bytes(data), PREPROCESS, LIMITS)
+            except RowFault as fault:
+                assert "0x" not in fault.detail
+
+
+def test_first_frame_of_an_animation_counts():
+    frames = [make_image(64, 64, seed=n).quantize() for n in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    expected = PREPROCESS.to_pixels(Image.open(io.BytesIO(buffer.getvalue())))
+    assert (decode_image(buffer.getvalue(), PREPROCESS, LIMITS).pixels == expected).all()
+
+
+def test_pillow_told_to_accept_cut_images_is_refused(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES to be False"):
+        decode_image(b"", PREPROCESS, LIMITS)

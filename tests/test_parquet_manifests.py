@@ -1,0 +1,130 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import plan
+
+from pipelines.read import read_unit
+from pipelines.records import Reject, Row
+from schemas.manifest import ManifestError
+from schemas.rejects import Reason
+
+
+def write(path, columns, **settings):
+    pq.write_table(pa.table(columns), path, **settings)
+    return path
+
+
+def records(path, **settings):
+    return [record for unit in plan(path, **settings).units for record in read_unit(unit)]
+
+
+def columns_of(rows):
+    return {"url": [f"{n}.jpg" for n in range(rows)], "text": [f"caption {n}" for n in range(rows)]}
+
+
+@pytest.mark.parametrize("row_group_size", [1, 3, 10, 100])
+@pytest.mark.parametrize("rows_per_unit", [1, 4, 100])
+def test_slices_hold_every_row_once_whatever_the_row_groups(
+    tmp_path, row_group_size, rows_per_unit
+):
+    path = write(tmp_path / "m.parquet", columns_of(10), row_group_size=row_group_size)
+    found = records(path, rows_per_unit=rows_per_unit)
+    assert [row.source_row for row in found] == list(range(10))
+    assert [row.text for row in found] == columns_of(10)["text"]
+
+
+def test_inline_bytes_and_hugging_face_struct_give_image_bytes(tmp_path):
+    path = write(tmp_path / "a.parquet", {"jpg": [b"abc"], "url": ["u"], "text": ["x"]})
+    row = records(path)[0]
+    assert (row.image_bytes, row.url) == (b"abc", "u")
+    path = write(
+        tmp_path / "b.parquet", {"image": [{"bytes": b"abc", "path": "p.jpg"}], "text": ["x"]}
+    )
+    row = records(path)[0]
+    assert (row.image_bytes, row.url) == (b"abc", "p.jpg")
+
+
+def test_null_image_bytes_are_a_missing_image(tmp_path):
+    path = write(
+        tmp_path / "m.parquet",
+        {"image_bytes": pa.array([None, b"x"], pa.binary()), "text": ["a", "b"]},
+    )
+    found = records(path)
+    assert found[0].reason is Reason.MISSING_IMAGE and found[0].row.text == "a"
+    assert isinstance(found[1], Row)
+
+
+def test_ids_hashes_and_kept_columns_come_along(tmp_path):
+    more = {"id": [7], "sha256": ["ab"], "license": [{"name": "cc", "year": 2020}]}
+    path = write(tmp_path / "m.parquet", columns_of(1) | more)
+    found = plan(path, keep_columns=("license",))
+    row = next(iter(read_unit(found.units[0])))
+    assert (row.uid, row.expected_sha256) == ("7", "ab")
+    assert row.kept == {"license": {"name": "cc", "year": 2020}}
+    assert pa.types.is_struct(found.kept.field("license").type)
+
+
+def test_rows_without_an_id_are_named_by_their_content(tmp_path):
+    path = write(tmp_path / "m.parquet", {"url": ["a", "ab", "a"], "text": ["bc", "c", "bc"]})
+    first, second, third = (row.uid for row in records(path))
+    assert first == third != second
+    assert len(first) == 32 and int(first, 16) >= 0
+
+
+def test_dictionary_columns_are_read(tmp_path):
+    texts = pa.array(["a", "b", "a"]).dictionary_encode()
+    path = write(tmp_path / "m.parquet", {"url": ["1", "2", "3"], "text": texts})
+    assert [row.text for row in records(path)] == ["a", "b", "a"]
+
+
+def test_invalid_utf8_costs_its_row(tmp_path):
+    texts = pa.array([b"good", b"\xff", b"fine"]).view(pa.string())
+    path = write(tmp_path / "m.parquet", {"url": ["1", "2", "3"], "text": texts})
+    found = records(path)
+    assert [getattr(record, "reason", None) for record in found] == [
+        None,
+        Reason.MALFORMED_ROW,
+        None,
+    ]
+
+
+def test_damaged_row_group_costs_its_own_rows(tmp_path):
+    path = write(
+        tmp_path / "m.parquet",
+        columns_of(30),
+        row_group_size=10,
+        write_page_checksum=True,
+        compression="none",
+        use_dictionary=False,
+    )
+    data = bytearray(path.read_bytes())
+    data[data.find(b"caption 15") + 4] ^= 1
+    path.write_bytes(data)
+    found = records(path, rows_per_unit=7)
+    lost = [r.row.source_row for r in found if isinstance(r, Reject)]
+    assert len(found) == 30
+    assert lost == list(range(10, 20))
+    assert {r.reason for r in found if isinstance(r, Reject)} == {Reason.MANIFEST_UNREADABLE}
+
+
+def test_cut_file_is_one_reject_among_good_files(tmp_path):
+    write(tmp_path / "a.parquet", columns_of(3))
+    whole = write(tmp_path / "b.parquet", columns_of(3)).read_bytes()
+    (tmp_path / "b.parquet").write_bytes(whole[:-10])
+    found = records(tmp_path)
+    assert plan(tmp_path).rows == len(found) == 4
+    assert found[-1].reason is Reason.MANIFEST_UNREADABLE
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>", b"PAR1" + bytes(50) + b"PAR1"])
+def test_manifest_of_which_nothing_is_readable_is_refused(tmp_path, content):
+    (tmp_path / "m.parquet").write_bytes(content)
+    with pytest.raises(ManifestError, match="no manifest file is readable; .*m.parquet"):
+        plan(tmp_path / "m.parquet")
+
+
+def test_file_without_rows_has_no_units(tmp_path):
+    empty = pa.array([], pa.string())
+    path = write(tmp_path / "m.parquet", {"url": empty, "text": empty})
+    assert plan(path).units == ()
+    assert plan(path).rows == 0

@@ -1,0 +1,88 @@
+import os
+
+import fsspec
+import pytest
+
+from pipelines import storage
+
+
+@pytest.fixture
+def memory():
+    filesystem = fsspec.filesystem("memory")
+    filesystem.store.clear()
+    yield filesystem
+    filesystem.store.clear()
+
+
+def test_local_names_are_absolute_and_lose_their_scheme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.normalize("a/../b.csv") == str(tmp_path / "b.csv")
+    assert storage.normalize(f"file://{tmp_path}/b.csv") == str(tmp_path / "b.csv")
+    assert storage.normalize("gs://bucket/dir/") == "gs://bucket/dir"
+
+
+def test_parent_and_base_name():
+    assert storage.parent("gs://bucket/a/b.csv") == "gs://bucket/a"
+    assert storage.parent("/data/b.csv") == "/data"
+    assert storage.base_name("gs://bucket/a/b.csv") == "b.csv"
+
+
+@pytest.mark.parametrize("root", ["local", "memory"])
+def test_written_file_reads_back(tmp_path, memory, root):
+    root = str(tmp_path) if root == "local" else "memory://box"
+    uri = storage.join(root, "deep", "file.bin")
+    storage.write_atomically(uri, b"first")
+    storage.write_atomically(uri, b"second")
+    assert storage.exists(uri)
+    assert storage.file_size(uri) == 6
+    assert storage.read_bytes(uri, 3) == b"seco"  # one more than asked, to show there is more
+    assert storage.list_files(storage.join(root, "deep")) == [uri]
+    storage.remove_tree(root)
+    assert not storage.exists(uri)
+
+
+def test_failed_write_leaves_neither_file_nor_partial(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.write_atomically(str(tmp_path / "file"), b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_expands_to_visible_files_at_any_depth(tmp_path):
+    for name in ("b.csv", "a.csv", "_truth.csv", ".hidden.csv", "sub/c.csv", "_tmp/d.csv"):
+        storage.write_atomically(str(tmp_path / name), b"x")
+    names = [os.path.relpath(uri, tmp_path) for uri in storage.expand(str(tmp_path))]
+    assert names == ["a.csv", "b.csv", "sub/c.csv"]
+
+
+def test_glob_leaves_underscored_files_out_unless_it_names_them(tmp_path):
+    for name in ("a.csv", "_a.csv"):
+        storage.write_atomically(str(tmp_path / name), b"x")
+    assert storage.expand(str(tmp_path / "*.csv")) == [str(tmp_path / "a.csv")]
+    assert storage.expand(str(tmp_path / "_*.csv")) == [str(tmp_path / "_a.csv")]
+
+
+def test_glob_on_another_filesystem(memory):
+    for name in ("b.csv", "a.csv"):
+        memory.pipe(f"/box/{name}", b"x")
+    assert storage.expand("memory://box/*.csv") == ["memory://box/a.csv", "memory://box/b.csv"]
+
+
+def test_nothing_expands_to_nothing(tmp_path):
+    assert storage.expand(str(tmp_path / "none.csv")) == []
+    assert storage.list_files(str(tmp_path / "none")) == []
+
+
+def test_missing_file_and_directory_are_told_apart(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        storage.file_size(str(tmp_path / "none"))
+    with pytest.raises(IsADirectoryError):
+        storage.file_size(str(tmp_path))
+
+
+def test_unknown_filesystem_is_one_sentence():
+    with pytest.raises(storage.StorageError, match="no filesystem for nosuch:// is installed"):
+        storage.open_input("nosuch://a/b")

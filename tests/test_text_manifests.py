@@ -1,0 +1,182 @@
+import csv
+import gzip
+import io
+import json
+import random
+
+import pyarrow as pa
+import pytest
+from conftest import plan
+
+from pipelines import raw_rows, text_manifests
+from pipelines.read import read_unit
+from pipelines.records import Reject, Row
+from schemas.manifest import ManifestError
+from schemas.rejects import Reason
+
+
+def write(path, data):
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def records(path, **settings):
+    return [record for unit in plan(path, **settings).units for record in read_unit(unit)]
+
+
+def texts(found):
+    return [record.text if isinstance(record, Row) else record.reason for record in found]
+
+
+def jsonl(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+ROWS = [{"url": f"{n}.jpg", "text": f"caption {n}"} for n in range(25)]
+
+
+@pytest.mark.parametrize("rows_per_unit", [1, 7, 25, 100])
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "csv.gz", "tsv"])
+def test_slices_hold_every_row_once_in_order(tmp_path, suffix, rows_per_unit):
+    buffer = io.StringIO()
+    if "jsonl" in suffix:
+        buffer.write(jsonl(*ROWS))
+    else:
+        delimiter = "\t" if suffix == "tsv" else ","
+        writer = csv.DictWriter(buffer, ["url", "text"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+    data = buffer.getvalue().encode()
+    path = write(tmp_path / f"m.{suffix}", gzip.compress(data) if "gz" in suffix else data)
+    found = records(path, rows_per_unit=rows_per_unit)
+    assert [row.source_row for row in found] == list(range(25))
+    assert texts(found) == [row["text"] for row in ROWS]
+    assert plan(path, rows_per_unit=rows_per_unit).rows == 25
+
+
+def test_csv_field_may_hold_line_breaks_quotes_and_delimiters(tmp_path):
+    data = 'url,text\na.jpg,"two\nlines, ""quoted"""\nb.jpg,plain\n'
+    path = write(tmp_path / "m.csv", data)
+    assert texts(records(path, rows_per_unit=1)) == ['two\nlines, "quoted"', "plain"]
+
+
+def test_ragged_csv_rows_are_rejected_alone(tmp_path):
+    path = write(tmp_path / "m.csv", "url,text\na.jpg\nb.jpg,ok\nc.jpg,x,y\n")
+    found = records(path)
+    assert texts(found) == [Reason.MALFORMED_ROW, "ok", Reason.MALFORMED_ROW]
+    assert found[0].detail == "expected 2 fields, got 1"
+
+
+def test_byte_order_mark_is_not_part_of_a_name(tmp_path):
+    path = write(tmp_path / "m.csv", b"\xef\xbb\xbfurl,text\na.jpg,ok\n")
+    assert texts(records(path)) == ["ok"]
+
+
+def test_utf16_is_refused_with_the_remedy(tmp_path):
+    path = write(tmp_path / "m.csv", "url,text\na.jpg,ok\n".encode("utf-16"))
+    with pytest.raises(ManifestError, match="expected a manifest in UTF-8, got UTF-16"):
+        plan(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["not json", "[1]", "null", '"text"', "3", '{"url": "a.jpg", "text": 3}', '{"url": 3, "text": "x"}',
+     "{" * 3000, '{"a":' * 50_000],
+)  # fmt: skip
+def test_line_that_is_no_row_is_rejected_alone(tmp_path, line):
+    path = write(tmp_path / "m.jsonl", jsonl(ROWS[0]) + line + "\n" + jsonl(ROWS[1]))
+    assert texts(records(path)) == ["caption 0", Reason.MALFORMED_ROW, "caption 1"]
+
+
+def test_bytes_that_are_not_utf8_cost_their_row(tmp_path):
+    data = jsonl(ROWS[0]).encode() + b'{"url": "a.jpg", "text": "\xff"}\n' + jsonl(ROWS[1]).encode()
+    found = records(write(tmp_path / "m.jsonl", data))
+    assert texts(found) == ["caption 0", Reason.MALFORMED_ROW, "caption 1"]
+    found = records(write(tmp_path / "m.csv", b"url,text\na.jpg,\xff\nb.jpg,ok\n"))
+    assert texts(found) == [Reason.MALFORMED_ROW, "ok"]
+
+
+def test_blank_lines_are_no_rows(tmp_path):
+    path = write(tmp_path / "m.jsonl", "\n" + jsonl(ROWS[0]) + "  \n\n" + jsonl(ROWS[1]).strip())
+    found = records(path)
+    assert [row.source_row for row in found] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"text": "x"}, Reason.MISSING_IMAGE),
+        ({"url": None, "text": "x"}, Reason.MISSING_IMAGE),
+        ({"url": "", "text": "x"}, Reason.MISSING_IMAGE),
+        ({"url": "a.jpg"}, Reason.EMPTY_TEXT),
+        ({"url": "a.jpg", "text": None}, Reason.EMPTY_TEXT),
+        ({"url": "a.jpg", "text": " \n"}, Reason.EMPTY_TEXT),
+    ],
+)
+def test_row_without_image_or_caption_is_rejected(tmp_path, row, reason):
+    found = records(write(tmp_path / "m.jsonl", jsonl(ROWS[0], row)))
+    assert isinstance(found[1], Reject)
+    assert (found[1].stage, found[1].reason) == ("read", reason)
+    assert found[1].row.url == (row.get("url") or row.get("url"))
+
+
+def test_overlong_line_is_rejected_without_its_neighbours(tmp_path, monkeypatch):
+    for module in (raw_rows, text_manifests):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
+    long = {"url": "a.jpg", "text": "x" * 1000}
+    path = write(tmp_path / "m.jsonl", jsonl(ROWS[0], long, ROWS[1]))
+    assert texts(records(path, rows_per_unit=1)) == ["caption 0", Reason.MALFORMED_ROW, "caption 1"]
+    path = write(tmp_path / "m.csv", f"url,text\na.jpg,ok\nb.jpg,{'x' * 1000}\nc.jpg,fine\n")
+    assert texts(records(path, rows_per_unit=1)) == ["ok", Reason.MALFORMED_ROW, "fine"]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_cut_compressed_manifest_is_reported(tmp_path, share):
+    rng = random.Random(0)
+    rows = [{"url": f"{n}.jpg", "text": f"caption {rng.random()}"} for n in range(2000)]
+    whole = gzip.compress(jsonl(*rows).encode())
+    path = write(tmp_path / "m.jsonl.gz", whole[: int(len(whole) * share)])
+    found = records(path, rows_per_unit=300)
+    assert plan(path, rows_per_unit=300).rows == len(found)
+    assert found[-1].reason == Reason.MANIFEST_TRUNCATED
+    assert all(isinstance(record, Row) for record in found[:-1])
+    assert texts(found[:-1]) == [row["text"] for row in rows[: len(found) - 1]]
+
+
+def test_manifest_that_shrank_since_it_was_planned_loses_no_row_silently(tmp_path):
+    path = write(tmp_path / "m.jsonl", jsonl(*ROWS))
+    unit = plan(path).units[0]
+    write(path, jsonl(*ROWS[:20]))
+    found = list(read_unit(unit))
+    assert len(found) == 25
+    assert texts(found)[20:] == [Reason.MANIFEST_TRUNCATED] * 5
+
+
+def test_empty_files_have_no_rows(tmp_path):
+    assert plan(write(tmp_path / "m.jsonl", "")).rows == 0
+    assert plan(write(tmp_path / "m.csv", "url,text\n")).rows == 0
+    with pytest.raises(ManifestError, match="expected a header line"):
+        plan(write(tmp_path / "n.csv", ""))
+
+
+def test_kept_json_columns_get_the_type_all_rows_share(tmp_path):
+    extra = [{"a": 1, "b": 1, "c": True, "d": [1], "e": 1}, {"a": 2, "b": 1.5, "c": None, "e": "x"}]
+    rows = [row | more for row, more in zip(ROWS, extra, strict=False)]
+    found = plan(write(tmp_path / "m.jsonl", jsonl(*rows)), keep_columns=("a", "b", "c", "d", "e"))
+    types = [pa.int64(), pa.float64(), pa.bool_(), pa.string(), pa.string()]
+    assert [field.type for field in found.kept] == types
+    kept = [dict(row.kept) for row in read_unit(found.units[0])]
+    assert kept[0] == {"a": 1, "b": 1, "c": True, "d": "[1]", "e": 1}
+
+
+def test_random_bytes_never_raise_and_never_lose_a_record(tmp_path):
+    rng = random.Random(1)
+    alphabet = [b'"', b",", b"\n", b"\r", b"{", b"}", b"url", b"\xff", b"\0", b" ", b"text", b":"]
+    for round_number in range(150):
+        body = b"".join(rng.choice(alphabet) for _ in range(rng.randrange(200)))
+        path = write(tmp_path / f"{round_number}.csv", b"url,text\nx.jpg,ok\n" + body)
+        found = plan(path, rows_per_unit=3)
+        assert sum(1 for unit in found.units for _ in read_unit(unit)) == found.rows
+        path = write(tmp_path / f"{round_number}.jsonl", jsonl(ROWS[0]).encode() + body)
+        found = plan(path, rows_per_unit=3)
+        assert sum(1 for unit in found.units for _ in read_unit(unit)) == found.rows

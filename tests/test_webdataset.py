@@ -1,0 +1,165 @@
+import gzip
+import io
+import json
+import random
+import tarfile
+
+import pytest
+from conftest import plan
+
+from pipelines import webdataset
+from pipelines.read import read_unit
+from pipelines.records import Reject, Row
+from schemas.rejects import Reason
+
+
+def make_tar(*members) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def sample(key, image=b"image", text="a caption", **about):
+    yield f"{key}.jpg", image
+    yield f"{key}.txt", text.encode()
+    if about:
+        yield f"{key}.json", json.dumps(about).encode()
+
+
+def read(tmp_path, data, name="shard.tar", **settings):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return [r for unit in plan(path, **settings).units for r in read_unit(unit)]
+
+
+def whole(count=8):
+    return make_tar(*(m for n in range(count) for m in sample(f"{n:04d}", bytes([n]) * 700)))
+
+
+def test_sample_is_read_from_its_members(tmp_path):
+    row = read(tmp_path, make_tar(*sample("0001", b"abc", "hello", sha256="ff")))[0]
+    assert (row.uid, row.text, row.image_bytes) == ("0001", "hello", b"abc")
+    assert row.url == f"{tmp_path}/shard.tar#0001.jpg"
+    assert row.expected_sha256 == "ff"
+
+
+def test_one_tar_is_one_unit_of_unknown_length(tmp_path):
+    (tmp_path / "shard.tar").write_bytes(whole())
+    found = plan(tmp_path / "shard.tar", rows_per_unit=2)
+    assert len(found.units) == 1 and found.rows is None
+
+
+def test_key_ends_at_the_first_dot_of_the_base_name(tmp_path):
+    data = make_tar(
+        ("a.b/x.y.JPG", b"1"), ("a.b/x.txt", b"t"), ("a.b/z.PNG", b"2"), ("a.b/z.txt", b"u")
+    )
+    found = read(tmp_path, data)
+    assert [r.row.uid if isinstance(r, Reject) else r.uid for r in found] == ["x", "z"]
+    assert found[1].image_bytes == b"2"
+
+
+def test_uid_and_kept_columns_come_from_json(tmp_path):
+    data = make_tar(*sample("0001", uid="abc", license=5, tags=["x"]))
+    row = read(tmp_path, data, keep_columns=("license", "tags", "none"))[0]
+    assert row.uid == "abc"
+    assert row.kept == {"license": "5", "tags": '["x"]', "none": None}
+
+
+def test_caption_comes_from_json_where_there_is_no_txt(tmp_path):
+    data = make_tar(("1.png", b"x"), ("1.json", b'{"caption": "from json"}'))
+    assert read(tmp_path, data)[0].text == "from json"
+
+
+def test_repeated_key_that_is_not_adjacent_is_a_row_of_its_own(tmp_path):
+    data = make_tar(*sample("1"), *sample("2"), *sample("1"))
+    assert [row.uid for row in read(tmp_path, data)] == ["1", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([("1.txt", b"t")], Reason.MISSING_IMAGE),
+        ([("1.jpg", b"x")], Reason.EMPTY_TEXT),
+        ([("1.jpg", b"x"), ("1.txt", b"\xff")], Reason.MALFORMED_ROW),
+        ([("1.jpg", b"x"), ("1.json", b"{")], Reason.MALFORMED_ROW),
+        ([("1.jpg", b"x"), ("1.json", b"[]")], Reason.MALFORMED_ROW),
+        ([("1.jpg", b"x"), ("1.json", b'{"text": 5}')], Reason.MALFORMED_ROW),
+    ],
+)
+def test_incomplete_sample_is_rejected_alone(tmp_path, members, reason):
+    found = read(tmp_path, make_tar(*sample("0"), *members, *sample("2")))
+    assert [getattr(record, "reason", None) for record in found] == [None, reason, None]
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
+)
+def test_links_and_devices_are_refused(tmp_path, kind):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        info = tarfile.TarInfo("1.jpg")
+        info.type, info.linkname = kind, "/etc/hostname"
+        tar.addfile(info)
+    found = read(tmp_path, buffer.getvalue())
+    assert found[0].reason is Reason.MALFORMED_ROW
+    assert "not a regular file" in found[0].detail
+
+
+def test_too_large_member_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(webdataset, "MAX_MEMBER_BYTES", 4)
+    assert read(tmp_path, make_tar(*sample("1", b"12345")))[0].reason is Reason.TOO_LARGE
+
+
+def test_every_cut_is_reported(tmp_path):
+    data = whole()
+    ends = range(0, len(data), tarfile.BLOCKSIZE)
+    rng = random.Random(0)
+    cuts = [*ends[1:-20], *(rng.randrange(1, len(data) - 9 * 1024) for _ in range(50))]
+    for cut in cuts:
+        found = read(tmp_path, data[:cut])
+        assert isinstance(found[-1], Reject), cut
+        assert found[-1].reason is Reason.MANIFEST_TRUNCATED, cut
+
+
+def test_every_damaged_header_is_reported(tmp_path):
+    data = whole()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        offsets = [member.offset for member in tar]
+    for offset in offsets:
+        damaged = bytearray(data)
+        damaged[offset + 3] ^= 1
+        found = read(tmp_path, bytes(damaged))
+        assert found[-1].reason is Reason.MANIFEST_TRUNCATED
+        rows = [record for record in found if isinstance(record, Row)]
+        assert [row.uid for row in rows] == [f"{n:04d}" for n in range(len(rows))]
+
+
+def test_data_behind_the_end_is_reported(tmp_path):
+    found = read(tmp_path, whole() + whole())
+    assert found[-1].detail.startswith("data follows the end blocks")
+
+
+def test_padding_of_zeros_is_no_damage(tmp_path):
+    assert len(read(tmp_path, whole() + bytes(20_000))) == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"<html>" * 200])
+def test_what_is_no_tar_is_one_reject(tmp_path, content):
+    found = read(tmp_path, content)
+    assert [record.reason for record in found] == [Reason.MANIFEST_TRUNCATED]
+
+
+def test_compressed_tar_is_read_to_its_end(tmp_path):
+    data = gzip.compress(whole())
+    assert len(read(tmp_path, data, "shard.tar.gz")) == 8
+    found = read(tmp_path, data[: len(data) // 2], "shard.tar.gz")
+    assert found[-1].reason is Reason.MANIFEST_TRUNCATED
+
+
+def test_nothing_is_written_by_name(tmp_path):
+    read(tmp_path, make_tar(("../../escape.jpg", b"x"), ("../../escape.txt", b"t")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard.tar"]
