@@ -24,6 +24,7 @@ from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
     BATCH_SIZE,
     ClipHandler,
+    ModelChangedError,
     ModelSpec,
     load_model,
     resolve_device,
@@ -86,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         seconds = run(job, options)
         return finish(job, config, seconds | {"wall": time.monotonic() - started_at})
-    except (ConservationError, OSError) as error:
-        return _fail(str(error), FAILED)
+    except (RuntimeError, OSError) as error:
+        return _fail(_one_sentence(error), FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; finished units are kept, run again to go on", INTERRUPTED)
     except Terminated:
@@ -270,6 +271,21 @@ def _print_summary(
     print(f"rejected   {totals.rejected}" + (f" ({reasons})" if reasons else ""))
     print(f"time       {seconds['wall']:.1f} s, {rate:.1f} rows/s")
     print(f"output     {output}")
+
+
+def _one_sentence(error: BaseException) -> str:
+    """Finds the fault of the machine or the data that the runner has wrapped.
+
+    Raises:
+        BaseException: `error` itself when there is none in it: a fault of this program, for which
+            the traceback is the message.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConservationError | ModelChangedError | OSError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    raise error
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

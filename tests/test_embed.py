@@ -1,0 +1,305 @@
+"""The main job from end to end, on the in-process runner."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from conftest import encode_image, make_image
+
+from clip_core.loading import load
+from pipelines import embed, storage
+from pipelines.manifest import Columns
+from pipelines.records import Unit
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_manifest(folder, rows=20):
+    """A JSONL manifest of pictures, three of which cannot be embedded, and an empty caption."""
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number in range(rows):
+        data = encode_image(make_image(seed=number), "JPEG")
+        data = {3: data[: len(data) // 2], 5: b"<html>not an image</html>"}.get(number, data)
+        if number != 7:
+            (folder / "images" / f"{number}.jpg").write_bytes(data)
+        text = "" if number == 9 else f"a red circle number {number}"
+        lines.append({"uid": f"row-{number}", "url": f"images/{number}.jpg", "text": text})
+    path = folder / "m.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return write_manifest(tmp_path / "data")
+
+
+def run(manifest, output, model, *flags):
+    arguments = ["--manifest", str(manifest), "--output", str(output), "--model", str(model)]
+    return embed.main([*arguments, *flags])
+
+
+def embeddings(output):
+    return ds.dataset(Path(output) / "embeddings").to_table().sort_by("source_row")
+
+
+def assert_same(table, expected):
+    assert table["uid"].to_pylist() == expected["uid"].to_pylist()
+    for name in ("image_embedding", "text_embedding", "similarity"):
+        one, two = (np.array(part[name].to_pylist()) for part in (table, expected))
+        assert np.abs(one - two).max() < 1e-5
+
+
+def reasons(output):
+    table = ds.dataset(Path(output) / "rejects").to_table()
+    return dict(zip(table["uid"].to_pylist(), table["reason"].to_pylist(), strict=True))
+
+
+def test_every_row_is_embedded_or_rejected_with_its_reason(manifest, tmp_path, model_dir, capsys):
+    output = tmp_path / "out"
+    assert run(manifest, output, model_dir, "--rows_per_unit", "6") == 0
+    table = embeddings(output)
+    assert table.num_rows == 16
+    assert reasons(output) == {
+        "row-3": "truncated_image",
+        "row-5": "not_an_image",
+        "row-7": "not_found",
+        "row-9": "empty_text",
+    }
+    record = json.loads((output / "run.json").read_text())
+    assert record["counts"]["rows_read"] == 20
+    assert record["counts"]["embedded"] + record["counts"]["rejected"] == 20
+    assert {"fetch", "decode", "encode", "wall"} <= set(record["seconds"])
+    assert (output / "_SUCCESS").exists()
+    assert len(list((output / "embeddings").iterdir())) == 4
+    assert capsys.readouterr().out.splitlines()[-1] == f"output     {output}"
+
+
+def test_scores_and_embeddings_are_those_of_the_python_api(manifest, tmp_path, model_dir):
+    run(manifest, tmp_path / "out", model_dir)
+    model = load(str(model_dir))
+    row = embeddings(tmp_path / "out").slice(4, 1).to_pylist()[0]
+    from PIL import Image
+
+    image = Image.open(manifest.parent / row["url"])
+    expected = model.encode_image(model.preprocess(image)[None], normalize=True)[0].numpy()
+    text = model.encode_text(model.tokenize([row["text"]]), normalize=True)[0].numpy()
+    assert np.abs(np.array(row["image_embedding"]) - expected).max() < 1e-5
+    assert row["similarity"] == pytest.approx(float(expected @ text), abs=1e-5)
+    assert (row["original_width"], row["original_height"]) == (80, 70)
+    assert row["source"] == str(manifest)
+
+
+def test_results_do_not_depend_on_batches_units_or_failing_neighbours(
+    manifest, tmp_path, model_dir
+):
+    run(manifest, tmp_path / "a", model_dir, "--batch_size", "16")
+    run(manifest, tmp_path / "b", model_dir, "--batch_size", "3", "--rows_per_unit", "4")
+    lines = [line for line in manifest.read_text().splitlines() if "row-5" not in line]
+    manifest.write_text("\n".join(lines))
+    run(manifest, tmp_path / "c", model_dir, "--batch_size", "5")
+    for other in ("b", "c"):
+        assert_same(embeddings(tmp_path / other), embeddings(tmp_path / "a"))
+
+
+def test_finished_units_are_skipped_and_the_rest_is_done(manifest, tmp_path, model_dir):
+    output = tmp_path / "out"
+    run(manifest, output, model_dir, "--rows_per_unit", "6")
+    whole = embeddings(output)
+    kept, lost = sorted((output / "embeddings").iterdir())[:2]
+    lost.unlink()
+    (output / "_SUCCESS").unlink()
+    before = kept.stat().st_mtime_ns
+    assert run(manifest, output, model_dir, "--rows_per_unit", "6") == 0
+    assert kept.stat().st_mtime_ns == before
+    assert_same(embeddings(output), whole)
+
+
+def test_killed_run_completes_to_the_same_set(tmp_path, model_dir):
+    manifest = write_manifest(tmp_path / "data", rows=60)
+    command = [
+        sys.executable,
+        "-c",
+        SLOW_EMBED,
+        str(manifest),
+        str(tmp_path / "out"),
+        str(model_dir),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/embeddings/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(tmp_path.glob("out/embeddings/*.parquet")))
+    assert 0 < done < 12 and not (tmp_path / "out" / "_SUCCESS").exists()
+    assert run(manifest, tmp_path / "out", model_dir, "--rows_per_unit", "5") == 0
+    run(manifest, tmp_path / "whole", model_dir, "--rows_per_unit", "5")
+    assert_same(embeddings(tmp_path / "out"), embeddings(tmp_path / "whole"))
+    assert reasons(tmp_path / "out") == reasons(tmp_path / "whole")
+
+
+# A run of small slices that waits a little after each, so that a signal meets it half-way.
+SLOW_EMBED = """
+import sys, time
+from pipelines import embed
+embed.SLICE_ROWS = 5
+whole = embed._run_pipeline
+def slow(*arguments):
+    seconds = whole(*arguments)
+    time.sleep(0.5)
+    return seconds
+embed._run_pipeline = slow
+manifest, output, model = sys.argv[1:]
+sys.exit(embed.main(["--manifest", manifest, "--output", output, "--model", model,
+                     "--rows_per_unit", "5"]))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_ends_the_run_with_its_status(tmp_path, model_dir, number, status):
+    manifest = write_manifest(tmp_path / "data", rows=60)
+    command = [
+        sys.executable,
+        "-c",
+        SLOW_EMBED,
+        str(manifest),
+        str(tmp_path / "out"),
+        str(model_dir),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out/embeddings/*.parquet")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "finished units are kept, run again to go on" in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_another_model_into_the_same_output_is_refused(
+    manifest, tmp_path, model_dir, vit_dir, capsys
+):
+    run(manifest, tmp_path / "out", model_dir)
+    assert run(manifest, tmp_path / "out", vit_dir) == 2
+    message = capsys.readouterr().err
+    assert "the output was begun with architecture 'ResNet" in message
+    assert "this run has 'ViT" in message
+    assert run(manifest, tmp_path / "out", vit_dir, "--overwrite") == 0
+
+
+def test_changed_option_or_manifest_is_refused(manifest, tmp_path, model_dir, capsys):
+    run(manifest, tmp_path / "out", model_dir)
+    assert run(manifest, tmp_path / "out", model_dir, "--embedding_dtype", "float16") == 2
+    assert "embedding_dtype 'float32', this run has 'float16'" in capsys.readouterr().err
+    manifest.write_text(manifest.read_text() + '{"url": "images/1.jpg", "text": "new"}\n')
+    assert run(manifest, tmp_path / "out", model_dir) == 2
+    assert "use another `--output`, or `--overwrite`" in capsys.readouterr().err
+
+
+def test_too_many_rejects_fail_the_run_but_keep_its_tables(manifest, tmp_path, model_dir, capsys):
+    assert run(manifest, tmp_path / "out", model_dir, "--max_reject_fraction", "0.1") == 1
+    assert "0.2000 of the rows were rejected" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert run(manifest, tmp_path / "out", model_dir, "--max_reject_fraction", "0.2") == 0
+
+
+def test_bad_usage_exits_2_before_anything_is_written(manifest, tmp_path, model_dir, capsys):
+    output = tmp_path / "out"
+    cases = [
+        ((tmp_path / "none.csv", model_dir), "no manifest files matched"),
+        ((manifest, tmp_path / "no-model"), "there is no model"),
+        ((manifest, manifest), "expected|bare state dict|not a file of weights"),
+    ]
+    for (source, model), expected in cases:
+        assert run(source, output, model) == 2
+        message = capsys.readouterr().err
+        assert any(part in message for part in expected.split("|")), message
+        assert message.startswith("clip-beam embed: ") and message.count("\n") == 1
+    assert run(manifest, output, model_dir, "--text_column", "title") == 2
+    assert (
+        "`--text_column` names 'title', the manifest has columns text, uid, url"
+        in capsys.readouterr().err
+    )
+    assert run(manifest, output, model_dir, "--runner", "DataflowRunner") == 2
+    assert "pass, for example, `--device cuda" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_empty_manifest_is_a_finished_run(tmp_path, model_dir):
+    (tmp_path / "m.jsonl").write_text("")
+    assert run(tmp_path / "m.jsonl", tmp_path / "out", model_dir) == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["counts"]["rows_read"] == 0
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_scores_only_keep_columns_and_half_precision(tmp_path, model_dir):
+    data = encode_image(make_image())
+    columns = {"image_bytes": [data], "text": ["x"], "license": ["cc"], "year": [2020]}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    flags = ("--keep_columns", "license,year")
+    assert run(tmp_path / "m.parquet", tmp_path / "a", model_dir, "--scores_only", *flags) == 0
+    names = embeddings(tmp_path / "a").schema.names
+    assert names[-3:] == ["text_truncated", "license", "year"]
+    assert (
+        run(
+            tmp_path / "m.parquet",
+            tmp_path / "b",
+            model_dir,
+            "--embedding_dtype",
+            "float16",
+            *flags,
+        )
+        == 0
+    )
+    assert (
+        embeddings(tmp_path / "b").schema.field("image_embedding").type.value_type == pa.float16()
+    )
+
+
+def test_manifest_images_and_output_on_another_filesystem(manifest, model_dir):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(manifest.parent), "/bucket/data", recursive=True)
+    assert run("memory://bucket/data/m.jsonl", "memory://bucket/out", model_dir) == 0
+    files = storage.list_files("memory://bucket/out/embeddings")
+    with memory.open(files[0]) as file:
+        assert pq.read_table(file).num_rows == 16
+    assert memory.exists("/bucket/out/_SUCCESS")
+
+
+def test_full_disk_is_one_sentence_and_leaves_no_cut_file(
+    manifest, tmp_path, model_dir, capsys, monkeypatch
+):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(manifest, tmp_path / "out", model_dir) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/embeddings/*"))
+
+
+def test_slices_are_bounded_and_a_tar_stands_alone():
+    def unit(rows):
+        return Unit(str(rows), "m", "jsonl", Columns(), "/", 0, rows)
+
+    half = embed.SLICE_ROWS // 2
+    units = [unit(half), unit(half), unit(1), unit(None), unit(2)]
+    assert [[u.rows for u in group] for group in embed.slices(units)] == [
+        [half, half],
+        [1, None],
+        [2],
+    ]
+    assert list(embed.slices([])) == []

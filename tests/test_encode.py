@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from conftest import make_image, make_row, random_clip
+
+from clip_core.encoding import TEXT_BUCKET, encode_pixels, encode_tokens
+from clip_core.preprocess import Preprocess
+from pipelines import encode
+from pipelines.encode import ClipHandler, ModelChangedError, ModelSpec, load_model
+from pipelines.records import Embedded, Example, Reject
+from pipelines.score import score
+from schemas.rejects import Reason
+
+
+@pytest.fixture
+def handler(model_dir):
+    spec = ModelSpec(str(model_dir))
+    return ClipHandler(spec, load_model(spec).fingerprint["checkpoint_sha256"], batch_size=8)
+
+
+def examples(count, tokenizer):
+    for number in range(count):
+        row = make_row(number, text="a red circle " * (number % 5 + 1))
+        pixels = Preprocess(64).to_pixels(make_image(seed=number))
+        tokens, truncated = tokenizer.tokenize_row(row.text)
+        yield Example(row, pixels, tokens, truncated, 80, 70, "00")
+
+
+def test_bucketed_texts_equal_texts_encoded_one_by_one(tokenizer):
+    clip = random_clip("tiny-vit", tokenizer)
+    texts = ["circle " * (n % 12) for n in range(3 * TEXT_BUCKET + 5)]
+    tokens = tokenizer.tokenize(texts, truncate=True)
+    alone = np.concatenate([encode_tokens(clip, row[None]) for row in tokens])
+    assert np.abs(encode_tokens(clip, tokens) - alone).max() < 1e-5
+
+
+def test_equal_captions_are_encoded_once(tokenizer, monkeypatch):
+    clip = random_clip("tiny-rn", tokenizer)
+    seen = []
+    original = clip.encode_text
+    monkeypatch.setattr(
+        clip, "encode_text", lambda t, normalize: seen.append(len(t)) or original(t, normalize)
+    )
+    found = encode_tokens(clip, tokenizer.tokenize(["a star", "a circle", "a star", "a star"]))
+    assert seen == [2]
+    assert (found[0] == found[2]).all() and (found[0] != found[1]).any()
+
+
+def test_no_rows_encode_to_no_rows(tokenizer):
+    clip = random_clip("tiny-rn", tokenizer)
+    assert encode_tokens(clip, np.zeros((0, 32), np.int64)).shape == (0, 128)
+
+
+def test_encoded_pixels_are_normalised_float32(tokenizer):
+    clip = random_clip("tiny-rn", tokenizer)
+    found = encode_pixels(clip, np.zeros((2, 3, 64, 64), np.uint8))
+    assert found.dtype == np.float32
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_handler_returns_a_record_for_each_example_in_order(handler, tokenizer):
+    batch = list(examples(5, tokenizer))
+    found = handler.run_inference(batch, handler.load_model())
+    assert [record.row.uid for record in found] == [example.row.uid for example in batch]
+    assert all(isinstance(record, Embedded) for record in found)
+
+
+def test_embeddings_do_not_depend_on_the_batch(handler, tokenizer):
+    batch = list(examples(9, tokenizer))
+    model = handler.load_model()
+    together = handler.run_inference(batch, model)
+    alone = [handler.run_inference([example], model)[0] for example in batch]
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(one.image_embedding - other.image_embedding).max() < 1e-5
+        assert np.abs(one.text_embedding - other.text_embedding).max() < 1e-5
+
+
+def test_row_whose_vector_is_not_finite_is_rejected_alone(handler, tokenizer, monkeypatch):
+    def poisoned(clip, pixels):
+        found = encode_pixels(clip, pixels)
+        found[1] = np.nan
+        return found
+
+    monkeypatch.setattr(encode, "encode_pixels", poisoned)
+    found = handler.run_inference(list(examples(3, tokenizer)), handler.load_model())
+    assert [type(record) for record in found] == [Embedded, Reject, Embedded]
+    assert (found[1].stage, found[1].reason) == ("encode", Reason.NON_FINITE)
+
+
+def test_worker_that_finds_another_checkpoint_fails(model_dir):
+    handler = ClipHandler(ModelSpec(str(model_dir)), "0" * 64, batch_size=8)
+    with pytest.raises(ModelChangedError, match="expected the checkpoint with SHA-256 0000"):
+        handler.load_model()
+
+
+def test_model_is_loaded_once_per_process(model_dir):
+    assert load_model(ModelSpec(str(model_dir))) is load_model(ModelSpec(str(model_dir)))
+
+
+def test_batches_are_of_fixed_size_and_counted_without_pickling(handler, tokenizer):
+    assert handler.batch_elements_kwargs() == {"min_batch_size": 8, "max_batch_size": 8}
+    assert handler.get_num_bytes(list(examples(2, tokenizer))) == 2 * (3 * 64 * 64 + 32 * 8)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a GPU")
+def test_auto_means_the_cpu_and_fp32_without_a_gpu():
+    assert encode.resolve_device("auto") == "cpu"
+    assert encode.resolve_precision("auto", "cpu") == "fp32"
+    assert encode.resolve_precision("bf16", "cpu") == "bf16"
+
+
+def test_score_is_the_cosine_and_never_above_one():
+    vector = np.array([0.6, 0.8000001], np.float32)
+    embedded = Embedded(make_row(), False, 1, 1, "00", vector, vector)
+    assert score(embedded).similarity == 1.0
+    other = Embedded(make_row(), False, 1, 1, "00", vector, np.array([1.0, 0.0], np.float32))
+    assert score(other).similarity == pytest.approx(0.6)

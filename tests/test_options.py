@@ -1,0 +1,99 @@
+import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
+
+from pipelines import cli, options
+from pipelines.arguments import Parser
+
+NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]
+
+
+def refused(argv, capsys, parse=options.parse):
+    with pytest.raises(SystemExit) as error:
+        parse(argv)
+    assert error.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_defaults_are_those_of_the_contract():
+    config, beam = options.parse(NEEDED)
+    assert (config.rows_per_unit, config.embedding_dtype, config.decode) == (
+        10_000,
+        "float32",
+        "exact",
+    )
+    assert (config.device, config.precision, config.max_reject_fraction) == ("auto", "auto", 1.0)
+    assert beam.view_as(StandardOptions).runner == "FnApiRunner"
+    assert options.runs_here(beam)
+
+
+def test_beams_own_flags_ride_along():
+    config, beam = options.parse(
+        [*NEEDED, "--runner", "DataflowRunner", "--temp_location=gs://b/t"]
+    )
+    assert beam.view_as(StandardOptions).runner == "DataflowRunner"
+    assert beam.view_as(GoogleCloudOptions).temp_location == "gs://b/t"
+    assert not options.runs_here(beam)
+    assert config.manifest == ("m.csv",)
+
+
+def test_repeated_and_listed_flags():
+    config, _ = options.parse([*NEEDED, "--manifest", "n.csv", "--keep_columns", "a, b,"])
+    assert config.manifest == ("m.csv", "n.csv")
+    assert config.keep_columns == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("flag", "suggestion"),
+    [
+        ("--mainfest", "--manifest"),
+        ("--batchsize", "--batch_size"),
+        ("--temp_locaton", "--temp_location"),
+    ],
+)
+def test_misspelt_flag_suggests_the_right_one(flag, suggestion, capsys):
+    message = refused([*NEEDED, flag, "x"], capsys)
+    assert f"unknown flag {flag}; did you mean {suggestion}?" in message
+
+
+def test_abbreviated_and_stray_arguments_are_refused(capsys):
+    assert "unknown flag --manif" in refused([*NEEDED, "--manif", "x"], capsys)
+    assert "expected flags only, got 'x'" in refused([*NEEDED, "x"], capsys)
+
+
+def test_missing_flag_is_named(capsys):
+    assert "--manifest" in refused(["--output", "o", "--model", "m"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--rows_per_unit", "0"], "`--rows_per_unit` must be a positive int, got 0"),
+        (["--batch_size", "-1"], "`--batch_size` must be a positive int, got -1"),
+        (["--max_reject_fraction", "2"], "must be between 0 and 1, got 2.0"),
+    ],
+)
+def test_values_out_of_range_are_refused(extra, message):
+    with pytest.raises(ValueError, match=message):
+        options.parse([*NEEDED, *extra])
+
+
+def test_cli_lists_its_commands(capsys):
+    assert cli.main([]) == 0
+    usage = capsys.readouterr().out
+    assert all(name in usage for name in cli.COMMANDS)
+
+
+def test_cli_suggests_a_command(capsys):
+    assert cli.main(["embd"]) == 2
+    assert "unknown command 'embd'; did you mean `embed`?" in capsys.readouterr().err
+    assert cli.main(["xyzzy"]) == 2
+    assert "expected demo, sample" in capsys.readouterr().err
+
+
+def test_parser_names_its_help(capsys):
+    parser = Parser(prog="clip-beam x")
+    parser.add_argument("--number", type=int)
+    message = refused(["--number", "many"], capsys, parser.parse_args)
+    assert message.startswith("clip-beam x: ") and message.endswith("see clip-beam x --help\n")
