@@ -149,6 +149,7 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     partial = path.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
               metadata={"format": "pt"})  # fmt: skip
+    partial.chmod(0o644)  # safetensors makes it readable by its owner alone
     partial.replace(path)
 
 
