@@ -26,6 +26,19 @@ class Parser(argparse.ArgumentParser):
             self.error(self._unknown_message(unknown[0]))
         return found
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parses `args`; a misspelt flag is named rather than called missing under its right name."""
+        args = list(sys.argv[1:] if args is None else args)
+        given = [arg.split("=", 1)[0] for arg in args if arg.startswith("--")]
+        known = self._option_string_actions
+        missing = [flag for flag in known if known[flag].required and flag not in given]
+        for flag in given:
+            if flag not in known and difflib.get_close_matches(flag, missing):
+                self.error(self._unknown_message(flag))
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Prints one line and ends the program with exit status 2."""
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)

@@ -90,9 +90,11 @@ def write_sample(config: SampleConfig, output: Path, manifest_format: str) -> Sa
             name files under OUTPUT/images.
 
     Raises:
-        ValueError: if `output` is not empty.
+        ValueError: if `output` is not an empty or new directory, or the format is unknown.
     """
-    if output.exists() and any(output.iterdir()):
+    if manifest_format not in FORMATS:
+        raise ValueError(f"`manifest_format` must be one of {FORMATS}, got {manifest_format!r}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"expected an empty or new directory, got {output}; name another")
     output.mkdir(parents=True, exist_ok=True)
     swaps: Counter[str] = Counter()
@@ -117,7 +119,10 @@ def _rows(config: SampleConfig) -> Iterator[SampleRow]:
         return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
-        yield from pool.map(make, range(config.rows), chunksize=CHUNK_ROWS)
+        # The pool runs ahead of the writer, so it is handed no more than one file's rows at a time.
+        for start in range(0, config.rows, ROWS_PER_FILE):
+            numbers = range(start, min(start + ROWS_PER_FILE, config.rows))
+            yield from pool.map(make, numbers, chunksize=CHUNK_ROWS)
 
 
 def _write_shard(rows: list[SampleRow], output: Path, manifest_format: str, index: int) -> None:

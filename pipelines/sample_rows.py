@@ -60,8 +60,9 @@ class SampleConfig:
                 "`swap_rate` and `word_swap_rate` must not exceed 1 together, "
                 f"got {self.swap_rate} and {self.word_swap_rate}"
             )
-        if self.rows < 0 or self.seed < 0:
-            raise ValueError(f"`rows` and `seed` must not be negative, got {self}")
+        for name in ("rows", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
         if self.image_size < 16:
             raise ValueError(f"`image_size` must be at least 16 pixels, got {self.image_size}")
         if self.word_swap not in WORD_SWAPS or self.colour_shape_pairs not in PAIR_CHOICES:

@@ -63,6 +63,58 @@ def test_truth_of_a_mention(mention, expected):
     assert is_true(Meaning((mention,)), Scene("white", (item(),))) is expected
 
 
+@pytest.mark.parametrize(
+    ("size", "diameter", "expected"),
+    [
+        ("large", 0.9, True), ("large", 0.49, True), ("large", 0.3, False),
+        ("small", 0.28, True), ("small", 0.49, True), ("small", 0.7, False),
+    ],
+)  # fmt: skip
+def test_sizes_between_large_and_small_pass_for_both(size, diameter, expected):
+    scene = Scene("white", (item(diameter=diameter),))
+    assert is_true(Meaning((Mention("circle", None, size),)), scene) is expected
+
+
+def test_sizes_between_large_and_small_are_not_named():
+    for scene, caption in captions(600, one_object=True):
+        if 0.40 < scene.objects[0].diameter < 0.58:
+            assert not re.search("large|big|small|little", caption.text)
+
+
+def test_order_of_mentions_does_not_matter():
+    scene = Scene("white", (item(), item("star", "blue")))
+    for mentions in ((Mention("star", "blue"), Mention("circle", "red")), (Mention(None, "blue"),)):
+        assert is_true(Meaning(mentions), scene)
+    crossed = Meaning((Mention("star", "red"), Mention("circle", "blue")))
+    assert not is_true(crossed, scene)
+
+
+def test_more_mentions_than_objects_are_false():
+    assert not is_true(Meaning((Mention(None, None),) * 2), Scene("white", (item(),)))
+
+
+def test_captions_of_groups_name_every_object():
+    groups = [(scene, caption) for scene, caption in captions() if len(scene.objects) > 1]
+    for scene, caption in groups:
+        assert len(caption.meaning.mentions) == len(scene.objects)
+        assert caption.meaning.count in (None, len(scene.objects))
+    assert groups
+
+
+def test_caption_says_what_it_means():
+    for _, caption in captions():
+        named = set(re.findall(r"\w+", caption.text))
+        meant = {word for m in caption.meaning.mentions for word in (m.shape, m.colour) if word}
+        assert named & {*COLOURS, *SHAPES} == meant
+        assert caption.meaning.background is None or caption.meaning.background in named
+
+
+def test_same_random_state_gives_the_same_caption():
+    scene = random_scene(scene_rng(5, 0))
+    first, again = (write_caption(scene, scene_rng(5, 0, 1)) for _ in range(2))
+    assert first == again
+
+
 def test_two_mentions_need_two_objects():
     meaning = Meaning((Mention("circle", "red"), Mention("circle", None)))
     assert not is_true(meaning, Scene("white", (item(), item("star"))))

@@ -1,0 +1,52 @@
+import json
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+
+import clip_core
+from clip_core.ranking import auroc
+from pipelines import demo
+from pipelines.sample import TRUTH
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    output = tmp_path_factory.mktemp("demo") / "out"
+    assert demo.main(["--output", str(output), "--rows", "200", "--seed", "3"]) == 0
+    return output
+
+
+def test_similarity_tells_swapped_captions_from_true_ones(made):
+    truth = {t["uid"]: t for t in map(json.loads, (made / "sample" / TRUTH).open())}
+    table = ds.dataset(made / "embedded" / "embeddings").to_table().to_pydict()
+    is_true = np.array([truth[uid]["swap"] == "none" for uid in table["uid"]])
+    similarity = np.array(table["similarity"])
+    assert 10 < (~is_true).sum() < 60
+    assert auroc(similarity[is_true], similarity[~is_true]) > 0.99
+
+
+def test_broken_pictures_are_the_rejects(made):
+    truth = [t for t in map(json.loads, (made / "sample" / TRUTH).open()) if t["damage"] != "none"]
+    rejects = ds.dataset(made / "embedded" / "rejects").to_table()
+    assert sorted(rejects["uid"].to_pylist()) == sorted(t["uid"] for t in truth)
+
+
+def test_table_shows_both_kinds_and_the_auroc(made):
+    table = demo.results_table(made / "sample", made / "embedded")
+    assert "true" in table and "swapped" in table and "(AUROC)" in table
+
+
+def test_demo_can_be_run_again_but_touches_no_foreign_directory(made, tmp_path, capsys):
+    assert demo.main(["--output", str(made), "--rows", "30"]) == 0
+    (tmp_path / "precious.txt").touch()
+    assert demo.main(["--output", str(tmp_path)]) == 2
+    assert "expected an empty or new directory" in capsys.readouterr().err
+    assert (tmp_path / "precious.txt").exists()
+
+
+def test_bundled_model_names_colours_and_shapes():
+    model = clip_core.load("tiny")
+    texts = model.encode_text(model.tokenize(["a red circle", "a blue star"]), normalize=True)
+    assert float(texts[0] @ texts[1]) < 0.5
+    assert model.fingerprint["activation"] == "quick_gelu"

@@ -1,0 +1,101 @@
+"""The pretrain command and its decoded data."""
+
+import json
+
+import numpy as np
+import pytest
+
+import clip_core
+from pipelines import pretrain, training_data
+from pipelines.records import RowFault
+from pipelines.sample import write_sample
+from pipelines.sample_rows import SampleConfig
+from pipelines.training_data import DataError, decode_manifest, open_decoded, split_of
+from schemas.rejects import Reason
+from conftest import make_row
+
+FLAGS = ["--epochs", "1", "--batch_size", "16", "--holdout_fraction", "0.2", "--warmup_steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample") / "data"
+    write_sample(SampleConfig(60, broken_rate=0.1, image_size=32), folder, "parquet")
+    return folder
+
+
+def test_command_writes_a_model_that_loads(sample, tmp_path, capsys):
+    output = tmp_path / "model"
+    assert pretrain.main(["--manifest", str(sample), "--output", str(output), *FLAGS]) == 0
+    printed = capsys.readouterr().out
+    assert "image_to_text_recall@1" in printed
+    assert printed.splitlines()[-1] == f"model: {output}"
+    model = clip_core.load(str(output))
+    assert model.config.text.vocab_size == model.tokenizer.vocab_size
+    assert model.encode_text(model.tokenize(["a red circle"])).isfinite().all()
+    done = json.loads((output / "training" / "data" / "done.json").read_text())
+    assert sum(done["rejects"].values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch_size", "500"], "at least one batch of 500 rows"),
+        (["--epochs", "0"], "`epochs` must be at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(sample, tmp_path, capsys, flags, message):
+    arguments = ["--manifest", str(sample), "--output", str(tmp_path / "m"), *FLAGS, *flags]
+    assert pretrain.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_manifest_is_one_sentence(tmp_path, capsys):
+    arguments = ["--manifest", str(tmp_path / "none.csv"), "--output", str(tmp_path / "m")]
+    assert pretrain.main(arguments) == 2
+    assert "no manifest files matched" in capsys.readouterr().err
+
+
+def rows_of(count):
+    return [make_row(number) for number in range(count)]
+
+
+def decode(row):
+    if row.source_row % 5 == 0:
+        raise RowFault("decode", Reason.NOT_AN_IMAGE)
+    return np.full((3, 4, 4), row.source_row, np.uint8)
+
+
+def decoded(folder, rows, **changes):
+    settings = {"size": 4, "holdout_fraction": 0.3, "made_from": {"manifest": "m"}, "threads": 3}
+    decode_manifest(rows, decode, folder, **(settings | changes))
+    return open_decoded(folder)
+
+
+def test_decoded_rows_keep_picture_and_caption_together(tmp_path):
+    data = decoded(tmp_path, rows_of(100))
+    assert data.rejects == {"not_an_image": 20}
+    assert len(data.train.captions) + len(data.held_out.captions) == 80
+    for split in (data.train, data.held_out):
+        numbers = [int(caption.split()[-1]) for caption in split.captions]
+        assert split.pixels[:, 0, 0, 0].tolist() == numbers == sorted(numbers)
+
+
+def test_decoded_data_is_used_again_and_another_source_refused(tmp_path):
+    decoded(tmp_path, rows_of(10))
+    assert len(decoded(tmp_path, []).train.captions) > 0
+    with pytest.raises(DataError, match="decoded with another manifest; remove it"):
+        decoded(tmp_path, [], made_from={"manifest": "other"})
+
+
+def test_no_rows_decode_to_empty_splits(tmp_path):
+    data = decoded(tmp_path, [])
+    assert data.train.pixels.shape == (0, 3, 4, 4)
+
+
+def test_split_depends_on_the_id_alone():
+    ids = [f"row-{number}" for number in range(2000)]
+    held_out = [uid for uid in ids if split_of(uid, 0.1) == "held_out"]
+    assert 150 < len(held_out) < 250
+    assert {split_of(uid, 0.0) for uid in ids} == {"train"}
+    assert training_data.SPLITS == ("train", "held_out")

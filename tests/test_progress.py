@@ -1,0 +1,41 @@
+import io
+
+from pipelines import progress
+from pipelines.progress import Progress, Tally
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(monkeypatch, stream, total, done, embedded, rejects):
+    tally = Tally()
+    monkeypatch.setattr(progress, "TALLY", tally)
+    with Progress(total, done, stream) as shown:
+        for _ in range(embedded):
+            tally.add_embedded()
+        for _ in range(rejects):
+            tally.add_reject()
+        line = shown._line()
+    return line, stream.getvalue()
+
+
+def test_line_counts_rows_of_earlier_runs_too(monkeypatch):
+    line, _ = shown(monkeypatch, io.StringIO(), total=100, done=40, embedded=8, rejects=2)
+    assert line.startswith("50 of 100 rows, ")
+    assert "2 rejects" in line and "s left" in line
+
+
+def test_line_without_a_total_has_no_time_left(monkeypatch):
+    line, _ = shown(monkeypatch, io.StringIO(), total=None, done=0, embedded=3, rejects=0)
+    assert line.startswith("3 rows, ") and "left" not in line
+
+
+def test_bar_is_drawn_on_a_terminal_only(monkeypatch):
+    assert "7/9" in shown(monkeypatch, Terminal(), 9, 0, 5, 2)[1]
+    assert shown(monkeypatch, io.StringIO(), 9, 0, 5, 2)[1] == ""
+
+
+def test_nothing_done_yet_is_no_division_by_zero(monkeypatch):
+    assert shown(monkeypatch, io.StringIO(), 9, 0, 0, 0)[0].startswith("0 of 9 rows")
