@@ -18,7 +18,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
 
     def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
     ) -> argparse.Namespace:
         """Parses `args`; ends the program with exit status 2 when a flag is unknown."""
         found, unknown = self.parse_known_args(args, namespace)
@@ -27,7 +29,9 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parses `args`; a misspelt flag is named rather than called missing under its right name."""
         args = list(sys.argv[1:] if args is None else args)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import make_row
 
 import clip_core
 from pipelines import pretrain, training_data
@@ -12,7 +13,6 @@ from pipelines.sample import write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.training_data import DataError, decode_manifest, open_decoded, split_of
 from schemas.rejects import Reason
-from conftest import make_row
 
 FLAGS = ["--epochs", "1", "--batch_size", "16", "--holdout_fraction", "0.2", "--warmup_steps", "2"]
 

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -43,10 +44,8 @@ def trained(tokenizer, pairs, path, config=CONFIG, variant="tiny-rn", stop_after
         if step.step == stop_after:
             raise Stop
 
-    try:
+    with contextlib.suppress(Stop):
         trainer.run(report)
-    except Stop:
-        pass
     return trainer, reports
 
 
