@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -18,7 +19,32 @@ from schemas.rejects import Reason
 SCHEMES = ("file", "memory", "gs", "gcs", "s3", "s3a")
 MAX_IMAGE_BYTES = 64 << 20
 _TRANSIENT_CODES = {408, 429}
+# Faults of a connection by the names that Python, requests, aiohttp, botocore, google-auth and
+# gcsfs give them: those packages are too many, and some too slow, to import for their names.
+_TRANSIENT_NAMES = {
+    "ChecksumError",
+    "ChunkedEncodingError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionError",
+    "HTTPClientError",
+    "Timeout",
+    "TimeoutError",
+    "TransportError",
+}
+# s3fs says EBUSY and EIO for 503 and 500; the last two are too many open files, here.
+_TRANSIENT_ERRNOS = {
+    errno.EBUSY,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+# "::" chains filesystems; NUL and halves of surrogate pairs are in no file's name.
+_MALFORMED = re.compile("::|\0|[\ud800-\udfff]")
 # What a message of a library may carry that must not reach the output: object addresses, user
 # names and passwords, signed query strings.
 _SECRETS = re.compile(r"0x[0-9a-fA-F]+|(?<=://)[^/\s]*@|\?[^\s'\"]*")
@@ -85,10 +111,11 @@ def _resolve(reference: str, root: str) -> str:
     """Makes an absolute URI, with `..` and links resolved, so that prefixes can be compared."""
     match = _SCHEME.match(reference)
     scheme = match.group(1).lower() if match else None
-    # "::" chains filesystems, and an unknown scheme may open anything at all.
-    if "::" in reference or "\0" in reference or (scheme and scheme not in SCHEMES):
-        shown = scheme if scheme and scheme not in SCHEMES else "a chained or malformed URI"
-        raise _fault(Reason.NOT_ALLOWED, f"images from {shown} are not allowed")
+    path = reference[match.end() :] if match else reference
+    if _MALFORMED.search(reference) or "://" in path:
+        raise _fault(Reason.NOT_ALLOWED, "images from a chained or malformed URI are not allowed")
+    if scheme and scheme not in SCHEMES:  # it may open anything at all
+        raise _fault(Reason.NOT_ALLOWED, f"images from {scheme} are not allowed")
     if match and not match.group(2):
         raise _fault(Reason.NOT_ALLOWED, "expected a path or a URI with `://`")
     if match and scheme:
@@ -124,7 +151,7 @@ def _read_with_retries(uri: str, policy: FetchPolicy, sleep: Callable[[float], N
             if not _is_transient(error):
                 raise _permanent(error) from error
             last = error
-    raise _fault(Reason.FETCH_FAILED, f"{policy.attempts} attempts failed: {last}") from last
+    raise _fault(Reason.FETCH_FAILED, f"{policy.attempts} attempts failed: {_text(last)}") from last
 
 
 def _read(uri: str, max_bytes: int) -> bytes:
@@ -141,7 +168,9 @@ def _is_transient(error: Exception) -> bool:
     code = _http_code(error)
     if code is not None:
         return code in _TRANSIENT_CODES or code >= 500
-    return isinstance(error, ConnectionError | TimeoutError)
+    if any(kind.__name__ in _TRANSIENT_NAMES for kind in type(error).__mro__):
+        return True
+    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
 
 
 def _permanent(error: Exception) -> RowFault:
@@ -150,17 +179,23 @@ def _permanent(error: Exception) -> RowFault:
     code = _http_code(error)
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or code == 404:
         return _fault(Reason.NOT_FOUND, "there is no such file")
-    if isinstance(error, PermissionError) or code in (401, 403):
+    # gcsfs reports a 403 as a plain OSError with this text.
+    forbidden = isinstance(error, OSError) and str(error).startswith("Forbidden")
+    if isinstance(error, PermissionError) or code in (401, 403) or forbidden:
         return _fault(Reason.FORBIDDEN, f"access denied{f' (HTTP {code})' if code else ''}")
-    return _fault(Reason.FETCH_FAILED, f"{type(error).__name__}: {error}")
+    return _fault(Reason.FETCH_FAILED, _text(error))
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _http_code(error: Exception) -> int | None:
     """Finds the HTTP status that gcsfs, aiohttp and botocore carry under names of their own."""
     for name in ("status", "code", "status_code"):
-        code = getattr(error, name, None)
-        if isinstance(code, int) and 100 <= code < 600:
-            return code
+        code = str(getattr(error, name, None))  # gcsfs may pass on the text of the answer
+        if re.fullmatch("[1-5][0-9]{2}", code):
+            return int(code)
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -1,9 +1,12 @@
+import errno
 import hashlib
 import os
 from dataclasses import replace
 
+import aiohttp
 import fsspec
 import pytest
+import requests
 from conftest import make_row
 
 from pipelines import fetch, storage
@@ -70,12 +73,34 @@ def test_absolute_paths_and_file_uris_inside_the_root_are_read(folder):
         "gs://other-bucket/a.png",
         "s3://other-bucket/a.png",
         "a.png\0",
+        "half \ud800 a pair.png",
+        "sub/http://127.0.0.1/a.png",
+        "sub/file://{outside}/secret.png",
+        "FILE://{outside}/secret.png",
+        "sub/zip://a.png::file://{outside}/x.zip",
+        "",
+        ".",
         "data:image/png;base64,AAAA",
     ],
 )
 def test_image_outside_the_root_is_not_allowed(folder, url):
     outside = folder.parent / "data2"
     assert reason_of(row_in(folder, url.format(outside=outside))) is Reason.NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    "url", ["%2e%2e/data2/secret.png", "..%2fdata2/secret.png", "..\\data2\\secret.png", "~/x"]
+)
+def test_names_are_never_decoded_or_expanded(folder, url):
+    assert reason_of(row_in(folder, url)) is Reason.NOT_FOUND
+    (folder / "%2e.png").write_bytes(b"literal")
+    assert fetch_image(row_in(folder, "%2e.png"), POLICY) == b"literal"
+
+
+def test_neighbour_whose_name_begins_alike_is_not_allowed(folder):
+    assert reason_of(row_in(folder, f"{folder}2/secret.png")) is Reason.NOT_ALLOWED
+    row = make_row(url="gs://bucket/images2/a.png", image_root="gs://bucket/images")
+    assert reason_of(row) is Reason.NOT_ALLOWED
 
 
 def test_link_that_leaves_the_root_is_not_allowed(folder):
@@ -165,8 +190,15 @@ def failing(monkeypatch, *errors):
         HttpError(503),
         HttpError(429),
         ClientError(500),
+        HttpError("503"),
         ConnectionResetError(),
         TimeoutError(),
+        OSError(errno.EBUSY, "SlowDown"),
+        OSError(errno.EIO, "InternalError"),
+        aiohttp.ClientOSError(errno.ECONNRESET, "reset"),
+        aiohttp.ServerDisconnectedError(),
+        aiohttp.ClientPayloadError(),
+        requests.exceptions.ProxyError(),
     ],
 )
 def test_transient_fault_is_tried_again_with_growing_waits(monkeypatch, error):
@@ -196,6 +228,8 @@ def test_transient_fault_that_stays_is_a_reject_without_secrets(monkeypatch):
         (HttpError(403), Reason.FORBIDDEN),
         (ClientError(403), Reason.FORBIDDEN),
         (PermissionError(), Reason.FORBIDDEN),
+        (OSError("Forbidden: bucket/a.png\nno access"), Reason.FORBIDDEN),
+        (OSError(errno.ENAMETOOLONG, "long"), Reason.FETCH_FAILED),
         (ValueError("odd"), Reason.FETCH_FAILED),
     ],
 )
