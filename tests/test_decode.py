@@ -81,7 +81,24 @@ def test_what_is_no_image_is_refused(data):
 def test_format_outside_the_allowlist_is_named():
     fault = fault_of(encode_image(make_image(), "ICO"))
     assert fault.reason is Reason.UNSUPPORTED_FORMAT
-    assert fault.detail.startswith("ICO")
+    assert fault.detail.startswith("begins like ICO")
+
+
+def test_format_outside_the_allowlist_is_never_parsed(monkeypatch):
+    def opener(data, name):
+        pytest.fail("was parsed")
+
+    data = encode_image(make_image(), "ICO")
+    Image.init()
+    monkeypatch.setitem(Image.OPEN, "ICO", (opener, Image.OPEN["ICO"][1]))
+    assert fault_of(data).reason is Reason.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "PPM"])
+def test_every_short_beginning_is_refused(name):
+    data = encode_image(make_image(), name)
+    for length in range(17):
+        assert fault_of(data[:length]).detail
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -110,6 +127,11 @@ def test_bomb_is_refused_before_it_is_decoded(size, reason, monkeypatch):
     assert fault_of(bare_png(*size), Preprocess(224)).reason is reason
 
 
+@pytest.mark.filterwarnings("error")
+def test_bomb_is_named_where_warnings_are_errors():
+    assert fault_of(bare_png(10_000, 9_000)).reason is Reason.TOO_MANY_PIXELS
+
+
 def test_bit_flips_and_cuts_never_raise_anything_else():
     rng = np.random.default_rng(0)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
@@ -121,6 +143,15 @@ def test_bit_flips_and_cuts_never_raise_anything_else():
                 decode_image(bytes(data), PREPROCESS, LIMITS)
             except RowFault as fault:
                 assert "0x" not in fault.detail
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "\0", "half \ud800 a pair", "<|endoftext|>", "x" * 10_000]
+)
+def test_any_caption_gives_tokens(tokenizer, text):
+    data = encode_image(make_image())
+    example = decode_example(make_row(text=text), data, PREPROCESS, tokenizer, LIMITS)
+    assert example.tokens.shape == (32,) and example.tokens[0] == tokenizer.start_id
 
 
 def test_first_frame_of_an_animation_counts():
