@@ -15,7 +15,7 @@ from clip_core.config import ClipConfig, TextConfig, VitConfig
 from clip_core.key_maps import to_hugging_face
 from clip_core.model import Clip
 from clip_core.tokenizer import Tokenizer
-from clip_core.vocabulary import write_vocabulary
+from clip_core.vocabulary import OPENAI_VOCAB_SIZE, write_vocabulary
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
@@ -64,7 +64,7 @@ def open_clip_config(config: ClipConfig) -> dict[str, Any]:
     else:
         head_width = vision.width * 32 // vision.heads
         vision_cfg |= {"layers": list(vision.layers), "patch_size": None, "head_width": head_width}
-    text_cfg = {
+    text_cfg: dict[str, Any] = {
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,
         "width": text.width,
@@ -72,6 +72,9 @@ def open_clip_config(config: ClipConfig) -> dict[str, Any]:
         "layers": text.layers,
         "mlp_ratio": text.mlp_ratio,
     }
+    if text.vocab_size != OPENAI_VOCAB_SIZE:
+        # Any name makes open_clip read the vocabulary beside this file instead of its own.
+        text_cfg["hf_tokenizer_name"] = "CLIPTokenizer"
     model_cfg = {
         "embed_dim": config.embed_dim,
         "quick_gelu": config.activation == "quick_gelu",

