@@ -18,6 +18,9 @@ LOCAL_RUNNER = "FnApiRunner"
 LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
 
 
+REQUIRED = ("manifest", "output", "model")
+
+
 class EmbedOptions(PipelineOptions):
     """Flags of the main job."""
 
@@ -33,7 +36,6 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--manifest",
         action="append",
-        required=True,
         metavar="URI",
         help="image-text manifest: file, directory or glob on any fsspec filesystem; repeatable",
     )
@@ -60,7 +62,7 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--output", required=True, metavar="URI", help="directory to write")
+    add("--output", metavar="URI", help="directory to write")
     add("--embedding_dtype", choices=("float32", "float16"), default="float32", help="[float32]")
     add("--scores_only", action="store_true", help="leave the two embedding columns out")
     add(
@@ -77,7 +79,6 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--model",
-        required=True,
         help="`tiny`, an OpenAI name such as ViT-B/32, or a file or directory on any filesystem",
     )
     add("--arch", help="architecture of a bare state dict, where shapes do not tell")
@@ -146,6 +147,10 @@ def parse(argv: Sequence[str]) -> tuple[EmbedConfig, PipelineOptions]:
         epilog="Apache Beam's own flags (--runner, --temp_location, ...) are accepted, too.",
     )
     EmbedOptions._add_argparse_args(own)
+    # Required here and not in the class: Beam parses every options class that is imported, in
+    # pipelines that have no use for these flags, too.
+    for action in own._actions:
+        action.required = action.dest in REQUIRED
     found, rest = own.parse_known_args(argv)
     _check_beam_flags(own, rest)
     options = PipelineOptions(list(argv))
@@ -173,8 +178,6 @@ def _check_beam_flags(own: Parser, rest: list[str]) -> None:
     """Lets Beam's flags pass and refuses the others."""
     every = Parser(prog=own.prog, add_help=False, conflict_handler="resolve")
     EmbedOptions._add_argparse_args(every)
-    for option in every._actions:
-        option.required = False
     for options in _subclasses(PipelineOptions):
         if options is not EmbedOptions and "_add_argparse_args" in vars(options):
             # Some of Beam's option groups share a flag; either definition will do for a name check.

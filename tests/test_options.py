@@ -1,5 +1,9 @@
 import pytest
-from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+)
 
 from pipelines import cli, options
 from pipelines.arguments import Parser
@@ -97,3 +101,7 @@ def test_parser_names_its_help(capsys):
     parser.add_argument("--number", type=int)
     message = refused(["--number", "many"], capsys, parser.parse_args)
     assert message.startswith("clip-beam x: ") and message.endswith("see clip-beam x --help\n")
+
+
+def test_importing_the_options_leaves_other_pipelines_alone():
+    assert PipelineOptions([]).view_as(StandardOptions).runner is None
