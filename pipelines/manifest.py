@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines import storage, webdataset
 from pipelines.compression import SUFFIXES
-from pipelines.parquet_manifests import read_footer
+from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
 from pipelines.text_manifests import scan_text
 from schemas.manifest import ColumnOverrides, Columns, ManifestError, resolve_columns
@@ -160,9 +160,7 @@ def _plan_file(uri: str, kind: str, request: ManifestRequest) -> _FilePlan:
 def _plan_parquet(whole: Unit, request: ManifestRequest) -> _FilePlan:
     try:
         schema, rows = read_footer(whole.uri)
-    except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:  # the store's fault, not the file's
-            raise
+    except DamagedParquet as error:
         damage = f"not a whole Parquet file: {error}"
         return _FilePlan([replace(whole, damage=damage)], [], readable=False)
     columns = _columns(schema, whole.uri, request)
@@ -221,7 +219,9 @@ def _common_kept(files: Iterable[list[pa.Field]]) -> pa.Schema:
     for kept in files:
         for field in kept:
             known = fields.setdefault(field.name, pa.field(field.name, field.type))
-            if known.type != field.type:
+            if pa.types.is_null(known.type):  # a file that has no value tells no type
+                fields[field.name] = pa.field(field.name, field.type)
+            elif known.type != field.type and not pa.types.is_null(field.type):
                 raise ManifestError(
                     f"column {field.name!r} is {known.type} in one manifest file and {field.type} "
                     "in another; leave it out of `--keep_columns` or convert it"

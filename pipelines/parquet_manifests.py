@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -15,19 +16,27 @@ from schemas.manifest import Columns
 from schemas.rejects import Reason
 
 BATCH_ROWS = 64  # rows may hold whole images
+BUFFER_BYTES = 8 << 20  # read at once of a column; else it would be a whole row group's
+
+
+class DamagedParquet(ValueError):
+    """A Parquet file, or a part of one, that cannot be read."""
 
 
 def read_footer(uri: str) -> tuple[pa.Schema, int]:
     """Returns the schema and the number of rows of a file.
 
     Raises:
-        pyarrow.ArrowException: if it is not a Parquet file, or cut short; Arrow also raises OSError
-            without an error number for it.
+        DamagedParquet: if it is not a Parquet file, cut short, or at odds with itself.
         OSError: as the filesystem reports it.
     """
-    with storage.open_input(uri) as file:
+    with storage.open_input(uri) as file, _damage_named():
         parquet = pq.ParquetFile(file)
-        return parquet.schema_arrow, parquet.metadata.num_rows
+        metadata = parquet.metadata
+        in_groups = sum(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
+        if in_groups != metadata.num_rows:
+            raise DamagedParquet(f"{metadata.num_rows} rows, of which row groups have {in_groups}")
+        return parquet.schema_arrow, metadata.num_rows
 
 
 def read_parquet(unit: Unit) -> Iterator[RawRow]:
@@ -36,35 +45,57 @@ def read_parquet(unit: Unit) -> Iterator[RawRow]:
         return
     begin, end = unit.first_row, unit.first_row + unit.rows
     with storage.open_input(unit.uri) as file:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        parquet = pq.ParquetFile(file, page_checksum_verification=True, buffer_size=BUFFER_BYTES)
         first = 0
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if first < end and first + rows > begin:
-                for raw in _read_group(parquet, group, first, rows, _names(unit.columns)):
-                    if begin <= raw.number < end:
-                        yield raw
+                wanted = range(max(begin - first, 0), min(end - first, rows))
+                group_rows = _read_group(parquet, group, wanted, _names(unit.columns))
+                for number, values in zip(wanted, group_rows, strict=True):
+                    yield RawRow(first + number, values)
             first += rows
 
 
 def _read_group(
-    parquet: pq.ParquetFile, group: int, first: int, rows: int, names: list[str]
-) -> Iterator[RawRow]:
-    number = first
+    parquet: pq.ParquetFile, group: int, wanted: range, names: list[str]
+) -> Iterator[dict[str, Any] | Fault]:
+    """Yields the wanted rows of a row group, or a fault for each that cannot be read."""
+    number, reached = wanted.start, 0
+    damage = "it ends early"
     try:
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
-            for values in _values(batch):
-                yield RawRow(number, values)
-                number += 1
-    except (pa.ArrowException, OSError) as error:
-        fault = Fault(Reason.MANIFEST_UNREADABLE, f"row group {group} is damaged: {error}")
-        yield from (RawRow(lost, fault) for lost in range(number, first + rows))
+        with _damage_named():
+            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+                if reached + batch.num_rows > number:
+                    piece = batch.slice(number - reached, wanted.stop - number)
+                    yield from _values(piece)
+                    number += piece.num_rows
+                    if number == wanted.stop:
+                        return
+                reached += batch.num_rows
+    except DamagedParquet as error:
+        damage = str(error)
+    fault = Fault(Reason.MANIFEST_UNREADABLE, f"row group {group} is damaged: {damage}")
+    yield from (fault for _ in range(number, wanted.stop))
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Tells damage from a store that cannot be reached for now, which the runner tries again."""
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DamagedParquet(str(error)) from error
+    except OSError as error:  # Arrow's own have no number; those of filesystems have, or a class
+        if type(error) is not OSError or error.errno is not None:
+            raise
+        raise DamagedParquet(str(error)) from error
 
 
 def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | Fault]:
     try:
         return batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         return [_row_values(batch.slice(index, 1)) for index in range(batch.num_rows)]
 
 
@@ -73,6 +104,8 @@ def _row_values(row: pa.RecordBatch) -> dict[str, Any] | Fault:
         return row.to_pylist()[0]
     except UnicodeDecodeError:
         return Fault(Reason.MALFORMED_ROW, "the row is not valid UTF-8")
+    except (ValueError, OverflowError) as error:  # a date or time that Python does not have
+        return Fault(Reason.MALFORMED_ROW, f"a value of the row cannot be read: {error}")
 
 
 def _names(columns: Columns) -> list[str]:

@@ -57,7 +57,7 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
         ManifestError: if the image or the caption is not found, if a flag names a column that is
             not there, or if two columns have the same name but for case.
     """
-    found = _Found({field.name: field.type for field in fields})
+    found = _Found(list(fields))
     image = found.override("image_column", overrides.image)
     image_bytes = image_uri = None
     if image is not None:
@@ -83,12 +83,13 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
 class _Found:
     """The columns that are there, looked up by name whatever their case."""
 
-    def __init__(self, types: dict[str, pa.DataType]) -> None:
-        self._types = types
+    def __init__(self, fields: list[pa.Field]) -> None:
+        self._types = {field.name: field.type for field in fields}
         self._spelt: dict[str, str] = {}
-        for name in types:
+        for name in (field.name for field in fields):
+            is_twin = name.lower() in self._spelt
             twin = self._spelt.setdefault(name.lower(), name)
-            if twin != name and name.lower() in _RECOGNISED:
+            if is_twin and name.lower() in _RECOGNISED:
                 raise ManifestError(
                     f"expected one column {name.lower()!r}, got {twin!r} and {name!r}; rename one"
                 )

@@ -128,3 +128,24 @@ def test_file_without_rows_has_no_units(tmp_path):
     path = write(tmp_path / "m.parquet", {"url": empty, "text": empty})
     assert plan(path).units == ()
     assert plan(path).rows == 0
+
+
+def test_column_without_values_in_one_file_takes_its_type_from_another(tmp_path):
+    write(tmp_path / "a.parquet", columns_of(1) | {"license": pa.nulls(1)})
+    write(tmp_path / "b.parquet", columns_of(1) | {"license": ["cc"]})
+    found = plan(tmp_path, keep_columns=("license",))
+    assert found.kept.field("license").type == pa.string()
+
+
+def test_time_that_python_cannot_tell_costs_its_row(tmp_path):
+    when = pa.array([0, 2**62], pa.timestamp("ms"))
+    path = write(tmp_path / "m.parquet", columns_of(2) | {"when": when})
+    first, second = records(path, keep_columns=("when",))
+    assert isinstance(first, Row) and second.reason is Reason.MALFORMED_ROW
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    table = pa.table([["a"], ["b"], ["c"]], names=["url", "text", "text"])
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="expected one column 'text'"):
+        plan(tmp_path / "m.parquet")
