@@ -5,15 +5,19 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import lzma
 import zlib
-from typing import BinaryIO, cast
+from collections.abc import Callable
+from typing import Any, BinaryIO, cast
 
 import zstandard
 
 SUFFIXES = (".gz", ".tgz", ".zst", ".bz2")
 # What the decoders raise on a stream that is damaged or ends early.
-DAMAGE_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError)
+DAMAGE_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+# Pieces of one size, whatever the caller asks for: then how much can be read of a damaged stream
+# does not depend on where reading began.
+_PIECE_BYTES = 1 << 16
+_INPUT_BYTES = 1 << 12  # zstd may make 2**15 bytes of one
 
 
 class DamagedStream(OSError):
@@ -34,9 +38,10 @@ def decompressed(uri: str, file: BinaryIO) -> BinaryIO:
     if name.endswith((".gz", ".tgz")):
         return _wrap(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
     if name.endswith(".bz2"):
-        return _wrap(cast(BinaryIO, bz2.BZ2File(file)))
+        return _wrap(cast(BinaryIO, _Frames(file, bz2.BZ2Decompressor)))
     if name.endswith(".zst"):
-        return _wrap(cast(BinaryIO, _ZstdFrames(file)))
+        zstd = zstandard.ZstdDecompressor()
+        return _wrap(cast(BinaryIO, _Frames(file, zstd.decompressobj)))
     return file
 
 
@@ -50,49 +55,63 @@ class _Checked(io.RawIOBase):
     def __init__(self, stream: BinaryIO) -> None:
         # `read1` hands out what is there; `read` would lose what it gathered before the damage.
         self._read = getattr(stream, "read1", stream.read)
+        self._ready = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        try:
-            data = self._read(len(buffer))
-        except DAMAGE_ERRORS as error:
-            raise DamagedStream(f"the compressed data is damaged or cut short: {error}") from error
-        except OSError as error:  # bz2 reports corrupt data as a plain OSError
-            if error.errno is not None:
-                raise
-            raise DamagedStream(f"the compressed data is damaged: {error}") from error
+        self._ready = self._ready or memoryview(self._next_piece())
+        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
         buffer[: len(data)] = data
         return len(data)
 
+    def _next_piece(self) -> bytes:
+        try:
+            return self._read(_PIECE_BYTES)
+        except DAMAGE_ERRORS as error:
+            raise DamagedStream(f"the compressed data is damaged or cut short: {error}") from error
+        except OSError as error:  # bz2 reports corrupt data as a plain OSError
+            if type(error) is not OSError or error.errno is not None:
+                raise
+            raise DamagedStream(f"the compressed data is damaged: {error}") from error
 
-class _ZstdFrames:
-    """Reads all frames of a zstd file; the library's own reader takes a cut frame for the end."""
 
-    def __init__(self, file: BinaryIO) -> None:
+class _Frames:
+    """Reads all frames of a file, one after the other, up to the end of the file.
+
+    The libraries' own readers take a cut zstd frame for the end, and leave out a second bz2 stream
+    whose head is damaged.
+    """
+
+    def __init__(self, file: BinaryIO, new_decoder: Callable[[], Any]) -> None:
         self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._new_decoder = new_decoder
+        self._decoder = new_decoder()
         self._begun = False
-        self._ready = b""
 
-    def read(self, size: int) -> bytes:
-        while not self._ready and self._fill():
-            pass
-        data, self._ready = self._ready[:size], self._ready[size:]
+    def read(self, _: int) -> bytes:
+        """Returns what the next bytes of the file decode to, whatever its length; b"" at the end.
+
+        Raises:
+            EOFError: if the file ends inside a frame.
+        """
+        data = b""
+        while not data:
+            chunk = self._next_input()
+            if not chunk:
+                break
+            self._begun = True
+            data = self._decoder.decompress(chunk)
         return data
 
-    def _fill(self) -> bool:
-        """Decodes one more piece; False at the end of the file."""
-        chunk = self._frame.unused_data if self._frame.eof else b""
-        if self._frame.eof:
-            self._frame = zstandard.ZstdDecompressor().decompressobj()
+    def _next_input(self) -> bytes:
+        chunk = b""
+        if self._decoder.eof:
+            chunk = self._decoder.unused_data
+            self._decoder = self._new_decoder()
             self._begun = False
-        chunk = chunk or self._file.read(1 << 16)
-        if not chunk:
-            if self._begun:
-                raise EOFError("the last zstd frame has no end")
-            return False
-        self._begun = True
-        self._ready = self._frame.decompress(chunk)
-        return True
+        chunk = chunk or self._file.read(_INPUT_BYTES)
+        if not chunk and self._begun:
+            raise EOFError("the last frame has no end")
+        return chunk

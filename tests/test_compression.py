@@ -59,3 +59,18 @@ def test_plain_file_is_returned_as_it_is():
     file = io.BytesIO(TEXT)
     assert decompressed("m.csv", file) is file
     assert not is_compressed("m.csv")
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_second_member_with_a_damaged_head_is_noticed(name):
+    whole = CODECS[name](TEXT)
+    with pytest.raises(DamagedStream):
+        read(name, whole + b"\x00" + whole[1:] + b"rest")
+
+
+def test_small_frame_of_much_text_is_read_in_pieces():
+    stream = decompressed(
+        "m.csv.zst", io.BytesIO(zstandard.ZstdCompressor().compress(bytes(1 << 26)))
+    )
+    assert stream.read(10) == bytes(10)
+    assert sum(len(piece) for piece in iter(lambda: stream.read(1 << 20), b"")) == (1 << 26) - 10
