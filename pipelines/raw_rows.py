@@ -46,11 +46,12 @@ def reject(unit: Unit, number: int, fault: Fault) -> Reject:
 
 def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault | None]:
     columns = unit.columns
+    values, fault = _valid_text(columns, values)
     url, image_bytes = _image(columns, values)
     text = values.get(columns.text) if columns.text else None
     uid = values.get(columns.uid) if columns.uid else None
     sha256 = values.get(columns.sha256) if columns.sha256 else None
-    fault = _fault(url, image_bytes, text)
+    fault = fault or _fault(url, image_bytes, text)
     url, text = (value if isinstance(value, str) else None for value in (url, text))
     if uid is None or uid == "":
         uid = content_uid(url, image_bytes, text) if fault is None else None
@@ -67,6 +68,18 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
         kept={name: values.get(name) for name in columns.kept},
     )
     return row, fault
+
+
+def _valid_text(
+    columns: Columns, values: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Fault | None]:
+    """Replaces halves of surrogate pairs, which JSON can spell but no file can hold."""
+    used = (columns.uid, columns.image_uri, columns.text, *columns.kept)
+    texts = {name: values[name] for name in used if name and isinstance(values.get(name), str)}
+    valid = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+    if valid == texts:
+        return values, None
+    return {**values, **valid}, Fault(Reason.MALFORMED_ROW, "the row holds half a surrogate pair")
 
 
 def _image(columns: Columns, values: Mapping[str, Any]) -> tuple[Any, Any]:

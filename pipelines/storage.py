@@ -98,7 +98,7 @@ def expand(pattern: str) -> list[str]:
     """
     pattern = normalize(pattern)
     filesystem, path = _locate(pattern)
-    if any(character in path for character in "*?["):
+    if any(character in path for character in "*?[") and not filesystem.exists(path):
         named = base_name(path).startswith(_HIDDEN)
         found = [n for n in filesystem.glob(path) if named or not base_name(n).startswith(_HIDDEN)]
     elif filesystem.isdir(path):

@@ -69,6 +69,8 @@ def _row_column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
     values = [row.kept.get(field.name) for row in rows]
     if pa.types.is_string(field.type):  # of JSON whose rows disagree about the type
         values = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+    elif pa.types.is_float64(field.type):  # Arrow refuses integers that lose digits
+        values = [None if v is None else float(v) for v in values]
     return pa.array(values, field.type)
 
 

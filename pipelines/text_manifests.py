@@ -7,10 +7,11 @@ make one, so that a caption may hold line breaks.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -24,9 +25,9 @@ from schemas.rejects import Reason
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
-_TOO_LONG = "\x00record too long"
+_TOO_LONG = "\x00line too long"  # stands for such a line
 _NAMED_BY = 1000  # records of a JSONL file whose keys count as its columns
-_SKIP_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,29 @@ def read_text(unit: Unit) -> Iterator[RawRow]:
         names = [field.name for field in _header_fields(records, unit.uri, unit.format)]
         records.skip_to(unit.offset or 0, seekable=not is_compressed(unit.uri))
         for number in range(unit.first_row, unit.first_row + (unit.rows or 0)):
-            record = next(records, None)
-            if record is None:  # the file has shrunk since it was planned
-                fault = Fault(Reason.MANIFEST_TRUNCATED, "the manifest ends before this row")
-                yield RawRow(number, fault)
+            record = next(records, _SHRUNK)
+            if isinstance(record, Fault):
+                yield RawRow(number, record)
             elif unit.format == "jsonl":
                 yield RawRow(number, _json_values(record, unit.columns.kept))
             else:
                 yield RawRow(number, _csv_values(record, names))
 
 
+# The file is shorter than when it was planned.
+_SHRUNK = Fault(Reason.MANIFEST_TRUNCATED, "the manifest ends before this row")
+
+
 def _open(uri: str) -> BinaryIO:
-    return decompressed(uri, storage.open_input(uri))
+    file = storage.open_input(uri)
+    if is_compressed(uri):
+        return decompressed(uri, file)
+    # The files of object stores have no `readline` with a limit.
+    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES))
 
 
 class _Records(Iterator[Any]):
-    """Records of a text file: lines of JSONL, lists of fields of CSV and TSV.
+    """Records of a text file: lines of JSONL, lists of fields (or a fault) of CSV and TSV.
 
     `offset` is the byte, in the decompressed text, at which the next record begins. Bytes that are
     not UTF-8 arrive as surrogates, so that the reader of a record can refuse it alone.
@@ -112,7 +120,6 @@ class _Records(Iterator[Any]):
     def __init__(self, file: BinaryIO, kind: str) -> None:
         self._file = file
         self.offset = 0
-        self._first = True
         self._records: Iterator[Any]
         if kind == "jsonl":
             self._records = (line for line in self._lines() if line.strip())
@@ -131,29 +138,29 @@ class _Records(Iterator[Any]):
             self._file.seek(offset)
         else:
             left = offset - self.offset
-            while left:
-                left -= len(self._file.read(min(left, _SKIP_BYTES)))
+            while left and (skipped := self._file.read(min(left, _BUFFER_BYTES))):
+                left -= len(skipped)
         self.offset = offset
 
-    def _csv_records(self, delimiter: str) -> Iterator[list[str]]:
+    def _csv_records(self, delimiter: str) -> Iterator[list[str] | Fault]:
         while True:
-            reader = csv.reader(self._lines(), delimiter=delimiter)
+            # Strict: else a quoted field cut short by the end of the file passes for a whole one.
+            reader = csv.reader(self._lines(), delimiter=delimiter, strict=True)
             try:
                 yield from (record for record in reader if record)
                 return
             except csv.Error as error:  # a field without end; what it swallowed is one record
-                yield [f"\x00{error}"]
+                yield Fault(Reason.MALFORMED_ROW, str(error))
 
     def _lines(self) -> Iterator[str]:
         while line := self._file.readline(MAX_RECORD_BYTES):
+            is_first = self.offset == 0
             self.offset += len(line)
-            if self._first:
-                self._first = False
-                line = _without_bom(line)
             if len(line) == MAX_RECORD_BYTES and not line.endswith(b"\n"):
                 self._drop_rest_of_line()
                 yield _TOO_LONG + "\n"
             else:
+                line = _without_bom(line) if is_first else line
                 yield line.decode("utf-8", "surrogateescape")
 
     def _drop_rest_of_line(self) -> None:
@@ -176,12 +183,18 @@ def _header_fields(records: _Records, uri: str, kind: str) -> tuple[pa.Field, ..
     header = next(records, None)
     if header is None:
         raise ManifestError(f"expected a header line in {uri}, got an empty file")
+    if isinstance(header, Fault):
+        raise ManifestError(f"the header line of {uri} cannot be read: {header.detail}")
+    if any(_TOO_LONG in name for name in header):
+        raise ManifestError(f"the header line of {uri} is longer than {MAX_RECORD_BYTES} bytes")
+    if any(_has_surrogate(name) for name in header):
+        raise ManifestError(f"expected a header line in UTF-8 in {uri}; save the file as UTF-8")
     return tuple(pa.field(name.strip(), pa.string()) for name in header)
 
 
 def _csv_values(record: list[str], names: list[str]) -> dict[str, str | None] | Fault:
-    if record[0].startswith("\x00"):
-        return Fault(Reason.MALFORMED_ROW, record[0][1:])
+    if any(_TOO_LONG in value for value in record):
+        return Fault(Reason.MALFORMED_ROW, f"a line is longer than {MAX_RECORD_BYTES} bytes")
     if len(record) != len(names):
         return Fault(Reason.MALFORMED_ROW, f"expected {len(names)} fields, got {len(record)}")
     if any(_has_surrogate(value) for value in record):
@@ -230,8 +243,8 @@ class _JsonTypes:
         if isinstance(values, Fault):
             return
         for name, value in values.items():
-            known = self._types.get(name)
-            self._types[name] = _common(known, _json_type(value))
+            if not _has_surrogate(name):
+                self._types[name] = _common(self._types.get(name), _json_type(value))
 
     def fields(self) -> tuple[pa.Field, ...]:
         return tuple(pa.field(name, kind) for name, kind in self._types.items())
@@ -243,7 +256,7 @@ def _json_type(value: Any) -> pa.DataType:
     if isinstance(value, bool):
         return pa.bool_()
     if isinstance(value, int):
-        return pa.int64() if -(2**63) <= value < 2**63 else pa.float64()
+        return pa.int64() if -(2**63) <= value < 2**63 else pa.string()
     return pa.float64() if isinstance(value, float) else pa.string()
 
 

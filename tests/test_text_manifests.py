@@ -96,6 +96,38 @@ def test_bytes_that_are_not_utf8_cost_their_row(tmp_path):
     assert texts(found) == [Reason.MALFORMED_ROW, "ok"]
 
 
+@pytest.mark.parametrize("name", ["uid", "url", "text", "license"])
+def test_half_a_surrogate_pair_costs_its_row(tmp_path, name):
+    row = {"uid": "1", "url": "a.jpg", "text": "x", "license": "cc"}
+    path = write(tmp_path / "m.jsonl", jsonl(row | {name: "half \ud83d"}, row))
+    found = records(path, keep_columns=("license",))
+    assert texts(found) == [Reason.MALFORMED_ROW, "x"]
+    spelt = found[0].row.kept["license"] if name == "license" else getattr(found[0].row, name)
+    assert spelt == "half ?"
+
+
+def test_pair_of_surrogates_is_a_character(tmp_path):
+    path = write(tmp_path / "m.jsonl", jsonl({"url": "a.jpg", "text": "\U0001f600"}))
+    assert texts(records(path)) == ["\U0001f600"]
+
+
+def test_field_that_the_end_of_the_file_cuts_is_no_row(tmp_path):
+    path = write(tmp_path / "m.csv", 'url,text\na.jpg,ok\nb.jpg,"no end')
+    assert texts(records(path)) == ["ok", Reason.MALFORMED_ROW]
+
+
+def test_header_that_is_no_text_is_refused(tmp_path):
+    for header in (b"url,te\xffxt\n", b'url,"text'):
+        with pytest.raises(ManifestError, match="header line"):
+            plan(write(tmp_path / "m.csv", header))
+
+
+def test_kept_integers_beyond_64_bits_keep_their_digits(tmp_path):
+    path = write(tmp_path / "m.jsonl", jsonl(ROWS[0] | {"n": 2**70}, ROWS[1] | {"n": 1}))
+    found = plan(path, keep_columns=("n",))
+    assert found.kept.field("n").type == pa.string()
+
+
 def test_blank_lines_are_no_rows(tmp_path):
     path = write(tmp_path / "m.jsonl", "\n" + jsonl(ROWS[0]) + "  \n\n" + jsonl(ROWS[1]).strip())
     found = records(path)

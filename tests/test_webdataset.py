@@ -96,6 +96,22 @@ def test_incomplete_sample_is_rejected_alone(tmp_path, members, reason):
 
 
 @pytest.mark.parametrize(
+    "members",
+    [
+        sample("1", uid="half \ud83d"),
+        sample("1", license="half \ud83d"),
+        [("1.jpg", b"x"), ("1.json", rb'{"caption": "half \ud83d"}')],
+        sample("\udcff"),
+    ],
+)
+def test_text_that_no_file_can_hold_costs_its_row(tmp_path, members):
+    data = make_tar(*members, *sample("2"))
+    first, second = read(tmp_path, data, keep_columns=("license",))
+    assert (first.reason, second.uid) == (Reason.MALFORMED_ROW, "2")
+    str(first).encode()
+
+
+@pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
 )
 def test_links_and_devices_are_refused(tmp_path, kind):
