@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,8 +39,16 @@ _OPEN_CLIP_WEIGHTS = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pt",
 )
-_HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_HF_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_HF_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# What torch's restricted unpickler raises on bytes that are no pickle of its own.
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
+               AttributeError, AssertionError, OSError, OverflowError, MemoryError,
+               struct.error)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,24 +105,25 @@ def _read_directory(path: Path) -> Checkpoint:
 
 
 def _read_file(path: Path, arch: str | None, activation: str | None) -> Checkpoint:
+    if arch is not None and arch not in VARIANTS:
+        raise CheckpointError(f"unknown `arch` {arch!r}; expected one of {', '.join(VARIANTS)}")
     sha256 = file_sha256(path)
     tensors = unwrapped(_tensors(path))
-    if arch is None and activation is None:
-        from_openai = sha256 in SHA256.values() or (is_archive(path) and is_torchscript(path))
-        if not from_openai:
-            raise CheckpointError(
-                f"{path.name} is a bare state dict, which does not tell its activation; pass "
-                "`--activation quick_gelu` (OpenAI, and configurations named so) or `gelu`"
-            )
+    activation = activation or _activation(path, sha256)
     if arch is None:
-        return Checkpoint(
-            config_from_shapes(tensors, activation or ACTIVATIONS[0]), tensors, sha256
-        )
-    if arch not in VARIANTS:
-        raise CheckpointError(f"unknown `arch` {arch!r}; expected one of {', '.join(VARIANTS)}")
-    variant = VARIANTS[arch]
-    return Checkpoint(
-        replace(variant, activation=activation or variant.activation), tensors, sha256
+        config = config_from_shapes(tensors, activation)
+    else:
+        config = replace(VARIANTS[arch], activation=activation)
+    return Checkpoint(config, tensors, sha256)
+
+
+def _activation(path: Path, sha256: str) -> str:
+    """Returns OpenAI's activation for OpenAI's files; of others the weights do not tell it."""
+    if sha256 in SHA256.values() or (is_archive(path) and is_torchscript(path)):
+        return ACTIVATIONS[0]
+    raise CheckpointError(
+        f"{path.name} is a bare state dict, which does not tell its activation; pass "
+        "`--activation quick_gelu` (OpenAI, and configurations named so) or `gelu`"
     )
 
 
@@ -149,13 +159,13 @@ def _legacy_pickle(path: Path) -> LazyTensors:
     """Reads what torch wrote before 1.6; torch's own restricted unpickler does it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        return dict(_flat(content, ""))
+    except _UNREADABLE as error:
         reason = str(error).split("\n", 1)[0][:200]
         raise CheckpointError(
             f"{path.name} is not a file of weights that can be read safely ({reason}); expected "
             "safetensors or a torch archive"
         ) from error
-    return dict(_flat(content, ""))
 
 
 def _flat(content: Any, prefix: str) -> list[tuple[str, LazyTensor]]:
@@ -168,15 +178,17 @@ def _flat(content: Any, prefix: str) -> list[tuple[str, LazyTensor]]:
 
 
 def _hf_weights(path: Path) -> list[Path]:
-    for name in _HF_INDEXES:
-        if (path / name).exists():
-            files = dict.fromkeys(_json(path / name).get("weight_map", {}).values())
-            shards = [path / Path(file).name for file in files]
-            missing = [shard.name for shard in shards if not shard.exists()]
-            if missing or not shards:
-                raise CheckpointError(f"{name} names {missing or 'no files'}, which are not there")
-            return shards
-    return [_first_existing(path, _HF_WEIGHTS)]
+    weights = _first_existing(path, _HF_WEIGHTS)
+    if weights.suffix != ".json":
+        return [weights]
+    weight_map = _json(weights).get("weight_map")
+    if not isinstance(weight_map, Mapping) or not weight_map:
+        raise CheckpointError(f"{weights.name} names no files; download it again")
+    shards = [path / Path(str(file)).name for file in dict.fromkeys(weight_map.values())]
+    missing = [shard.name for shard in shards if not shard.exists()]
+    if missing:
+        raise CheckpointError(f"{weights.name} names {missing}, which are not there")
+    return shards
 
 
 def _first_existing(path: Path, names: tuple[str, ...]) -> Path:
@@ -196,7 +208,7 @@ def _digest_of(files: list[Path]) -> str:
 def _json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is not JSON ({error}); download it again") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"expected an object in {path.name}, got {type(content).__name__}")

@@ -36,7 +36,7 @@ def config_from_shapes(tensors: LazyTensors, activation: str) -> ClipConfig:
             text=_text_from_shapes(tensors),
             activation=activation,
         )
-    except (KeyError, IndexError, ConfigError) as error:
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         what = f"no weight {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
             f"expected the weights of a CLIP under the names of OpenAI or open_clip, got {what}; "

@@ -26,7 +26,6 @@ from clip_core.tokenizer import Tokenizer
 
 BUNDLED = ("tiny",)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OPENAI_VOCAB_SIZE = 49408
 _OPTIONAL = "num_batches_tracked"  # counts training steps; files of old releases lack it
 
 
@@ -170,10 +169,13 @@ def _build(checkpoint: Checkpoint) -> Clip:
             continue
         try:
             tensor = checkpoint.tensors[name].load()
-        except RuntimeError as error:
-            raise CheckpointError(f"weight {name} cannot be read: {error}") from error
-        tensor = tensor if name.endswith(_OPTIONAL) else tensor.float()
-        state[name] = tensor.reshape(shape).contiguous()
+            tensor = tensor if name.endswith(_OPTIONAL) else tensor.float()
+            state[name] = tensor.reshape(shape).contiguous()
+        except (RuntimeError, TypeError, AttributeError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise CheckpointError(
+                f"weight {name} cannot be read ({reason}); download the model again"
+            ) from error
     clip.load_state_dict(state, assign=True)
     return clip.eval().requires_grad_(False)
 
@@ -212,7 +214,7 @@ def _merges(path: Path, vocab: str | None, vocab_size: int) -> vocabulary.Merges
     for name in beside:
         if (folder / name).exists():
             return vocabulary.read_merges(name, (folder / name).read_bytes())
-    if vocab_size == OPENAI_VOCAB_SIZE:
+    if vocab_size == vocabulary.OPENAI_VOCAB_SIZE:
         return vocabulary.find_openai_merges()
     raise vocabulary.VocabularyError(
         f"expected a BPE vocabulary ({', '.join(vocabulary.FILE_NAMES)}) beside the model, got "

@@ -7,9 +7,12 @@ TorchScript archive become inert stand-ins that only hold attributes; every othe
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,12 +35,18 @@ _STORAGE_DTYPES = {
 }
 _DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError,
            TypeError, AttributeError, OverflowError, UnicodeDecodeError, RecursionError,
-           NotImplementedError)  # fmt: skip
+           NotImplementedError, OSError, RuntimeError, MemoryError, struct.error,
+           zlib.error)  # fmt: skip
+# How TorchScript spells lists, such as the padding of a scripted convolution.
+_LISTS = ("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist")
 
 
 def is_archive(path: Path) -> bool:
     """Tells whether a file is a zip archive, as torch has written since 1.6."""
-    return zipfile.is_zipfile(path)
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # an end of one, and nothing before it
+        return False
 
 
 def is_torchscript(path: Path) -> bool:
@@ -54,14 +63,14 @@ def read_archive(path: Path) -> LazyTensors:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            prefix = _prefix(archive)
+            prefix = _prefix(archive, path)
             with archive.open(f"{prefix}/data.pkl") as file:
                 content = _DataUnpickler(file, path, prefix).load()
+        return dict(_tensors(content, ""))
     except CheckpointError:
         raise
     except _DAMAGE as error:
         raise _damaged(path, error) from error
-    return dict(_tensors(content, ""))
 
 
 class _Module:
@@ -93,27 +102,45 @@ class _DataUnpickler(pickle.Unpickler):
             return _rebuild_parameter
         if module == "torch" and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
+        if module == "torch.jit._pickle" and name in _LISTS:
+            return list
+        if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
+            return _untagged
         raise CheckpointError(
             f"{self._path.name} names {module}.{name}, which is not data; nothing was run; "
             "get the weights as safetensors or from a source you trust"
         )
 
-    def persistent_load(self, pid: Any) -> Callable[[], Tensor]:
+    def persistent_load(self, pid: Any) -> partial[Tensor]:
         kind, dtype, key, _location, _size = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"unknown persistent id {kind!r}")
-        return lambda: _read_storage(self._path, f"{self._prefix}/data/{key}", dtype)
+        return partial(_read_storage, self._path, f"{self._prefix}/data/{key}", dtype)
 
 
 def _rebuild_tensor(
-    storage: Callable[[], Tensor], offset: int, size: Any, stride: Any, *_: Any
+    storage: partial[Tensor], offset: int, size: Any, stride: Any, *_: Any
 ) -> LazyTensor:
+    if not isinstance(storage, partial):
+        raise pickle.UnpicklingError(f"expected a storage, got {type(storage).__name__}")
     shape, steps = tuple(map(int, size)), tuple(map(int, stride))
-    return LazyTensor(shape, lambda: storage().as_strided(shape, steps, int(offset)))
+    return LazyTensor(shape, lambda: _view(storage(), shape, steps, int(offset)))
+
+
+def _view(storage: Tensor, shape: tuple[int, ...], steps: tuple[int, ...], offset: int) -> Tensor:
+    view = storage.as_strided(shape, steps, offset)
+    if view.numel() > storage.numel():
+        raise RuntimeError(f"it has {view.numel()} values, its storage {storage.numel()}")
+    # A slice must not keep all that it was cut from in memory.
+    return view if view.numel() == storage.numel() else view.clone()
 
 
 def _rebuild_parameter(data: LazyTensor, *_: Any) -> LazyTensor:
     return data
+
+
+def _untagged(value: Any, _type: str) -> Any:
+    return value
 
 
 def _read_storage(path: Path, name: str, dtype: torch.dtype) -> Tensor:
@@ -136,7 +163,10 @@ def _tensors(content: Any, prefix: str) -> Iterator[tuple[str, LazyTensor]]:
             yield from _tensors(value, f"{prefix}.{name}" if prefix else str(name))
 
 
-def _prefix(archive: zipfile.ZipFile) -> str:
+def _prefix(archive: zipfile.ZipFile, path: Path) -> str:
+    # Torch stores without compression; a member that would grow is a zip bomb.
+    if any(member.file_size > path.stat().st_size for member in archive.infolist()):
+        raise zipfile.BadZipFile("a member is larger than the file")
     for name in archive.namelist():
         if name.endswith("/data.pkl"):
             return name.removesuffix("/data.pkl")

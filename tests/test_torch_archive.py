@@ -132,3 +132,29 @@ def test_zip_without_a_pickle_is_refused(tmp_path):
         file.writestr("readme.txt", "hello")
     with pytest.raises(CheckpointError, match="no data.pkl"):
         read_archive(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lists_of_a_scripted_convolution_are_no_obstacle(tmp_path):
+    convolution = nn.Conv2d(1, 2, 3, padding=1)
+    torch.jit.script(convolution).save(str(tmp_path / "script.pt"))
+    tensors = read_archive(tmp_path / "script.pt")
+    assert torch.equal(tensors["weight"].load(), convolution.weight)
+
+
+def test_slice_does_not_keep_what_it_was_cut_from(tmp_path):
+    torch.save({"row": torch.zeros(1000, 4)[1]}, tmp_path / "slice.pt")
+    assert read_archive(tmp_path / "slice.pt")["row"].load().untyped_storage().nbytes() == 16
+
+
+def test_tensor_larger_than_its_storage_is_refused(tmp_path):
+    torch.save({"huge": torch.ones(1).expand(1 << 40)}, tmp_path / "huge.pt")
+    with pytest.raises(RuntimeError, match="its storage 1"):
+        read_archive(tmp_path / "huge.pt")["huge"].load()
+
+
+def test_zip_bomb_is_refused_unread(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x/data.pkl", bytes(1 << 24))
+    with pytest.raises(CheckpointError, match="larger than the file"):
+        read_archive(tmp_path / "bomb.pt")
