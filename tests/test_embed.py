@@ -178,7 +178,14 @@ def test_signal_ends_the_run_with_its_status(tmp_path, model_dir, number, status
         str(tmp_path / "out"),
         str(model_dir),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job has SIGINT ignored, and its children, such as these tests, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(tmp_path.glob("out/embeddings/*.parquet")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
