@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from clip_core.config import ACTIVATIONS, VARIANTS, ClipConfig
+from clip_core.config import ACTIVATIONS, ClipConfig
 from clip_core.config_readers import (
     config_from_hugging_face,
     config_from_open_clip,
@@ -30,6 +30,7 @@ from clip_core.key_maps import from_hugging_face, unwrapped
 from clip_core.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
 from clip_core.published import SHA256, file_sha256
 from clip_core.torch_archive import is_archive, is_torchscript, read_archive
+from clip_core.variants import OPEN_CLIP, VARIANTS
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HF_CONFIG = "config.json"
@@ -73,7 +74,8 @@ def read_checkpoint(
     Args:
         path: a file or a directory.
         arch: a name of `VARIANTS`, where a bare state dict's shapes do not tell (heads).
-        activation: `quick_gelu` or `gelu`, which a bare state dict never tells.
+        activation: `quick_gelu` or `gelu`, which a bare state dict never tells; nor does an
+            `arch`, but for those of open_clip.
 
     Raises:
         CheckpointError: if there is none, or it is damaged, hostile or of another family.
@@ -109,6 +111,8 @@ def _read_file(path: Path, arch: str | None, activation: str | None) -> Checkpoi
         raise CheckpointError(f"unknown `arch` {arch!r}; expected one of {', '.join(VARIANTS)}")
     sha256 = file_sha256(path)
     tensors = unwrapped(_tensors(path))
+    if activation is None and arch in OPEN_CLIP:  # its names tell the activation
+        activation = OPEN_CLIP[arch].activation
     activation = activation or _activation(path, sha256)
     if arch is None:
         config = config_from_shapes(tensors, activation)
@@ -123,7 +127,8 @@ def _activation(path: Path, sha256: str) -> str:
         return ACTIVATIONS[0]
     raise CheckpointError(
         f"{path.name} is a bare state dict, which does not tell its activation; pass "
-        "`--activation quick_gelu` (OpenAI, and configurations named so) or `gelu`"
+        "`--activation quick_gelu` (OpenAI, and configurations named so) or `gelu`, or `--arch` "
+        "with the name that open_clip gives the architecture"
     )
 
 

@@ -1,8 +1,4 @@
-"""Sizes of a CLIP model, and the table of the nine published ones.
-
-Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
-Supervision", tables 19 and 20, and the released weights.
-"""
+"""Sizes of a CLIP model: what is needed to build one, checked when it is written down."""
 
 from __future__ import annotations
 
@@ -133,43 +129,3 @@ def _check_positive(config: object, *names: str) -> None:
 def _check_heads(tower: str, width: int, heads: int) -> None:
     if width % heads:
         raise ConfigError(f"{tower} width {width} is not divisible by its {heads} heads")
-
-
-def _text(
-    width: int, vocab_size: int = 49408, context_length: int = 77, layers: int = 12
-) -> TextConfig:
-    return TextConfig(context_length, vocab_size, width, layers, width // HEAD_WIDTH)
-
-
-def _vit(
-    embed_dim: int, size: int, patch: int, width: int, layers: int, text: TextConfig
-) -> ClipConfig:
-    return ClipConfig(embed_dim, VitConfig(size, patch, width, layers, width // HEAD_WIDTH), text)
-
-
-def _resnet(
-    embed_dim: int, size: int, width: int, layers: tuple[int, ...], text: TextConfig
-) -> ClipConfig:
-    return ClipConfig(embed_dim, ResNetConfig(size, width, layers, width * 32 // HEAD_WIDTH), text)
-
-
-PUBLISHED = {
-    "RN50": _resnet(1024, 224, 64, (3, 4, 6, 3), _text(512)),
-    "RN101": _resnet(512, 224, 64, (3, 4, 23, 3), _text(512)),
-    "RN50x4": _resnet(640, 288, 80, (4, 6, 10, 6), _text(640)),
-    "RN50x16": _resnet(768, 384, 96, (6, 8, 18, 8), _text(768)),
-    "RN50x64": _resnet(1024, 448, 128, (3, 15, 36, 10), _text(1024)),
-    "ViT-B/32": _vit(512, 224, 32, 768, 12, _text(512)),
-    "ViT-B/16": _vit(512, 224, 16, 768, 12, _text(512)),
-    "ViT-L/14": _vit(768, 224, 14, 1024, 24, _text(768)),
-    "ViT-L/14@336px": _vit(768, 336, 14, 1024, 24, _text(768)),
-}
-
-# Small enough for a laptop's processor: `tiny-rn` is the shape of the bundled model.
-_TINY_TEXT = _text(128, vocab_size=770, context_length=32, layers=4)
-SMALL = {
-    "tiny-rn": _resnet(128, 64, 16, (1, 1, 1, 1), _TINY_TEXT),
-    "tiny-vit": _vit(128, 64, 8, 128, 4, _TINY_TEXT),
-}
-
-VARIANTS = PUBLISHED | SMALL

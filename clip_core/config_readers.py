@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from clip_core.config import (
@@ -18,30 +19,69 @@ from clip_core.config import (
     VitConfig,
 )
 from clip_core.lazy_tensor import CheckpointError, LazyTensors
+from clip_core.variants import VARIANTS
 
 Json = Mapping[str, Any]
 
 
+# Weights that only models beyond the original's design have, by the beginning of their names.
+_FOREIGN = {
+    "logit_bias": "the bias of SigLIP",
+    "text_decoder.": "the text decoder of CoCa",
+    "visual.attn_pool.": "an attentional pooling",
+    "visual.trunk.": "an image tower of timm",
+    "transformer.embeddings.": "a text tower of Hugging Face",
+}
+
+
 def config_from_shapes(tensors: LazyTensors, activation: str) -> ClipConfig:
-    """Infers the architecture from weights under the original's names; heads are 64 wide.
+    """Infers the architecture from weights under the original's names.
+
+    Shapes do not tell the number of heads: it is that of the named architecture with these shapes,
+    else heads are 64 wide, as in all published models.
 
     Raises:
         CheckpointError: if the weights are not those of a CLIP.
     """
+    for prefix, what in _FOREIGN.items():
+        if any(name.startswith(prefix) for name in tensors):
+            raise CheckpointError(f"the checkpoint has {what} ({prefix}), which is not supported")
     try:
         vision = _vit_from_shapes if "visual.proj" in tensors else _resnet_from_shapes
-        return ClipConfig(
+        config = ClipConfig(
             embed_dim=tensors["text_projection"].shape[1],
             vision=vision(tensors),
             text=_text_from_shapes(tensors),
             activation=activation,
         )
+        return _with_known_heads(config)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         what = f"no weight {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
             f"expected the weights of a CLIP under the names of OpenAI or open_clip, got {what}; "
             "other families of models are not supported"
         ) from error
+
+
+def _with_known_heads(config: ClipConfig) -> ClipConfig:
+    for known in VARIANTS.values():
+        vision, text = known.vision, known.text
+        if _widths(vision) == _widths(config.vision) and _widths(text) == _widths(config.text):
+            sizes = {"context_length": config.text.context_length}
+            sizes["vocab_size"] = config.text.vocab_size
+            return replace(
+                config,
+                vision=replace(vision, image_size=config.vision.image_size),
+                text=replace(text, **sizes),
+            )
+    return config
+
+
+def _widths(tower: VitConfig | ResNetConfig | TextConfig) -> tuple[object, ...]:
+    patch = tower.patch_size if isinstance(tower, VitConfig) else None
+    ratio = None if isinstance(tower, ResNetConfig) else tower.mlp_ratio
+    inside = ratio and round(tower.width * ratio)
+    return type(tower), tower.width, tower.layers, patch, inside
 
 
 def _vit_from_shapes(tensors: LazyTensors) -> VitConfig:

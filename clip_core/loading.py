@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from clip_core import vocabulary
 from clip_core.checkpoint import Checkpoint, read_checkpoint
-from clip_core.config import VARIANTS, ClipConfig, VitConfig
+from clip_core.config import ClipConfig, VitConfig
 from clip_core.lazy_tensor import CheckpointError, LazyTensors
 from clip_core.model import Attention, Clip, VisionTransformer
 from clip_core.preprocess import Preprocess
 from clip_core.published import SHA256, published_checkpoint
 from clip_core.tokenizer import Tokenizer
+from clip_core.variants import VARIANTS
 
 BUNDLED = ("tiny",)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from clip_core.bpe_training import learn_merges
-from clip_core.config import VARIANTS, ClipConfig
+from clip_core.config import ClipConfig
 from clip_core.initialization import new_model
 from clip_core.preprocess import Preprocess
 from clip_core.pretraining import (
@@ -32,6 +32,7 @@ from clip_core.pretraining import (
 )
 from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
+from clip_core.variants import VARIANTS
 from clip_core.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
 from pipelines import training_data
 from pipelines.arguments import Parser

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from clip_core.bpe_training import learn_merges
-from clip_core.config import VARIANTS
 from clip_core.initialization import new_model
 from clip_core.model import Clip
 from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
+from clip_core.variants import VARIANTS
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.records import Row
 

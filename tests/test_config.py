@@ -1,16 +1,9 @@
 import pytest
 import torch
 
-from clip_core.config import (
-    PUBLISHED,
-    VARIANTS,
-    ClipConfig,
-    ConfigError,
-    ResNetConfig,
-    TextConfig,
-    VitConfig,
-)
+from clip_core.config import ClipConfig, ConfigError, ResNetConfig, TextConfig, VitConfig
 from clip_core.model import Clip
+from clip_core.variants import OPEN_CLIP, PUBLISHED, VARIANTS
 
 # Radford et al. 2021 and its release: parameters in all, and of the image tower.
 PARAMETERS = {
@@ -36,6 +29,30 @@ def test_published_variant_has_the_published_parameters_and_keys(name):
     visual = sum(parameter.numel() for parameter in clip.visual.parameters())
     assert (total, visual) == PARAMETERS[name]
     assert len(clip.state_dict()) == KEYS[name]
+
+
+# Millions of parameters, as open_clip's own table of models gives them.
+OPEN_CLIP_PARAMETERS = {
+    "ViT-B-32-256": 151.29,
+    "ViT-B-16-plus-240": 208.38,
+    "ViT-L-14-336": 427.94,
+    "ViT-H-14": 986.11,
+    "ViT-g-14": 1366.68,
+    "ViT-bigG-14": 2539.57,
+}
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP_PARAMETERS)
+def test_open_clip_variant_has_its_parameters(name):
+    with torch.device("meta"):
+        clip = Clip(OPEN_CLIP[name])
+    millions = sum(parameter.numel() for parameter in clip.parameters()) / 1e6
+    assert round(millions, 2) == OPEN_CLIP_PARAMETERS[name]
+
+
+def test_open_clip_names_tell_the_activation():
+    assert OPEN_CLIP["ViT-B-32"].activation == "gelu"
+    assert OPEN_CLIP["ViT-B-32-quickgelu"] == PUBLISHED["ViT-B/32"]
 
 
 @pytest.mark.parametrize("name", ["tiny-rn", "tiny-vit"])

@@ -1,10 +1,11 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import random_clip
 
-from clip_core.config import PUBLISHED, VARIANTS, ResNetConfig
+from clip_core.config import ResNetConfig
 from clip_core.config_readers import (
     config_from_hugging_face,
     config_from_open_clip,
@@ -13,6 +14,7 @@ from clip_core.config_readers import (
 from clip_core.lazy_tensor import CheckpointError, LazyTensor
 from clip_core.model import Clip
 from clip_core.saving import hugging_face_config, open_clip_config
+from clip_core.variants import PUBLISHED, VARIANTS
 
 
 def shapes_of(config):
@@ -23,7 +25,31 @@ def shapes_of(config):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_shapes_tell_every_variant(name):
-    assert config_from_shapes(shapes_of(VARIANTS[name]), "quick_gelu") == VARIANTS[name]
+    expected = VARIANTS[name]
+    assert config_from_shapes(shapes_of(expected), expected.activation) == expected
+
+
+def test_head_counts_of_large_vits_do_not_depend_on_the_image_size():
+    h14 = VARIANTS["ViT-H-14"]
+    larger = replace(h14, vision=replace(h14.vision, image_size=378))
+    assert config_from_shapes(shapes_of(larger), "gelu") == larger
+    assert larger.vision.heads == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("logit_bias", "the bias of SigLIP"),
+        ("text_decoder.resblocks.0.ln_1.weight", "the text decoder of CoCa"),
+        ("visual.trunk.cls_token", "an image tower of timm"),
+        ("visual.attn_pool.query", "an attentional pooling"),
+        ("transformer.embeddings.word_embeddings.weight", "a text tower of Hugging Face"),
+    ],
+)
+def test_weights_beyond_the_design_are_refused_by_name(name, message):
+    tensors = shapes_of(VARIANTS["tiny-vit"]) | {name: LazyTensor((1,), torch.zeros(1).clone)}
+    with pytest.raises(CheckpointError, match=message):
+        config_from_shapes(tensors, "gelu")
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from conftest import random_clip
 
 import clip_core
-from clip_core.config import VARIANTS
 from clip_core.initialization import new_model
 from clip_core.model import Clip, l2_normalize, quick_gelu
 from clip_core.resnet import AttentionPool
+from clip_core.variants import VARIANTS
 
 VARIANT_NAMES = ("tiny-rn", "tiny-vit")
 
