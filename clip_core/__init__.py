@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clip_core.loading import ClipModel, available_models, load
+    from clip_core.loading import ClipModel, load
+    from clip_core.locate import available_models
 
 __all__ = ["ClipModel", "available_models", "load"]
 
@@ -19,6 +20,6 @@ __all__ = ["ClipModel", "available_models", "load"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from clip_core import loading
+    from clip_core import loading, locate
 
-    return getattr(loading, name)
+    return getattr(locate if name == "available_models" else loading, name)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,15 +32,18 @@ from clip_core.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
 from clip_core.published import SHA256, file_sha256
 from clip_core.torch_archive import is_archive, is_torchscript, read_archive
 from clip_core.variants import OPEN_CLIP, VARIANTS
+from clip_core.vocabulary import FILE_NAMES as VOCABULARY_FILES
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HF_CONFIG = "config.json"
+HF_PREPROCESSOR = "preprocessor_config.json"
 _OPEN_CLIP_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pt",
 )
+_INDEX = ".index.json"  # names the files over which large weights are spread
 _HF_WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -89,13 +93,24 @@ def read_checkpoint(
     return _read_file(path, arch, activation)
 
 
+def needed_files(names: Collection[str]) -> list[str]:
+    """Picks from the file names of a model directory those that loading it reads."""
+    order = _OPEN_CLIP_WEIGHTS if OPEN_CLIP_CONFIG in names else _HF_WEIGHTS
+    weights = next((name for name in order if name in names), "")
+    needed = {OPEN_CLIP_CONFIG, HF_CONFIG, HF_PREPROCESSOR, *VOCABULARY_FILES, weights}
+    if weights.endswith(_INDEX):
+        stem, suffix = weights.removesuffix(_INDEX).split(".")
+        needed |= {n for n in names if re.fullmatch(rf"{stem}-\d+-of-\d+\.{suffix}", n)}
+    return sorted(needed.intersection(names))
+
+
 def _read_directory(path: Path) -> Checkpoint:
     if (path / OPEN_CLIP_CONFIG).exists():
         config = config_from_open_clip(_json(path / OPEN_CLIP_CONFIG))
         weights = [_first_existing(path, _OPEN_CLIP_WEIGHTS)]
         return Checkpoint(config, unwrapped(_tensors(weights[0])), file_sha256(weights[0]))
     if (path / HF_CONFIG).exists():
-        preprocessor = path / "preprocessor_config.json"
+        preprocessor = path / HF_PREPROCESSOR
         settings = _json(preprocessor) if preprocessor.exists() else {}
         config = config_from_hugging_face(_json(path / HF_CONFIG), settings)
         weights = _hf_weights(path)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 import torch
-from fsspec.core import url_to_fs
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,13 +14,12 @@ from clip_core import vocabulary
 from clip_core.checkpoint import Checkpoint, read_checkpoint
 from clip_core.config import ClipConfig, VitConfig
 from clip_core.lazy_tensor import CheckpointError, LazyTensors
+from clip_core.locate import local_model
 from clip_core.model import Attention, Clip, VisionTransformer
 from clip_core.preprocess import Preprocess
-from clip_core.published import SHA256, published_checkpoint
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
 
-BUNDLED = ("tiny",)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OPTIONAL = "num_batches_tracked"  # counts training steps; files of old releases lack it
 
@@ -73,11 +67,6 @@ class ClipModel:
         return self.clip(pixels, tokens)
 
 
-def available_models() -> list[str]:
-    """Returns the names `load` knows, beside files and directories."""
-    return [*BUNDLED, *SHA256]
-
-
 def load(
     name: str,
     device: str | torch.device = "cpu",
@@ -86,6 +75,7 @@ def load(
     arch: str | None = None,
     activation: str | None = None,
     vocab: str | None = None,
+    cache_dir: str | None = None,
 ) -> ClipModel:
     """Loads a model.
 
@@ -94,6 +84,7 @@ def load(
         precision: `fp32`, `bf16` or `fp16`, of the matrix products; normalisations stay float32.
         arch, activation: what a bare state dict does not tell; see `read_checkpoint`.
         vocab: file of the BPE vocabulary, instead of the model's own.
+        cache_dir: where published models are kept; see `published.cache_directory`.
 
     Raises:
         CheckpointError: if the model cannot be found, read or built; in one sentence.
@@ -103,7 +94,7 @@ def load(
         raise CheckpointError(
             f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}"
         )
-    with _local_files(name) as path:
+    with local_model(name, cache_dir) as path:
         checkpoint = read_checkpoint(path, arch=arch, activation=activation)
         tokenizer = _tokenizer(path, vocab, checkpoint.config)
         clip = _build(checkpoint)
@@ -208,7 +199,7 @@ def _tokenizer(path: Path, vocab: str | None, config: ClipConfig) -> Tokenizer:
 
 def _merges(path: Path, vocab: str | None, vocab_size: int) -> vocabulary.Merges:
     if vocab is not None:
-        with _local_files(vocab) as file:
+        with local_model(vocab) as file:
             return vocabulary.read_merges(file.name, file.read_bytes())
     folder = path if path.is_dir() else path.parent
     beside = vocabulary.FILE_NAMES if path.is_dir() else (vocabulary.OPENAI_FILE,)
@@ -221,33 +212,3 @@ def _merges(path: Path, vocab: str | None, vocab_size: int) -> vocabulary.Merges
         f"expected a BPE vocabulary ({', '.join(vocabulary.FILE_NAMES)}) beside the model, got "
         "none; name a file with `--vocab`"
     )
-
-
-@contextmanager
-def _local_files(name: str) -> Iterator[Path]:
-    """Finds a model on this machine, or copies it here for as long as it is being read."""
-    if name in BUNDLED:
-        yield Path(str(files("clip_core") / "models" / name))
-        return
-    if name in SHA256:
-        yield published_checkpoint(name)
-        return
-    if "://" not in name and not Path(name).exists():
-        close = difflib.get_close_matches(name, available_models(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(available_models())}"
-        raise CheckpointError(f"there is no model {name!r}, neither by name nor as a path; {hint}")
-    if "://" not in name:
-        yield Path(name)
-        return
-    with tempfile.TemporaryDirectory(prefix="clip-beam-model-") as folder:
-        target = Path(folder) / (name.rstrip("/").rsplit("/", 1)[-1] or "model")
-        _copy(name, target)
-        yield target
-
-
-def _copy(uri: str, target: Path) -> None:
-    try:
-        filesystem, path = url_to_fs(uri)
-        filesystem.get(path, str(target), recursive=filesystem.isdir(path))
-    except (ImportError, ValueError, OSError) as error:
-        raise CheckpointError(f"could not read the model at {uri}: {error}") from error

@@ -35,7 +35,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "clip-beam")
 
 
-def published_checkpoint(name: str) -> Path:
+def published_checkpoint(name: str, cache_dir: str | None = None) -> Path:
     """Returns the file of a published model, downloaded once and verified.
 
     An interrupted download is resumed; a file appears under its name only when it is whole.
@@ -45,7 +45,7 @@ def published_checkpoint(name: str) -> Path:
     """
     sha256 = SHA256[name]
     file = name.replace("/", "-").replace("@", "-") + ".pt"
-    target = cache_directory() / file
+    target = (Path(cache_dir) if cache_dir else cache_directory()) / file
     if target.exists():
         return target
     address = _ADDRESS.format(sha256=sha256, file=file)

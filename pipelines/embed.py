@@ -5,6 +5,7 @@ The pipeline is nothing but three transforms in a row: ReadManifest, EmbedRows, 
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -20,6 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from clip_core.loading import ClipModel
 from pipelines import options as flags
 from pipelines import run_record, storage, timings
+from pipelines.allocator import return_freed_memory
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
     BATCH_SIZE,
@@ -73,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The in-process runner logs what it then raises; once is enough.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _terminate)
+    return_freed_memory()
     argv = sys.argv[1:] if argv is None else argv
     try:
         config, options = flags.parse(argv)
@@ -143,6 +146,7 @@ def run(job: Job, options: PipelineOptions) -> dict[str, float]:
     with Progress(job.plan.rows, done):
         for units in slices(job.pending):
             seconds = timings.add(seconds, _run_pipeline(job, units, options))
+            gc.collect()  # a pipeline is full of cycles, and holds what its stages exchanged
     return seconds
 
 
@@ -228,7 +232,15 @@ def _model_spec(config: EmbedConfig, here: bool) -> ModelSpec:
         )
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    return ModelSpec(config.model, device, precision, config.arch, config.activation, config.vocab)
+    return ModelSpec(
+        uri=config.model,
+        device=device,
+        precision=precision,
+        arch=config.arch,
+        activation=config.activation,
+        vocab=config.vocab,
+        cache=config.model_cache,
+    )
 
 
 def _embed_rows(model: ClipModel, spec: ModelSpec, config: EmbedConfig) -> EmbedRows:

@@ -28,6 +28,7 @@ class ModelSpec:
         uri: name, file or directory, as `clip_core.load` takes it.
         device, precision: resolved, never `auto`.
         arch, activation, vocab: what the checkpoint itself does not tell, or None.
+        cache: directory of downloaded models, or None for the usual one.
     """
 
     uri: str
@@ -36,6 +37,7 @@ class ModelSpec:
     arch: str | None = None
     activation: str | None = None
     vocab: str | None = None
+    cache: str | None = None
 
 
 class ModelChangedError(RuntimeError):
@@ -52,6 +54,7 @@ def load_model(spec: ModelSpec) -> ClipModel:
         arch=spec.arch,
         activation=spec.activation,
         vocab=spec.vocab,
+        cache_dir=spec.cache,
     )
 
 

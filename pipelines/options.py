@@ -75,15 +75,26 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="remove what the output holds and start anew")
 
 
+def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say what a checkpoint does not, for every command that loads one."""
+    add = parser.add_argument
+    add("--arch", help="architecture of a bare state dict, where shapes do not tell")
+    add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict")
+    add("--vocab", metavar="URI", help="BPE vocabulary [from the model, else an installed one]")
+    add(
+        "--model_cache",
+        metavar="DIR",
+        help="where downloaded models are kept [$CLIP_BEAM_CACHE, else ~/.cache/clip-beam]",
+    )
+
+
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--model",
         help="`tiny`, an OpenAI name such as ViT-B/32, or a file or directory on any filesystem",
     )
-    add("--arch", help="architecture of a bare state dict, where shapes do not tell")
-    add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict")
-    add("--vocab", metavar="URI", help="BPE vocabulary [from the model, else an installed one]")
+    add_checkpoint_flags(parser)
     add("--device", default="auto", help="cpu, cuda or auto [auto]")
     add(
         "--precision",
@@ -117,6 +128,7 @@ class EmbedConfig:
     arch: str | None
     activation: str | None
     vocab: str | None
+    model_cache: str | None
     device: str
     precision: str
     batch_size: int | None

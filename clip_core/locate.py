@@ -1,0 +1,74 @@
+"""Finds a model by its name, path or URI, and brings it to this machine while it is being read."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from posixpath import basename
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from clip_core.checkpoint import needed_files
+from clip_core.lazy_tensor import CheckpointError
+from clip_core.published import SHA256, published_checkpoint
+
+BUNDLED = ("tiny",)
+
+
+def available_models() -> list[str]:
+    """Returns the names `load` knows, beside files and directories."""
+    return [*BUNDLED, *SHA256]
+
+
+@contextmanager
+def local_model(name: str, cache_dir: str | None = None) -> Iterator[Path]:
+    """Finds a file or directory; one on another filesystem is copied here until the block ends.
+
+    Raises:
+        CheckpointError: if there is none, or it cannot be read.
+    """
+    if name in BUNDLED:
+        yield Path(str(files("clip_core") / "models" / name))
+    elif name in SHA256:
+        yield published_checkpoint(name, cache_dir)
+    elif "://" in name:
+        with tempfile.TemporaryDirectory(prefix="clip-beam-model-") as folder:
+            target = Path(folder) / (basename(name.rstrip("/")) or "model")
+            _copy(name, target)
+            yield target
+    else:
+        yield _existing(name)
+
+
+def _existing(name: str) -> Path:
+    path = Path(name)
+    if path.exists():
+        return path
+    close = difflib.get_close_matches(name, available_models(), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(available_models())}"
+    raise CheckpointError(f"there is no model {name!r}, neither by name nor as a path; {hint}")
+
+
+def _copy(uri: str, target: Path) -> None:
+    try:
+        filesystem, path = url_to_fs(uri)
+        if filesystem.isdir(path):
+            _copy_directory(filesystem, path, target)
+        else:
+            filesystem.get_file(path, str(target))
+    except (ImportError, ValueError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(f"could not read the model at {uri}: {reason}") from error
+
+
+def _copy_directory(filesystem: Any, path: str, target: Path) -> None:
+    """Copies what is read of a model: hubs keep the same weights in several forms in one place."""
+    target.mkdir()
+    names = {basename(file): file for file in filesystem.ls(path, detail=False)}
+    for name in needed_files(names):
+        filesystem.get_file(names[name], str(target / name))

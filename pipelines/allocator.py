@@ -1,0 +1,30 @@
+"""Keeps the memory of a long run flat: what a slice has freed goes back to the system.
+
+Without this the peak levels off only after some slices: with every large buffer that is freed, glibc
+raises the size from which it maps them, and cuts the next one out of a fragmented heap.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import pyarrow as pa
+
+# Parameters of mallopt(3).
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+# Above the arrays of a batch, which are allocated all the time; below the tables of a unit.
+_MMAP_BYTES = 8 << 20
+_TRIM_BYTES = 64 << 20
+
+
+def return_freed_memory() -> None:
+    """Fixes glibc's thresholds where there is glibc, and lets Arrow use the same allocator."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+            mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)

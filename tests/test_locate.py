@@ -1,0 +1,111 @@
+import json
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+from safetensors.torch import load_file, save_file
+
+import clip_core
+from clip_core.checkpoint import needed_files
+from clip_core.lazy_tensor import CheckpointError
+from clip_core.locate import available_models, local_model
+from clip_core.published import SHA256
+
+# What a model hub keeps beside what is needed.
+CLUTTER = ("flax_model.msgpack", "tf_model.h5", "README.md", "model-00001-of-00002.bin")
+
+
+def test_names_are_the_bundled_model_and_the_published_ones():
+    assert available_models() == ["tiny", *SHA256]
+    assert clip_core.available_models() == available_models()
+
+
+@pytest.mark.parametrize(
+    ("names", "needed"),
+    [
+        (
+            ["open_clip_config.json", "open_clip_pytorch_model.bin", "open_clip_model.safetensors"],
+            ["open_clip_config.json", "open_clip_model.safetensors"],
+        ),
+        (
+            ["config.json", "pytorch_model.bin", "model.safetensors", "merges.txt", "vocab.json"],
+            ["config.json", "merges.txt", "model.safetensors"],
+        ),
+        (
+            ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"],
+            ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"],
+        ),
+        ([], []),
+    ],
+)
+def test_only_what_is_read_is_needed(names, needed):
+    assert needed_files([*names, *CLUTTER]) == needed
+
+
+class Hub(MemoryFileSystem):
+    """Stands for the filesystem of the Hugging Face hub, in memory."""
+
+    protocol = "hf"
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.removeprefix("hf://"))
+
+
+@pytest.fixture
+def hub(vit_dir, monkeypatch):
+    monkeypatch.setattr(Hub, "store", {})
+    filesystem = Hub(skip_instance_cache=True)
+    for file in vit_dir.iterdir():
+        filesystem.pipe_file(f"/org/model/{file.name}", file.read_bytes())
+    for name in CLUTTER:
+        filesystem.pipe_file(f"/org/model/{name}", b"?")
+    monkeypatch.setitem(_registry, "hf", Hub)
+    return filesystem
+
+
+def test_directory_on_a_hub_is_copied_without_its_clutter_and_removed_again(hub, vit_dir):
+    with local_model("hf://org/model") as path:
+        assert path.name == "model"
+        assert not {file.name for file in path.iterdir()} & set(CLUTTER)
+    assert not path.exists()
+    found = clip_core.load("hf://org/model").fingerprint
+    assert found == clip_core.load(str(vit_dir)).fingerprint
+
+
+def test_sharded_weights_are_copied_with_their_index(hub, vit_dir):
+    state = load_file(vit_dir / "model.safetensors")
+    names = sorted(state)
+    halves = {"model-00001-of-00002.safetensors": names[::2],
+              "model-00002-of-00002.safetensors": names[1::2]}  # fmt: skip
+    for name in ("open_clip_config.json", "open_clip_model.safetensors", "model.safetensors"):
+        hub.rm(f"/org/model/{name}")
+    weight_map = {}
+    for file, part in halves.items():
+        save_file({name: state[name] for name in part}, vit_dir.parent / file)
+        hub.put_file(str(vit_dir.parent / file), f"/org/model/{file}")
+        weight_map |= dict.fromkeys(part, file)
+    index = json.dumps({"weight_map": weight_map}).encode()
+    hub.pipe_file("/org/model/model.safetensors.index.json", index)
+    found, expected = clip_core.load("hf://org/model"), clip_core.load(str(vit_dir))
+    tokens = found.tokenize(["a red circle"])
+    assert found.encode_text(tokens).allclose(expected.encode_text(tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("uri", ["hf://org/absent", "nowhere://model", "memory://absent/model.pt"])
+def test_absent_remote_model_is_one_sentence(hub, uri):
+    with pytest.raises(CheckpointError, match=f"could not read the model at {uri}") as error:
+        clip_core.load(uri)
+    assert "\n" not in str(error.value)
+
+
+def test_misspelt_name_gets_a_suggestion():
+    with pytest.raises(CheckpointError, match="did you mean 'ViT-B/32'?"):
+        clip_core.load("ViT-B-32")
+
+
+def test_cache_directory_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("clip_core.published._ADDRESS", "file:///nowhere/{sha256}/{file}")
+    with pytest.raises(CheckpointError, match=f"put it at {tmp_path}/ViT-B-32.pt"):
+        clip_core.load("ViT-B/32", cache_dir=str(tmp_path))
