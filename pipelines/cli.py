@@ -13,6 +13,8 @@ COMMANDS = {
     "sample": "write a sample image-text dataset, with the truth about it beside it",
     "embed": "embed and score the image-text pairs of a manifest",
     "pretrain": "pretrain a CLIP from a manifest",
+    "convert": "any checkpoint -> a model directory of safetensors",
+    "verify": "test a model on this machine against plain fp32",
 }
 WRONG_USAGE = 2
 

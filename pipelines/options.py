@@ -88,6 +88,17 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_place_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where and how exactly a model computes."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="[auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
+    )
+
+
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -95,13 +106,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="`tiny`, an OpenAI name such as ViT-B/32, or a file or directory on any filesystem",
     )
     add_checkpoint_flags(parser)
-    add("--device", default="auto", help="cpu, cuda or auto [auto]")
-    add(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="[auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
-    )
+    add_place_flags(parser)
     add("--batch_size", type=int, help="rows encoded at once [64 on a CPU, 512 on a GPU]")
     add("--decode", choices=("exact",), default="exact", help="how pictures are resized [exact]")
 

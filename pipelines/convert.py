@@ -1,0 +1,71 @@
+"""`clip-beam convert`: any checkpoint -> a directory of safetensors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_core.loading import load
+from clip_core.saving import DTYPES, save_model_directory
+from pipelines.arguments import Parser
+from pipelines.options import add_checkpoint_flags
+
+WRONG_USAGE = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the command line of `clip-beam convert`."""
+    flags = Parser(
+        prog="clip-beam convert",
+        description="Convert a checkpoint to a model directory of safetensors, which open_clip "
+        "and, for ViTs, Hugging Face load too.",
+    )
+    flags.add_argument("--model", required=True, help="as `clip-beam embed` takes it")
+    flags.add_argument("--output", required=True, type=Path, help="directory to make")
+    flags.add_argument(
+        "--save_precision", choices=tuple(DTYPES), default="fp32", help="of the weights [fp32]"
+    )
+    add_checkpoint_flags(flags)
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = parser().parse_args(argv)
+    try:
+        convert(options)
+    except (ValueError, OSError) as error:
+        print(f"clip-beam convert: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    files = sorted(file.name for file in options.output.iterdir())
+    print(f"model   {options.output}")
+    print(f"files   {', '.join(files)}")
+    return 0
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Loads and saves.
+
+    Raises:
+        ValueError: if the model cannot be read, or the output holds files already.
+    """
+    output: Path = options.output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(
+            f"expected `--output` to be a new directory, got {str(output)!r}, which holds files; "
+            "name another or remove it"
+        )
+    model = load(
+        options.model,
+        arch=options.arch,
+        activation=options.activation,
+        vocab=options.vocab,
+        cache_dir=options.model_cache,
+    )
+    save_model_directory(output, model.clip, model.tokenizer, dtype=options.save_precision)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

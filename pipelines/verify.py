@@ -1,0 +1,62 @@
+"""`clip-beam verify`: tells whether a model computes the same here, in the chosen precision."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from clip_core.loading import load
+from clip_core.verification import TOLERANCE, Deviation, measure
+from pipelines.arguments import Parser
+from pipelines.encode import resolve_device, resolve_precision
+from pipelines.options import add_checkpoint_flags, add_place_flags
+
+FAILED = 1
+WRONG_USAGE = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the command line of `clip-beam verify`."""
+    flags = Parser(prog="clip-beam verify", description=__doc__.splitlines()[0])
+    flags.add_argument("--model", required=True, help="as `clip-beam embed` takes it")
+    add_checkpoint_flags(flags)
+    add_place_flags(flags)
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = parser().parse_args(argv)
+    device = resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
+    about = {"arch": options.arch, "activation": options.activation, "vocab": options.vocab}
+    about["cache_dir"] = options.model_cache
+    try:
+        reference = load(options.model, **about)
+        model = load(options.model, device, precision=precision, **about)
+        deviation = measure(reference, model)
+    except ValueError as error:
+        print(f"clip-beam verify: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    passed = deviation.within(TOLERANCE[precision])
+    for name in ("architecture", "activation", "checkpoint_sha256"):
+        print(f"{name:<18} {reference.fingerprint[name]}")
+    print(f"{'tested':<18} {precision} on {device}, against fp32 on cpu")
+    _print_deviation(deviation, TOLERANCE[precision])
+    print(f"{'verdict':<18} {'passed' if passed else 'FAILED'}")
+    return 0 if passed else FAILED
+
+
+def _print_deviation(found: Deviation, limit: Deviation) -> None:
+    for name, what in (
+        ("image", "1 - cosine"),
+        ("text", "1 - cosine"),
+        ("similarity", "difference"),
+    ):
+        value, most = getattr(found, name), getattr(limit, name)
+        print(f"{name:<18} {value:.1e} largest {what}, rounding is at most {most:.0e}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
