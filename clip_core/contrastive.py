@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,9 @@ import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_core.model import Clip
+from clip_core.model import Clip, l2_normalize
+from clip_core.recompute import has_batch_statistics, in_pieces
+from clip_core.resnet import ModifiedResNet
 
 MAX_LOGIT_SCALE = math.log(
     100
@@ -27,17 +30,29 @@ class StepLoss:
 
 
 class Towers(nn.Module):
-    """Both towers in one forward pass, as distributed data parallelism needs them."""
+    """Both towers in one forward pass, as distributed data parallelism needs them.
 
-    def __init__(self, clip: Clip) -> None:
+    Args:
+        micro_batch_size: rows of which activations are kept at a time; the others' are recomputed
+            for their gradients, which stay those of the whole batch. None: all rows. The image
+            tower of a ResNet takes the batch whole, as BatchNorm must see it, and keeps the
+            activations between its blocks only.
+    """
+
+    def __init__(self, clip: Clip, micro_batch_size: int | None = None) -> None:
         super().__init__()
         self.clip = clip
+        self._text_rows = self._image_rows = micro_batch_size
+        if micro_batch_size is not None and has_batch_statistics(clip.visual):
+            self._image_rows = None
+            cast(ModifiedResNet, clip.visual).recompute = True
 
     def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns image and text embeddings [batch, dim] of unit norm, and the logit multiplier."""
-        image = self.clip.encode_image(pixels, normalize=True)
-        text = self.clip.encode_text(tokens, normalize=True)
-        return image, text, self.clip.logit_scale.exp()
+        clip = self.clip
+        image = in_pieces(clip, clip.encode_image, pixels, self._image_rows)
+        text = in_pieces(clip, clip.encode_text, tokens, self._text_rows)
+        return l2_normalize(image), l2_normalize(text), clip.logit_scale.exp()
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> StepLoss:

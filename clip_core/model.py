@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_core.config import ClipConfig, TextConfig, VitConfig
+from clip_core.recompute import recomputed
 from clip_core.resnet import ModifiedResNet
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -130,6 +131,7 @@ class Transformer(nn.Module):
     def __init__(self, config: VitConfig | TextConfig, activation: str) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(config, activation) for _ in range(config.layers))
+        self.recompute = False  # in training: keep no activations inside a block
 
     @property
     def blocks(self) -> list[Block]:
@@ -140,7 +142,7 @@ class Transformer(nn.Module):
         """Maps [batch, seq, width] to [batch, width], the last block's output at `position`."""
         *body, last = self.blocks
         for block in body:
-            x = block(x, causal)
+            x = recomputed(block, block, x, causal) if self.recompute else block(x, causal)
         return last.pooled(x, position, causal)
 
 

@@ -24,6 +24,8 @@ from clip_core.model import Clip
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 EVALUATION_BATCH = 256
+# They change how a step is computed, not what it computes: a run may resume with others.
+_FREE_TO_CHANGE = ("checkpoint_every", "micro_batch_size", "activation_checkpointing")
 
 
 class PretrainError(ValueError):
@@ -32,7 +34,13 @@ class PretrainError(ValueError):
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Hyperparameters of a run. `batch_size` is the global batch, over all processes."""
+    """Hyperparameters of a run. `batch_size` is the global batch, over all processes.
+
+    Attributes:
+        start: what the weights were before: `random`, or the SHA-256 of a checkpoint.
+        micro_batch_size, activation_checkpointing: less memory for more time, and the same
+            gradients; see `Towers` and `recomputed`.
+    """
 
     epochs: int = 10
     batch_size: int = 128
@@ -44,11 +52,15 @@ class PretrainConfig:
     horizontal_flip: bool = False
     checkpoint_every: int = 500
     seed: int = 0
+    start: str = "random"
+    micro_batch_size: int | None = None
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise PretrainError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "checkpoint_every", "micro_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PretrainError(f"`{name}` must be at least 1, got {value}")
         if self.precision not in PRECISIONS:
             raise PretrainError(f"`precision` must be fp32 or bf16, got {self.precision!r}")
 
@@ -121,7 +133,10 @@ class Trainer:
         self.steps_per_epoch = len(pairs) // config.batch_size
         self.steps = self.steps_per_epoch * config.epochs
         self._check_batches()
-        self.towers: nn.Module = Towers(clip)
+        self.towers: nn.Module = Towers(clip, config.micro_batch_size)
+        if config.activation_checkpointing:
+            for tower in (clip.transformer, getattr(clip.visual, "transformer", clip.visual)):
+                tower.recompute = True
         if self.processes > 1:
             self.towers = DistributedDataParallel(self.towers)
         groups = parameter_groups(clip, config.weight_decay)
@@ -227,7 +242,11 @@ class Trainer:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         expected = asdict(self.config) | {"rows": len(self.pairs)}
         found = state["config"] | {"rows": state["rows"]}
-        differing = sorted(name for name in expected if expected[name] != found.get(name))
+        differing = sorted(
+            name
+            for name in expected
+            if expected[name] != found.get(name) and name not in _FREE_TO_CHANGE
+        )
         if differing:
             raise PretrainError(
                 f"{self.checkpoint.name} belongs to a run with another "

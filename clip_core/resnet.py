@@ -7,14 +7,53 @@ strided convolution (ResNet-D, and anti-aliasing after Zhang 2019), and in atten
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from typing import cast
 
 import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_core.config import ResNetConfig
+from clip_core.recompute import recomputed
 
 EXPANSION = 4
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation whose batch, in training, is that of all processes together.
+
+    Each process must hold an equal share. (torch's own `SyncBatchNorm` needs a GPU.)
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(x)
+        mean = _mean_over_processes(x.float().mean(dim=(0, 2, 3)))
+        centred = x.float() - mean[:, None, None]
+        variance = _mean_over_processes(centred.square().mean(dim=(0, 2, 3)))
+        if self.track_running_stats:
+            self._count(mean, variance, x.numel() // x.shape[1] * dist.get_world_size())
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _count(self, mean: Tensor, variance: Tensor, values: int) -> None:
+        """Moves the running statistics towards the batch's, the variance being unbiased."""
+        momentum = cast(float, self.momentum)
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * values / (values - 1), momentum)
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    return dist_functional.all_reduce(values) / dist.get_world_size()
 
 
 class Bottleneck(nn.Module):
@@ -24,12 +63,12 @@ class Bottleneck(nn.Module):
         super().__init__()
         channels_out = channels * EXPANSION
         self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = BatchNorm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = BatchNorm(channels)
         self.avgpool: nn.Module = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(channels_out)
+        self.bn3 = BatchNorm(channels_out)
         self.downsample = None
         if stride > 1 or channels_in != channels_out:
             self.downsample = _shortcut(channels_in, channels_out, stride)
@@ -49,7 +88,7 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential
             [
                 ("-1", nn.AvgPool2d(stride)),
                 ("0", nn.Conv2d(channels_in, channels_out, 1, bias=False)),
-                ("1", nn.BatchNorm2d(channels_out)),
+                ("1", BatchNorm(channels_out)),
             ]
         )
     )
@@ -93,11 +132,11 @@ class ModifiedResNet(nn.Module):
         super().__init__()
         width = config.width
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.bn1 = BatchNorm(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.bn2 = BatchNorm(width // 2)
         self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width)
+        self.bn3 = BatchNorm(width)
         self.avgpool = nn.AvgPool2d(2)
         channels = width
         for index, blocks in enumerate(config.layers):
@@ -106,15 +145,22 @@ class ModifiedResNet(nn.Module):
             self.add_module(f"layer{index + 1}", stage)
             channels = stage_width * EXPANSION
         self.attnpool = AttentionPool(config.grid, channels, config.heads, embed_dim)
+        self.recompute = False  # in training: keep no activations inside a block
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps [batch, 3, size, size] to [batch, embed_dim]."""
         x = F.relu(self.bn1(self.conv1(pixels)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = self.avgpool(F.relu(self.bn3(self.conv3(x))))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for block in self.blocks:
+            x = recomputed(block, block, x) if self.recompute else block(x)
         return self.attnpool(x)
+
+    @property
+    def blocks(self) -> Iterator[nn.Module]:
+        """The bottlenecks of the four stages, first to last."""
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            yield from stage.children()
 
 
 def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

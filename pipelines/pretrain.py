@@ -22,14 +22,18 @@ from tqdm import tqdm
 from clip_core.bpe_training import learn_merges
 from clip_core.config import ClipConfig
 from clip_core.initialization import new_model
+from clip_core.loading import ClipModel, load
+from clip_core.model import Clip
 from clip_core.preprocess import Preprocess
 from clip_core.pretraining import (
     Pairs,
     PretrainConfig,
+    PretrainError,
     StepReport,
     Trainer,
     held_out_recall,
 )
+from clip_core.resolution import at_image_size, with_image_size
 from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
@@ -39,6 +43,7 @@ from pipelines.arguments import Parser
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.options import add_checkpoint_flags
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training_data import DecodedData, DecodedSplit
@@ -54,9 +59,21 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--manifest", action="append", required=True, help="image-text manifest; repeatable")
     add("--output", required=True, type=Path, help="model directory to write")
-    add("--variant", default="tiny-rn", choices=sorted(VARIANTS), help="architecture")
+    add("--variant", choices=sorted(VARIANTS), help="architecture [tiny-rn]")
+    add("--init_from", metavar="MODEL", help="checkpoint to start from, instead of random weights")
+    add("--image_size", type=int, help="side in pixels, where not the architecture's own")
     add("--epochs", type=int, default=defaults.epochs)
     add("--batch_size", type=int, default=defaults.batch_size, help="over all processes")
+    add(
+        "--micro_batch_size",
+        type=int,
+        help="rows a process holds activations of at a time; the gradients stay the whole batch's",
+    )
+    add(
+        "--activation_checkpointing",
+        action="store_true",
+        help="recompute activations inside blocks: a third more time, a fraction of the memory",
+    )
     add("--learning_rate", type=float, default=defaults.learning_rate)
     add("--weight_decay", type=float, default=defaults.weight_decay)
     add("--warmup_steps", type=int, default=defaults.warmup_steps)
@@ -78,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, default=os.cpu_count() or 1, help="that decode pictures")
     add("--seed", type=int, default=defaults.seed)
+    add_checkpoint_flags(flags)
     return flags
 
 
@@ -85,10 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
     try:
-        config = _pretrain_config(options)
+        checkpoint = _starting_checkpoint(options)
+        start = checkpoint.fingerprint["checkpoint_sha256"] if checkpoint else "random"
+        config = _pretrain_config(options, start)
         _start_processes(options.device)
         with _Progress() as progress:
-            scores = pretrain(options, config, progress)
+            scores = pretrain(options, config, checkpoint, progress)
     except ValueError as error:
         print(f"clip-beam pretrain: {error}", file=sys.stderr)
         return USAGE_STATUS
@@ -100,21 +120,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _pretrain_config(options: argparse.Namespace) -> PretrainConfig:
-    names = PretrainConfig.__dataclass_fields__
-    return PretrainConfig(**{name: getattr(options, name) for name in names})
+def _pretrain_config(options: argparse.Namespace, start: str) -> PretrainConfig:
+    names = set(PretrainConfig.__dataclass_fields__) - {"start"}
+    return PretrainConfig(start=start, **{name: getattr(options, name) for name in names})
+
+
+def _starting_checkpoint(options: argparse.Namespace) -> ClipModel | None:
+    """Loads the model of `--init_from`, where there is one."""
+    if options.init_from is None:
+        return None
+    if options.variant is not None:
+        raise PretrainError(
+            "expected `--variant` or `--init_from`, got both; a checkpoint has its architecture"
+        )
+    return load(
+        options.init_from,
+        arch=options.arch,
+        activation=options.activation,
+        vocab=options.vocab,
+        cache_dir=options.model_cache,
+    )
 
 
 def pretrain(
-    options: argparse.Namespace, config: PretrainConfig, progress: _Progress
+    options: argparse.Namespace,
+    config: PretrainConfig,
+    checkpoint: ClipModel | None,
+    progress: _Progress,
 ) -> dict[str, float] | None:
     """Decodes, trains, saves. Returns held-out scores; None on all processes but the first."""
-    variant = VARIANTS[options.variant]
-    data = _decoded_data(options, variant)
-    tokenizer = _tokenizer(variant, data.train.captions)
-    text = replace(variant.text, vocab_size=tokenizer.vocab_size)
-    model_config = replace(variant, text=text)
-    clip = new_model(model_config, config.seed).to(_device(options.device))
+    architecture = checkpoint.config if checkpoint else VARIANTS[options.variant or "tiny-rn"]
+    if options.image_size is not None:
+        architecture = with_image_size(architecture, options.image_size)
+    data = _decoded_data(options, architecture)
+    tokenizer = (
+        checkpoint.tokenizer if checkpoint else _tokenizer(architecture, data.train.captions)
+    )
+    clip = _model(architecture, checkpoint, tokenizer, config.seed).to(_device(options.device))
     trainer = Trainer(
         clip, _pairs(data.train, tokenizer), config, options.output / "training" / "checkpoint.pt"
     )
@@ -126,6 +168,15 @@ def pretrain(
     )
     save_model_directory(options.output, clip.cpu(), tokenizer, dtype=options.save_precision)
     return scores
+
+
+def _model(
+    architecture: ClipConfig, checkpoint: ClipModel | None, tokenizer: Tokenizer, seed: int
+) -> Clip:
+    if checkpoint is None:
+        text = replace(architecture.text, vocab_size=tokenizer.vocab_size)
+        return new_model(replace(architecture, text=text), seed)
+    return at_image_size(checkpoint.clip, architecture.vision.image_size).requires_grad_()
 
 
 def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedData:

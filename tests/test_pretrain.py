@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_row
 
 import clip_core
@@ -37,9 +38,28 @@ def test_command_writes_a_model_that_loads(sample, tmp_path, capsys):
     assert sum(done["rejects"].values()) > 0
 
 
+@pytest.mark.parametrize("directory", ["model_dir", "vit_dir"])
+def test_training_goes_on_from_a_checkpoint_at_a_higher_resolution(
+    request, sample, tmp_path, directory
+):
+    start = request.getfixturevalue(directory)
+    flags = ["--init_from", str(start), "--image_size", "96", "--learning_rate", "0"]
+    flags += ["--micro_batch_size", "5", "--activation_checkpointing", "--save_precision", "fp32"]
+    arguments = ["--manifest", str(sample), "--output", str(tmp_path / "m"), *FLAGS, *flags]
+    assert pretrain.main(arguments) == 0
+    before, after = clip_core.load(str(start)), clip_core.load(str(tmp_path / "m"))
+    assert (before.config.vision.image_size, after.config.vision.image_size) == (64, 96)
+    tokens = before.tokenize(["a red circle"])
+    assert after.tokenizer.identity == before.tokenizer.identity
+    assert torch.allclose(after.encode_text(tokens), before.encode_text(tokens), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--variant", "tiny-rn", "--init_from", "tiny"], "got both"),
+        (["--init_from", "nowhere"], "there is no model 'nowhere'"),
+        (["--image_size", "65"], "`image_size` must be a multiple of 32, got 65"),
         (["--batch_size", "500"], "at least one batch of 500 rows"),
         (["--epochs", "0"], "`epochs` must be at least 1"),
     ],

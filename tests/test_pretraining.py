@@ -81,6 +81,14 @@ def test_checkpoint_of_another_run_is_refused(tokenizer, pairs, tmp_path):
         trained(tokenizer, pairs, tmp_path / "c.pt", replace(CONFIG, learning_rate=1.0))
 
 
+def test_run_may_resume_with_less_memory_but_not_from_other_weights(tokenizer, pairs, tmp_path):
+    trained(tokenizer, pairs, tmp_path / "c.pt", stop_after=5)
+    frugal = replace(CONFIG, micro_batch_size=3, activation_checkpointing=True)
+    assert trained(tokenizer, pairs, tmp_path / "c.pt", frugal)[1][-1].step == 8
+    with pytest.raises(PretrainError, match="another start \\('random'\\)"):
+        trained(tokenizer, pairs, tmp_path / "c.pt", replace(CONFIG, start="ab12"))
+
+
 def test_bf16_trains_too(tokenizer, pairs, tmp_path):
     _, reports = trained(tokenizer, pairs, tmp_path / "c.pt", replace(CONFIG, precision="bf16"))
     assert all(np.isfinite(report.loss) for report in reports)
@@ -117,6 +125,7 @@ def test_batches_are_a_permutation_of_the_data_each_epoch(tokenizer, pairs, tmp_
     [
         ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
         ({"precision": "fp16"}, "`precision` must be fp32 or bf16, got 'fp16'"),
+        ({"micro_batch_size": 0}, "`micro_batch_size` must be at least 1, got 0"),
     ],
 )
 def test_impossible_config_is_refused(changes, message):
@@ -153,8 +162,8 @@ if "--alone" not in sys.argv:
 tokenizer = Tokenizer(learn_merges(["a red circle"], 600), 32)
 pixels = np.random.default_rng(0).integers(0, 256, (32, 3, 64, 64), dtype=np.uint8)
 pairs = Pairs(pixels, tokenizer.tokenize([f"a red circle {n}" for n in range(32)]))
-config = PretrainConfig(epochs=1, batch_size=8, warmup_steps=2)
-trainer = Trainer(random_clip("tiny-vit", tokenizer), pairs, config, Path(sys.argv[1]))
+config = PretrainConfig(epochs=1, batch_size=8, warmup_steps=2, learning_rate=1e-4)
+trainer = Trainer(random_clip(sys.argv[2], tokenizer), pairs, config, Path(sys.argv[1]))
 losses = []
 trainer.run(lambda report: losses.append(report.loss))
 if trainer.rank == 0:
@@ -177,11 +186,12 @@ def losses_of(arguments, tmp_path):
     return [float(value) for value in line.split()[1:]]
 
 
-def test_two_processes_and_one_give_equal_losses(tmp_path):
+@pytest.mark.parametrize("variant", ["tiny-rn", "tiny-vit"])
+def test_two_processes_and_one_give_equal_losses(tmp_path, variant):
     script = tmp_path / "run.py"
     script.write_text(TWO_PROCESSES)
-    alone = losses_of([str(script), str(tmp_path / "a.pt"), "--alone"], tmp_path)
+    alone = losses_of([str(script), str(tmp_path / "a.pt"), variant, "--alone"], tmp_path)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    both = losses_of([*launcher, str(script), str(tmp_path / "b.pt")], tmp_path)
+    both = losses_of([*launcher, str(script), str(tmp_path / "b.pt"), variant], tmp_path)
     assert len(alone) == 4
     assert both == pytest.approx(alone, abs=1e-4)
