@@ -76,6 +76,7 @@ def load(
     activation: str | None = None,
     vocab: str | None = None,
     cache_dir: str | None = None,
+    image_policy: str = "openai",
 ) -> ClipModel:
     """Loads a model.
 
@@ -85,10 +86,12 @@ def load(
         arch, activation: what a bare state dict does not tell; see `read_checkpoint`.
         vocab: file of the BPE vocabulary, instead of the model's own.
         cache_dir: where published models are kept; see `published.cache_directory`.
+        image_policy: `openai` or `rgb_first`; see `Preprocess`.
 
     Raises:
         CheckpointError: if the model cannot be found, read or built; in one sentence.
         VocabularyError: if there is no vocabulary for it, or it is damaged.
+        ValueError: if there is no such image policy.
     """
     if precision not in PRECISIONS:
         raise CheckpointError(
@@ -107,7 +110,8 @@ def load(
     ) as error:  # what torch raises where there is no such device
         reason = str(error).split("\n", 1)[0]
         raise CheckpointError(f"device {device!s} cannot be used: {reason}") from error
-    preprocessing = Preprocess(config.vision.image_size, config.mean, config.std)
+    size = config.vision.image_size
+    preprocessing = Preprocess(size, config.mean, config.std, image_policy)
     fingerprint = {
         "checkpoint_sha256": checkpoint.sha256,
         "architecture": describe(config),

@@ -3,7 +3,7 @@
 Resize (bicubic, in the picture's own mode), centre crop, convert to RGB, scale, standardise.
 The order matters: palette and 1-bit pictures are resized by nearest neighbour, pictures with alpha
 premultiplied, CMYK as CMYK; EXIF orientation and colour profiles are ignored. Loaders that convert
-to RGB first give other pixels for all of those.
+to RGB first give other pixels for all of those; the policy `rgb_first` does as they do.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
     return (size, long_resized) if width <= height else (long_resized, size)
 
 
+POLICIES = ("openai", "rgb_first")
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """Preprocessing of one model: its input size and channel statistics.
@@ -30,16 +33,29 @@ class Preprocess:
     Attributes:
         size: side of the square input, pixels.
         mean, std: per channel, for values in [0, 1].
+        policy: `openai` converts to RGB last, as the original; `rgb_first` before resizing, as
+            DataComp's scores and Hugging Face's processors were made. Equal for RGB pictures.
+
+    Raises:
+        ValueError: if the policy is neither.
     """
 
     size: int
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+    policy: str = POLICIES[0]
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(
+                f"`image_policy` must be one of {', '.join(POLICIES)}, got {self.policy!r}"
+            )
 
     @property
     def identity(self) -> str:
         """Names everything that decides the pixels."""
-        return f"openai-order bicubic {self.size} mean {self.mean} std {self.std}"
+        order = "openai-order" if self.policy == "openai" else self.policy
+        return f"{order} bicubic {self.size} mean {self.mean} std {self.std}"
 
     def to_pixels(self, image: Image.Image) -> np.ndarray:
         """Resizes, crops and converts a picture.
@@ -50,6 +66,8 @@ class Preprocess:
         Returns:
             [3, size, size] uint8, contiguous.
         """
+        if self.policy == "rgb_first":
+            image = image.convert("RGB")
         resized = resized_size(*image.size, self.size)
         if image.size != resized:
             image = image.resize(resized, Image.Resampling.BICUBIC)

@@ -16,8 +16,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 # Above the arrays of a batch, which are allocated all the time; below the tables of a unit.
-_MMAP_BYTES = 8 << 20
-_TRIM_BYTES = 64 << 20
+_LARGE_BYTES = 8 << 20
 
 
 def return_freed_memory() -> None:
@@ -26,5 +25,5 @@ def return_freed_memory() -> None:
     if sys.platform.startswith("linux"):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-            mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+            mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+            mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)

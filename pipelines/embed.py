@@ -240,6 +240,7 @@ def _model_spec(config: EmbedConfig, here: bool) -> ModelSpec:
         activation=config.activation,
         vocab=config.vocab,
         cache=config.model_cache,
+        image_policy=config.image_policy,
     )
 
 

@@ -29,6 +29,7 @@ class ModelSpec:
         device, precision: resolved, never `auto`.
         arch, activation, vocab: what the checkpoint itself does not tell, or None.
         cache: directory of downloaded models, or None for the usual one.
+        image_policy: when pictures are converted to RGB.
     """
 
     uri: str
@@ -38,6 +39,7 @@ class ModelSpec:
     activation: str | None = None
     vocab: str | None = None
     cache: str | None = None
+    image_policy: str = "openai"
 
 
 class ModelChangedError(RuntimeError):
@@ -55,6 +57,7 @@ def load_model(spec: ModelSpec) -> ClipModel:
         activation=spec.activation,
         vocab=spec.vocab,
         cache_dir=spec.cache,
+        image_policy=spec.image_policy,
     )
 
 

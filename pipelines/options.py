@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from clip_core.preprocess import POLICIES
 from pipelines.arguments import Parser
 
 MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
@@ -109,6 +110,12 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add_place_flags(parser)
     add("--batch_size", type=int, help="rows encoded at once [64 on a CPU, 512 on a GPU]")
     add("--decode", choices=("exact",), default="exact", help="how pictures are resized [exact]")
+    add(
+        "--image_policy",
+        choices=POLICIES,
+        default=POLICIES[0],
+        help="convert pictures to RGB after resizing, as OpenAI, or before, as DataComp [openai]",
+    )
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ class EmbedConfig:
     precision: str
     batch_size: int | None
     decode: str
+    image_policy: str
 
     def __post_init__(self) -> None:
         for name in ("rows_per_unit", "batch_size"):

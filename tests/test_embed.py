@@ -216,6 +216,19 @@ def test_changed_option_or_manifest_is_refused(manifest, tmp_path, model_dir, ca
     assert "use another `--output`, or `--overwrite`" in capsys.readouterr().err
 
 
+def test_image_policy_reaches_the_pixels(tmp_path, model_dir):
+    image = make_image(90, 70, "RGBA")
+    image.putalpha(image.getchannel("R"))
+    columns = {"image_bytes": [encode_image(image)], "text": ["x"]}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    found = {}
+    for policy in ("openai", "rgb_first"):
+        output = tmp_path / policy
+        assert run(tmp_path / "m.parquet", output, model_dir, "--image_policy", policy) == 0
+        found[policy] = embeddings(output).column("image_embedding")[0].values.to_numpy()
+    assert np.abs(found["openai"] - found["rgb_first"]).max() > 1e-4
+
+
 def test_too_many_rejects_fail_the_run_but_keep_its_tables(manifest, tmp_path, model_dir, capsys):
     assert run(manifest, tmp_path / "out", model_dir, "--max_reject_fraction", "0.1") == 1
     assert "0.2000 of the rows were rejected" in capsys.readouterr().err

@@ -81,3 +81,19 @@ def test_normalize_scales_then_standardises():
 def test_identity_names_size_and_statistics():
     assert Preprocess(64).identity != Preprocess(65).identity
     assert Preprocess(64).identity != Preprocess(64, mean=(0.5, 0.5, 0.5)).identity
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK", "LA", "1"])
+def test_rgb_first_converts_before_it_resizes(mode):
+    image = make_image(90, 70, mode)
+    found = Preprocess(32, policy="rgb_first").to_pixels(image)
+    assert (found == Preprocess(32).to_pixels(image.convert("RGB"))).all()
+
+
+def test_policies_agree_on_rgb_pictures_and_have_names_of_their_own():
+    image = make_image(90, 70)
+    first = Preprocess(32, policy="rgb_first")
+    assert (first.to_pixels(image) == Preprocess(32).to_pixels(image)).all()
+    assert first.identity != Preprocess(32).identity
+    with pytest.raises(ValueError, match="one of openai, rgb_first, got 'bgr'"):
+        Preprocess(32, policy="bgr")
