@@ -24,6 +24,7 @@ from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
     BATCH_SIZE,
     ClipHandler,
+    EncoderFailedError,
     ModelChangedError,
     ModelSpec,
     load_model,
@@ -50,6 +51,8 @@ TERMINATED = 128 + signal.SIGTERM
 # The in-process runner keeps everything that passes between stages in memory, so a local run takes
 # one pipeline after the other, each over about this many rows; what is written stays written.
 SLICE_ROWS = 10_000
+# Errors that say in one sentence what is wrong; any other is a fault of this program.
+_OF_THE_MACHINE = (ConservationError, EncoderFailedError, ModelChangedError, OSError)
 
 
 class Terminated(BaseException):
@@ -282,7 +285,7 @@ def _one_sentence(error: BaseException) -> str:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ConservationError | ModelChangedError | OSError):
+        if isinstance(cause, _OF_THE_MACHINE):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
     raise error

@@ -298,6 +298,19 @@ def test_full_disk_is_one_sentence_and_leaves_no_cut_file(
     assert not list(tmp_path.glob("out/embeddings/*"))
 
 
+def test_lost_device_is_one_sentence_and_rejects_nothing(
+    manifest, tmp_path, model_dir, capsys, monkeypatch
+):
+    def lost(clip, pixels):
+        raise RuntimeError("CUDA error: device lost")
+
+    monkeypatch.setattr("pipelines.encode.encode_pixels", lost)
+    assert run(manifest, tmp_path / "out", model_dir) == 1
+    message = capsys.readouterr().err
+    assert "cannot encode even a blank picture (RuntimeError: CUDA error: device lost)" in message
+    assert "Traceback" not in message and not list(tmp_path.glob("out/*/*"))
+
+
 def test_slices_are_bounded_and_a_tar_stands_alone():
     def unit(rows):
         return Unit(str(rows), "m", "jsonl", Columns(), "/", 0, rows)
