@@ -196,6 +196,18 @@ def test_signal_ends_the_run_with_its_status(tmp_path, model_dir, number, status
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
+@pytest.mark.parametrize(("error", "status"), [(embed.Terminated, 143), (KeyboardInterrupt, 130)])
+def test_signal_inside_a_stage_ends_the_run_with_its_status(
+    manifest, tmp_path, model_dir, capsys, monkeypatch, error, status
+):
+    def struck(*arguments):
+        raise error
+
+    monkeypatch.setattr("pipelines.encode.encode_pixels", struck)
+    assert run(manifest, tmp_path / "out", model_dir) == status
+    assert "finished units are kept, run again to go on" in capsys.readouterr().err
+
+
 def test_another_model_into_the_same_output_is_refused(
     manifest, tmp_path, model_dir, vit_dir, capsys
 ):
