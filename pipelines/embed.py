@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from clip_core.loading import ClipModel
 from pipelines import options as flags
 from pipelines import run_record, storage, timings
+from pipelines.decode import DecodeLimits
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
     BATCH_SIZE,
@@ -285,7 +286,14 @@ def _embed_rows(model: ClipModel, spec: ModelSpec, config: EmbedConfig) -> Embed
     batch_size = config.batch_size or BATCH_SIZE.get(spec.device, BATCH_SIZE["cuda"])
     handler = ClipHandler(spec, model.fingerprint["checkpoint_sha256"], batch_size)
     allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
-    return EmbedRows(handler, model.preprocessing, model.tokenizer, FetchPolicy(allowed=allowed))
+    return EmbedRows(
+        handler,
+        model.preprocessing,
+        model.tokenizer,
+        FetchPolicy(allowed=allowed),
+        DecodeLimits(reject_deep=config.deep_images == "reject"),
+        config.isolate_decoding,
+    )
 
 
 def _fingerprint(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
@@ -293,6 +301,7 @@ def _fingerprint(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
     names = (
         "allow_images_from",
         "decode",
+        "deep_images",
         "embedding_dtype",
         "id_column",
         "image_column",

@@ -106,6 +106,17 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="[auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
     )
     add("--batch_size", type=int, help="rows encoded at once [64 on a CPU, 512 on a GPU]")
+    add(
+        "--isolate_decoding",
+        action="store_true",
+        help="decode in processes of their own: a crash or hang of a decoder costs one row",
+    )
+    add(
+        "--deep_images",
+        choices=("clip", "reject"),
+        default="clip",
+        help="greyscale of 16 or 32 bits or floats: clipped at 255 as the original does [clip]",
+    )
     add("--decode", choices=("exact",), default="exact", help="how pictures are resized [exact]")
 
 
@@ -137,6 +148,8 @@ class EmbedConfig:
     precision: str
     batch_size: int | None
     decode: str
+    isolate_decoding: bool
+    deep_images: str
 
     def __post_init__(self) -> None:
         for name in ("rows_per_unit", "batch_size"):
