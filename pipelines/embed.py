@@ -33,6 +33,7 @@ from pipelines.encode import (
     resolve_precision,
 )
 from pipelines.fetch import FetchPolicy
+from pipelines.isolation import WorkerLostError
 from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
@@ -55,7 +56,13 @@ TERMINATED = 128 + signal.SIGTERM
 SLICE_ROWS = 10_000
 # Errors that say in one sentence what is wrong; any other is a fault of this program.
 _GO_ON = "finished units are kept, run again to go on"
-_OF_THE_MACHINE = (ConservationError, EncoderFailedError, ModelChangedError, OSError)
+_OF_THE_MACHINE = (
+    ConservationError,
+    EncoderFailedError,
+    ModelChangedError,
+    OSError,
+    WorkerLostError,
+)
 
 
 class Terminated(BaseException):

@@ -95,7 +95,11 @@ class DecodeWorkers:
 
     def _take(self) -> _Worker:
         with suppress(queue.Empty):
-            return self._idle.get_nowait()
+            while True:
+                worker = self._idle.get_nowait()
+                if worker.is_alive:
+                    return worker
+                self._drop(worker)  # killed by somebody else; the next image is not to blame
         worker = _Worker(self._job)
         with self._lock:
             self._all.add(worker)
@@ -136,6 +140,11 @@ class _Worker:
             raise WorkerLostError(
                 f"a decoding process could not start: {self.stop(END_S)}"
             ) from error
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
     def ask(self, data: bytes, timeout_s: float, max_bytes: int) -> tuple[dict[str, Any], bytes]:
         """Sends an image; returns the answer, and the pixels if there are any."""

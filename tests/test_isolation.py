@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -74,6 +75,12 @@ def test_workers_are_reused_and_replaced_when_they_die(workers):
     assert second != first
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
+
+
+def test_idle_worker_that_was_killed_is_replaced_and_no_image_blamed(workers):
+    os.kill(workers.decode(b"pid").original_width, signal.SIGKILL)
+    time.sleep(0.2)
+    assert workers.decode(encode_image(make_image())).original_width == 80
 
 
 def test_workers_import_neither_torch_nor_beam(workers):
