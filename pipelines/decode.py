@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from schemas.rejects import Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _SIGNATURE_BYTES = 16  # as many as Pillow shows a plugin to recognise its format by
+_DEEP_MODES = ("I", "F")  # and I;16, I;16B, ...; Pillow itself scales colours of 16 bits
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
@@ -29,10 +31,18 @@ class DecodeLimits:
         max_pixels: width * height of the picture as stored; Pillow's own warning level.
         max_resized_pixels: the same once the shorter side is resized: a picture of 1 x 5000 pixels
             would otherwise take a gigabyte.
+        max_seconds, max_memory_bytes: for decoding one image, beyond what the process holds
+            anyway; kept where images are decoded in processes of their own, as no thread can be
+            stopped in a native decoder.
+        reject_deep: whether greyscale pictures of 16 or 32 bits or floats are refused. Pillow and
+            so the original clip them at 255: what is brighter becomes white.
     """
 
     max_pixels: int = 89_478_485
     max_resized_pixels: int = 64_000_000
+    max_seconds: float = 30.0
+    max_memory_bytes: int = 2 << 30
+    reject_deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,19 +54,26 @@ class DecodedImage:
     original_height: int
 
 
+ImageDecoder = Callable[[bytes, Preprocess, DecodeLimits], DecodedImage]
+
+
 def decode_example(
     row: Row,
     data: bytes,
     preprocess: Preprocess,
     tokenizer: Tokenizer,
     limits: DecodeLimits,
+    decoder: ImageDecoder | None = None,
 ) -> Example:
     """Turns a row and its encoded image into an example.
 
+    Args:
+        decoder: what decodes the image; None for `decode_image`.
+
     Raises:
-        RowFault: as `decode_image` does.
+        RowFault: as the decoder does.
     """
-    image = decode_image(data, preprocess, limits)
+    image = (decoder or decode_image)(data, preprocess, limits)
     tokens, truncated = tokenizer.tokenize_row(row.text or "")
     return Example(
         row=replace(row, image_bytes=None),
@@ -74,7 +91,7 @@ def decode_image(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> D
 
     Raises:
         RowFault: `not_an_image`, `unsupported_format`, `truncated_image`, `too_many_pixels`,
-            `extreme_aspect`, `decode_failed`.
+            `extreme_aspect`, `deep_pixels`, `decode_failed`.
         RuntimeError: if a library has told Pillow to accept cut images.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -86,6 +103,8 @@ def decode_image(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> D
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             _check_size(width, height, preprocess.size, limits)
+            if limits.reject_deep and image.mode.startswith(_DEEP_MODES):
+                raise _fault(Reason.DEEP_PIXELS, f"pixels of mode {image.mode} exceed 8 bits")
             return DecodedImage(preprocess.to_pixels(image), width, height)
     except RowFault:
         raise

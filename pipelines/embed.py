@@ -22,10 +22,12 @@ from clip_core.loading import ClipModel
 from pipelines import options as flags
 from pipelines import run_record, storage, timings
 from pipelines.allocator import return_freed_memory
+from pipelines.decode import DecodeLimits
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
     BATCH_SIZE,
     ClipHandler,
+    EncoderFailedError,
     ModelChangedError,
     ModelSpec,
     load_model,
@@ -33,12 +35,14 @@ from pipelines.encode import (
     resolve_precision,
 )
 from pipelines.fetch import FetchPolicy
+from pipelines.isolation import WorkerLostError
 from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
-from pipelines.resume import check_resumable, finished_units
+from pipelines.replay import EMBEDDINGS, REJECTS, pending_units
+from pipelines.resume import FinishedUnit, check_resumable, finished_units
 from pipelines.run_record import Totals
 from pipelines.write import ConservationError, OutputLayout, WriteUnits
 from schemas.embeddings import embeddings_schema
@@ -52,6 +56,15 @@ TERMINATED = 128 + signal.SIGTERM
 # The in-process runner keeps everything that passes between stages in memory, so a local run takes
 # one pipeline after the other, each over about this many rows; what is written stays written.
 SLICE_ROWS = 10_000
+# Errors that say in one sentence what is wrong; any other is a fault of this program.
+_GO_ON = "finished units are kept, run again to go on"
+_OF_THE_MACHINE = (
+    ConservationError,
+    EncoderFailedError,
+    ModelChangedError,
+    OSError,
+    WorkerLostError,
+)
 
 
 class Terminated(BaseException):
@@ -60,13 +73,27 @@ class Terminated(BaseException):
 
 @dataclass(frozen=True)
 class Job:
-    """A run that has passed every check: what is left to do and with what."""
+    """A run that has passed every check: what is left to do and with what.
+
+    Attributes:
+        finished: what the output says of its units, among them those whose rejects are pending.
+    """
 
     plan: Plan
     pending: tuple[Unit, ...]
     finished: tuple[UnitResult, ...]
     embed_rows: EmbedRows
     layout: OutputLayout
+
+    @property
+    def done_rows(self) -> int:
+        """Rows of the plan that are not touched again."""
+        again = {unit.unit_id: unit.rows_to_read for unit in self.pending}
+        rows = 0
+        for result in self.finished:
+            to_read = again.get(result.unit_id, 0)
+            rows += result.rows_read - (result.rows_read if to_read is None else to_read)
+        return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,12 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         seconds = run(job, options)
         return finish(job, config, seconds | {"wall": time.monotonic() - started_at})
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
+        for cause in _causes(error):  # the runner wraps even what a signal raises
+            if isinstance(cause, KeyboardInterrupt):
+                return _fail(f"interrupted; {_GO_ON}", INTERRUPTED)
+            if isinstance(cause, Terminated):
+                return _fail(f"terminated; {_GO_ON}", TERMINATED)
         return _fail(_one_sentence(error), FAILED)
-    except KeyboardInterrupt:
-        return _fail("interrupted; finished units are kept, run again to go on", INTERRUPTED)
-    except Terminated:
-        return _fail("terminated; finished units are kept, run again to go on", TERMINATED)
 
 
 def prepare(config: EmbedConfig, *, here: bool) -> Job:
@@ -109,6 +137,7 @@ def prepare(config: EmbedConfig, *, here: bool) -> Job:
         ValueError, OSError: what is wrong, in one sentence with the remedy.
     """
     plan = plan_units(_manifest_request(config))
+    _check_replay(plan, config)
     spec = _model_spec(config, here)
     model = load_model(spec)
     fingerprint = _fingerprint(model, config)
@@ -126,13 +155,23 @@ def prepare(config: EmbedConfig, *, here: bool) -> Job:
         _remove_tables(config.output)
     finished = finished_units(config.output)
     check_resumable(finished, plan.units, fingerprint)
-    done = {unit.result.unit_id for unit in finished}
     return Job(
         plan=plan,
-        pending=tuple(unit for unit in plan.units if unit.unit_id not in done),
+        pending=tuple(_pending_units(plan, finished, config)),
         finished=tuple(unit.result for unit in finished),
         embed_rows=_embed_rows(model, spec, config),
         layout=layout,
+    )
+
+
+def _pending_units(plan: Plan, finished: Sequence[FinishedUnit], config: EmbedConfig) -> list[Unit]:
+    rejects = finished_units(config.output, REJECTS) if finished else []
+    return pending_units(
+        config.output,
+        plan.units,
+        {unit.result.unit_id: unit.result for unit in finished},
+        {unit.result.unit_id: unit.result for unit in rejects},
+        (config.only_reasons or flags.REASONS) if config.retry_rejects else (),
     )
 
 
@@ -142,8 +181,7 @@ def run(job: Job, options: PipelineOptions) -> dict[str, float]:
     seconds: dict[str, float] = {}
     if not flags.runs_here(options):
         return _run_pipeline(job, job.pending, options)
-    done = sum(result.rows_read for result in job.finished)
-    with Progress(job.plan.rows, done):
+    with Progress(job.plan.rows, job.done_rows):
         for units in slices(job.pending):
             seconds = timings.add(seconds, _run_pipeline(job, units, options))
             gc.collect()  # a pipeline is full of cycles, and holds what its stages exchanged
@@ -177,8 +215,12 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
         options=asdict(config),
         timings=seconds,
     )
-    new = totals.rows_read - sum(result.rows_read for result in job.finished)
-    _print_summary(config.output, totals, new, seconds)
+    if job.plan.rows not in (None, totals.rows_read):
+        raise ConservationError(
+            f"the manifest has {job.plan.rows} rows and the output {totals.rows_read}; "
+            "run again with `--overwrite`, and report this as a bug"
+        )
+    _print_summary(job, config, totals, seconds)
     if totals.reject_fraction > config.max_reject_fraction:
         return _fail(
             f"{totals.reject_fraction:.4f} of the rows were rejected, more than "
@@ -195,7 +237,7 @@ def slices(units: Sequence[Unit]) -> Iterator[list[Unit]]:
     rows = 0
     for unit in units:
         taken.append(unit)
-        rows += SLICE_ROWS if unit.rows is None else unit.rows
+        rows += SLICE_ROWS if unit.rows_to_read is None else unit.rows_to_read
         if rows >= SLICE_ROWS:
             yield taken
             taken, rows = [], 0
@@ -211,6 +253,21 @@ def _run_pipeline(job: Job, units: Sequence[Unit], options: PipelineOptions) -> 
     return timings.stage_seconds(result)
 
 
+def _check_replay(plan: Plan, config: EmbedConfig) -> None:
+    """Makes sure that the flags about rejects mean something here."""
+    own = storage.join(storage.normalize(config.output), REJECTS, "")
+    if any(storage.join(storage.normalize(uri), "").startswith(own) for uri in config.manifest):
+        raise ValueError(
+            "`--manifest` names the rejects of `--output` itself; to retry them in their place, "
+            "pass the manifest they came from and `--retry_rejects`"
+        )
+    is_replay = config.retry_rejects or any(unit.only_rows is not None for unit in plan.units)
+    if config.only_reasons and plan.units and not is_replay:
+        raise ValueError(
+            "`--only_reasons` needs `--retry_rejects`, or a rejects table as `--manifest`"
+        )
+
+
 def _manifest_request(config: EmbedConfig) -> ManifestRequest:
     return ManifestRequest(
         patterns=config.manifest,
@@ -221,6 +278,7 @@ def _manifest_request(config: EmbedConfig) -> ManifestRequest:
         keep_columns=config.keep_columns,
         image_root=config.image_root,
         rows_per_unit=config.rows_per_unit,
+        only_reasons=config.only_reasons,
     )
 
 
@@ -248,7 +306,14 @@ def _embed_rows(model: ClipModel, spec: ModelSpec, config: EmbedConfig) -> Embed
     batch_size = config.batch_size or BATCH_SIZE.get(spec.device, BATCH_SIZE["cuda"])
     handler = ClipHandler(spec, model.fingerprint["checkpoint_sha256"], batch_size)
     allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
-    return EmbedRows(handler, model.preprocessing, model.tokenizer, FetchPolicy(allowed=allowed))
+    return EmbedRows(
+        handler,
+        model.preprocessing,
+        model.tokenizer,
+        FetchPolicy(allowed=allowed),
+        DecodeLimits(reject_deep=config.deep_images == "reject"),
+        config.isolate_decoding,
+    )
 
 
 def _fingerprint(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
@@ -256,6 +321,7 @@ def _fingerprint(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
     names = (
         "allow_images_from",
         "decode",
+        "deep_images",
         "embedding_dtype",
         "id_column",
         "image_column",
@@ -270,20 +336,24 @@ def _fingerprint(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
 
 
 def _remove_tables(output: str) -> None:
-    for name in ("embeddings", "rejects", run_record.RUN_JSON, run_record.SUCCESS):
+    for name in (EMBEDDINGS, REJECTS, run_record.RUN_JSON, run_record.SUCCESS):
         storage.remove_tree(storage.join(output, name))
 
 
 def _print_summary(
-    output: str, totals: Totals, new_rows: int, seconds: Mapping[str, float]
+    job: Job, config: EmbedConfig, totals: Totals, seconds: Mapping[str, float]
 ) -> None:
     reasons = ", ".join(f"{name} {count}" for name, count in totals.rejects.items())
-    rate = new_rows / seconds["wall"]
+    rate = (totals.rows_read - job.done_rows) / seconds["wall"]
     print(f"rows read  {totals.rows_read}")
     print(f"embedded   {totals.embedded}")
     print(f"rejected   {totals.rejected}" + (f" ({reasons})" if reasons else ""))
     print(f"time       {seconds['wall']:.1f} s, {rate:.1f} rows/s")
-    print(f"output     {output}")
+    if config.retry_rejects:
+        retried = sum(len(unit.only_rows or ()) for unit in job.pending)
+        embedded = totals.embedded - sum(result.embedded for result in job.finished)
+        print(f"retried    {retried} ({embedded} embedded now)")
+    print(f"output     {config.output}")
 
 
 def _one_sentence(error: BaseException) -> str:
@@ -293,12 +363,16 @@ def _one_sentence(error: BaseException) -> str:
         BaseException: `error` itself when there is none in it: a fault of this program, for which
             the traceback is the message.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConservationError | ModelChangedError | OSError):
+    for cause in _causes(error):
+        if isinstance(cause, _OF_THE_MACHINE):
             return str(cause)
-        cause = cause.__cause__ or cause.__context__
     raise error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

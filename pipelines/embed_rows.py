@@ -13,9 +13,10 @@ from apache_beam.ml.inference.base import RunInference
 
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
-from pipelines.decode import DecodeLimits, decode_example
+from pipelines.decode import DecodeLimits, ImageDecoder, decode_example, decode_image
 from pipelines.encode import ClipHandler
 from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.isolation import decode_isolated
 from pipelines.records import Example, Row
 from pipelines.run_ahead import RunAhead
 from pipelines.score import ScorePairs
@@ -33,6 +34,10 @@ class EmbedRows(beam.PTransform):
         of exactly one of them.
     Counters: those of `RunAhead` (`rows`, `rejects`, `fetch_usec`, `decode_usec`) and of Beam's
         `RunInference`.
+
+    Attributes:
+        isolate_decoding: whether images are decoded in processes of their own, so that a native
+            crash or a hang costs one row and not the worker.
     """
 
     handler: ClipHandler
@@ -40,11 +45,13 @@ class EmbedRows(beam.PTransform):
     tokenizer: Tokenizer
     fetch_policy: FetchPolicy = FetchPolicy()
     decode_limits: DecodeLimits = DecodeLimits()
+    isolate_decoding: bool = False
 
     def expand(self, rows: beam.PCollection) -> dict[str, beam.PCollection]:
+        decoder = decode_isolated if self.isolate_decoding else decode_image
         steps = (
             ("fetch", _Fetch(self.fetch_policy)),
-            ("decode", _Decode(self.preprocess, self.tokenizer, self.decode_limits)),
+            ("decode", _Decode(self.preprocess, self.tokenizer, self.decode_limits, decoder)),
         )
         prepared = rows | "Prepare" >> RunAhead(steps)
         encoded = prepared.results | "Encode" >> RunInference(self.handler)
@@ -70,6 +77,7 @@ class _Decode:
     preprocess: Preprocess
     tokenizer: Tokenizer
     limits: DecodeLimits
+    decoder: ImageDecoder
 
     def __call__(self, row: Row, data: bytes) -> Example:
-        return decode_example(row, data, self.preprocess, self.tokenizer, self.limits)
+        return decode_example(row, data, self.preprocess, self.tokenizer, self.limits, self.decoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,10 +15,14 @@ from apache_beam.ml.inference.base import ModelHandler
 import clip_core.loading
 from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import ClipModel
-from pipelines.records import Embedded, Example, Reject
+from pipelines.batch_recovery import BatchLimit, BatchRecovery
+from pipelines.records import Embedded, Example, Reject, RowFault
 from schemas.rejects import Reason
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
+# What torch says on a CPU, where it has no class of its own for it.
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class ModelSpec:
 
 class ModelChangedError(RuntimeError):
     """A worker found another checkpoint than the launcher did."""
+
+
+class EncoderFailedError(RuntimeError):
+    """The device or its memory is at fault, and not a row."""
 
 
 @lru_cache(maxsize=1)
@@ -77,8 +86,20 @@ def resolve_precision(name: str, device: str) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
+@lru_cache(maxsize=1)
+def batch_limit(spec: ModelSpec) -> BatchLimit:
+    """Returns what this process has learnt about the batches that fit beside this model."""
+    return BatchLimit()
+
+
 class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
-    """Embeds batches of examples; a row whose vectors are not finite becomes a reject.
+    """Embeds batches of examples; a row that cannot be encoded becomes a reject, alone.
+
+    A batch that does not fit into memory is halved, and later ones begin at the size that fits. A
+    batch that fails otherwise is bisected down to the rows that make it fail. A row is rejected
+    (`encode_failed`, `out_of_memory`) only if the model still encodes a blank picture after it;
+    else the machine is at fault, not the row, and the error is raised. A row whose vectors are
+    not finite is rejected as `non_finite`.
 
     Args:
         spec: the model.
@@ -109,16 +130,19 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
         model: ClipModel,
         inference_args: dict[str, Any] | None = None,
     ) -> list[Embedded | Reject]:
-        """Returns a record for each example, in order. A list, so that failures surface here."""
-        images = encode_pixels(model.clip, np.stack([example.pixels for example in batch]))
-        texts = encode_tokens(model.clip, np.stack([example.tokens for example in batch]))
-        finite = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
-        return [
-            _embedded(example, image, text)
-            if ok
-            else Reject(example.row, "encode", Reason.NON_FINITE, "the model gave NaN or infinity")
-            for example, image, text, ok in zip(batch, images, texts, finite, strict=True)
-        ]
+        """Returns a record for each example, in order. A list, so that failures surface here.
+
+        Raises:
+            EncoderFailedError: if, after a row failed, a blank picture fails as well.
+        """
+        recovery = BatchRecovery(
+            work=lambda rows: encode_examples(rows, model),
+            check_machine=lambda: _encode_blank(model),
+            blame=_blamed,
+            is_out_of_memory=is_out_of_memory,
+            release=_release_memory,
+        )
+        return recovery.run(batch, batch_limit(self._spec))
 
     def get_num_bytes(self, batch: Sequence[Example]) -> int:
         """Counts array bytes; Beam's default would pickle every batch to find out."""
@@ -130,6 +154,50 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
 
     def get_metrics_namespace(self) -> str:
         return "ClipHandler"
+
+
+def encode_examples(batch: Sequence[Example], model: ClipModel) -> list[Embedded | Reject]:
+    """Encodes a batch in one go; a row whose vectors are not finite becomes a reject."""
+    images = encode_pixels(model.clip, np.stack([example.pixels for example in batch]))
+    texts = encode_tokens(model.clip, np.stack([example.tokens for example in batch]))
+    finite = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
+    return [
+        _embedded(example, image, text)
+        if ok
+        else Reject(example.row, "encode", Reason.NON_FINITE, "the model gave NaN or infinity")
+        for example, image, text, ok in zip(batch, images, texts, finite, strict=True)
+    ]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tells whether a smaller batch may do."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
+
+
+def _encode_blank(model: ClipModel) -> None:
+    """Encodes a black picture without a caption: a model that cannot do this can do nothing."""
+    size = model.preprocessing.size
+    try:
+        encode_pixels(model.clip, np.zeros((1, 3, size, size), np.uint8))
+        encode_tokens(model.clip, model.tokenizer.tokenize_row("")[0][None])
+    except Exception as error:  # whatever a broken device makes torch raise
+        raise EncoderFailedError(
+            f"the model cannot encode even a blank picture ({type(error).__name__}: {error}), so "
+            "no row is to blame; look at the device and its memory, then run again to go on"
+        ) from error
+
+
+def _release_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _blamed(example: Example, error: Exception) -> Reject:
+    reason = Reason.OUT_OF_MEMORY if is_out_of_memory(error) else Reason.ENCODE_FAILED
+    detail = _ADDRESS.sub("…", f"{type(error).__name__}: {error}")
+    return RowFault("encode", reason, detail).to_reject(example.row)
 
 
 def _embedded(example: Example, image: np.ndarray, text: np.ndarray) -> Embedded:

@@ -13,6 +13,7 @@ from pipelines import storage, webdataset
 from pipelines.compression import SUFFIXES
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
+from pipelines.replay import is_rejects_table, unit_of_rejects
 from pipelines.text_manifests import scan_text
 from schemas.manifest import ColumnOverrides, Columns, ManifestError, resolve_columns
 
@@ -36,6 +37,7 @@ class ManifestRequest:
         patterns: URIs of files, directories or globs.
         format: one of the values of `FORMATS`, or None to go by each file's name.
         image_root: where relative image references start, or None for each manifest's directory.
+        only_reasons: of a rejects table, only rows with one of these; empty for all.
     """
 
     patterns: tuple[str, ...]
@@ -46,6 +48,14 @@ class ManifestRequest:
     keep_columns: tuple[str, ...] = ()
     image_root: str | None = None
     rows_per_unit: int = DEFAULT_ROWS_PER_UNIT
+    only_reasons: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> ColumnOverrides:
+        """What the flags say about columns."""
+        return ColumnOverrides(
+            self.image_column, self.text_column, self.id_column, self.keep_columns
+        )
 
 
 @dataclass(frozen=True)
@@ -87,11 +97,10 @@ def plan_units(request: ManifestRequest) -> Plan:
         damage = plans[0].units[0].damage
         raise ManifestError(f"no manifest file is readable; {files[0][0]}: {damage}")
     units = tuple(unit for plan in plans for unit in plan.units)
-    rows = [unit.rows for unit in units]
+    rows = [unit.rows_to_read for unit in units]
     known = None if None in rows else sum(row for row in rows if row is not None)
-    damaged = sum(unit.damage is not None for unit in units)
     kept = _common_kept(plan.kept for plan in plans if plan.readable)
-    return Plan(units, kept, None if known is None else known + damaged)
+    return Plan(units, kept, known)
 
 
 def manifest_files(request: ManifestRequest) -> list[tuple[str, str]]:
@@ -163,6 +172,8 @@ def _plan_parquet(whole: Unit, request: ManifestRequest) -> _FilePlan:
     except DamagedParquet as error:
         damage = f"not a whole Parquet file: {error}"
         return _FilePlan([replace(whole, damage=damage)], [], readable=False)
+    if is_rejects_table(schema):
+        return _plan_rejects(whole.uri, schema, request)
     columns = _columns(schema, whole.uri, request)
     step = request.rows_per_unit
     units = [
@@ -176,6 +187,19 @@ def _plan_parquet(whole: Unit, request: ManifestRequest) -> _FilePlan:
         for index, first in enumerate(range(0, rows, step))
     ]
     return _FilePlan(units, [schema.field(name) for name in columns.kept])
+
+
+def _plan_rejects(uri: str, schema: pa.Schema, request: ManifestRequest) -> _FilePlan:
+    if request.columns != ColumnOverrides():
+        raise ManifestError(
+            f"{uri} is a rejects table, which knows the columns of its manifest; leave out "
+            "`--image_column`, `--text_column`, `--id_column` and `--keep_columns`"
+        )
+    unit = unit_of_rejects(uri, schema, request.only_reasons)
+    if request.image_root is not None:
+        unit = replace(unit, image_root=storage.normalize(request.image_root))
+    kept = [schema.field(name) for name in unit.columns.kept]
+    return _FilePlan([unit] if unit.only_rows else [], kept)
 
 
 def _plan_text(whole: Unit, request: ManifestRequest) -> _FilePlan:
@@ -204,11 +228,8 @@ def _plan_text(whole: Unit, request: ManifestRequest) -> _FilePlan:
 
 
 def _columns(fields: Iterable[pa.Field], uri: str, request: ManifestRequest) -> Columns:
-    overrides = ColumnOverrides(
-        request.image_column, request.text_column, request.id_column, request.keep_columns
-    )
     try:
-        return resolve_columns(fields, overrides)
+        return resolve_columns(fields, request.columns)
     except ManifestError as error:
         raise ManifestError(f"{uri}: {error}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from clip_core.preprocess import POLICIES
 from pipelines.arguments import Parser
+from schemas.rejects import Reason
 
 MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
 # By name: `DirectRunner` is another engine on machines that can download Prism.
@@ -20,6 +22,7 @@ LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "Switc
 
 
 REQUIRED = ("manifest", "output", "model")
+REASONS = tuple(reason.value for reason in Reason)
 
 
 class EmbedOptions(PipelineOptions):
@@ -73,6 +76,17 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="fail when a larger share of rows is rejected [1.0: report only]",
     )
+    add(
+        "--retry_rejects",
+        action="store_true",
+        help="try the rejected rows of a finished run again, and merge what comes of them",
+    )
+    add(
+        "--only_reasons",
+        default="",
+        metavar="A,B",
+        help="retry only rejects with these reasons [all]; also with the rejects as `--manifest`",
+    )
     add("--overwrite", action="store_true", help="remove what the output holds and start anew")
 
 
@@ -109,6 +123,17 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_flags(parser)
     add_place_flags(parser)
     add("--batch_size", type=int, help="rows encoded at once [64 on a CPU, 512 on a GPU]")
+    add(
+        "--isolate_decoding",
+        action="store_true",
+        help="decode in processes of their own: a crash or hang of a decoder costs one row",
+    )
+    add(
+        "--deep_images",
+        choices=("clip", "reject"),
+        default="clip",
+        help="greyscale of 16 or 32 bits or floats: clipped at 255 as the original does [clip]",
+    )
     add("--decode", choices=("exact",), default="exact", help="how pictures are resized [exact]")
     add(
         "--image_policy",
@@ -135,6 +160,8 @@ class EmbedConfig:
     embedding_dtype: str
     scores_only: bool
     max_reject_fraction: float
+    retry_rejects: bool
+    only_reasons: tuple[str, ...]
     overwrite: bool
     model: str
     arch: str | None
@@ -146,6 +173,8 @@ class EmbedConfig:
     batch_size: int | None
     decode: str
     image_policy: str
+    isolate_decoding: bool
+    deep_images: str
 
     def __post_init__(self) -> None:
         for name in ("rows_per_unit", "batch_size"):
@@ -156,6 +185,16 @@ class EmbedConfig:
             raise ValueError(
                 f"`--max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
             )
+        if self.retry_rejects and self.overwrite:
+            raise ValueError(
+                "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "
+                "leave one out"
+            )
+        for name in self.only_reasons:
+            if name not in REASONS:
+                close = difflib.get_close_matches(name, REASONS, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"expected {', '.join(REASONS)}"
+                raise ValueError(f"`--only_reasons` names no reason with {name!r}; {hint}")
 
 
 def parse(argv: Sequence[str]) -> tuple[EmbedConfig, PipelineOptions]:
@@ -193,9 +232,8 @@ def _config(found: argparse.Namespace) -> EmbedConfig:
     values: dict[str, Any] = vars(found)
     for name in ("manifest", "allow_images_from"):
         values[name] = tuple(values[name])
-    values["keep_columns"] = tuple(
-        name.strip() for name in values["keep_columns"].split(",") if name.strip()
-    )
+    for name in ("keep_columns", "only_reasons"):
+        values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
     return EmbedConfig(**values)
 
 

@@ -20,7 +20,10 @@ BUFFER_BYTES = 8 << 20  # read at once of a column; else it would be a whole row
 
 
 class DamagedParquet(ValueError):
-    """A Parquet file, or a part of one, that cannot be read."""
+    """A Parquet file, or a part of one, that cannot be read; says why in one line."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(" ".join(str(reason).split()))
 
 
 def read_footer(uri: str) -> tuple[pa.Schema, int]:
@@ -85,11 +88,11 @@ def _damage_named() -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DamagedParquet(str(error)) from error
+        raise DamagedParquet(error) from error
     except OSError as error:  # Arrow's own have no number; those of filesystems have, or a class
         if type(error) is not OSError or error.errno is not None:
             raise
-        raise DamagedParquet(str(error)) from error
+        raise DamagedParquet(error) from error
 
 
 def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | Fault]:

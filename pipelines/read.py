@@ -29,9 +29,25 @@ def read_unit(unit: Unit) -> Iterator[Row | Reject]:
 
     What cannot be read of a damaged file is one reject at the end; it counts as one row.
 
+    Of a unit with `only_rows`, those alone.
+
     Raises:
         OSError: if the manifest cannot be read for now; the runner tries again.
     """
+    if unit.only_rows is None:
+        yield from _records(unit)
+        return
+    wanted = set(unit.only_rows)
+    for record in _records(unit):
+        number = (record.row if isinstance(record, Reject) else record).source_row
+        if number in wanted:
+            wanted.remove(number)
+            yield record
+        if not wanted:
+            return
+
+
+def _records(unit: Unit) -> Iterator[Row | Reject]:
     after = unit.first_row
     for raw in _READERS[unit.format](unit):
         after = raw.number + 1

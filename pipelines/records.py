@@ -31,6 +31,7 @@ class Unit:
         offset: byte offset of the first row in the decompressed text (text forms only).
         manifest_bytes: size of the manifest file, so that a changed manifest is noticed on resume.
         damage: what planning found wrong where this slice ends, or None.
+        only_rows: source rows to read, when rejects are retried; None for all.
     """
 
     unit_id: str
@@ -43,6 +44,14 @@ class Unit:
     offset: int | None = None
     manifest_bytes: int = 0
     damage: str | None = None
+    only_rows: tuple[int, ...] | None = None
+
+    @property
+    def rows_to_read(self) -> int | None:
+        """Rows and rejects that reading gives; what is damaged is one. None: reading tells."""
+        if self.only_rows is not None:
+            return len(self.only_rows)
+        return None if self.rows is None else self.rows + (self.damage is not None)
 
 
 @dataclass(frozen=True)

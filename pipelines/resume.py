@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.records import Unit, UnitResult
-from pipelines.write import EMBEDDINGS, FINGERPRINT_KEY, RESULT_KEY
+from pipelines.replay import EMBEDDINGS
+from pipelines.write import FINGERPRINT_KEY, RESULT_KEY
 
 FOOTER_READERS = 16
 
@@ -32,13 +33,13 @@ class FinishedUnit:
     fingerprint: Mapping[str, Any]
 
 
-def finished_units(output: str) -> list[FinishedUnit]:
-    """Reads the footers of all files under OUTPUT/embeddings.
+def finished_units(output: str, table: str = EMBEDDINGS) -> list[FinishedUnit]:
+    """Reads the footers of all files of one of the two tables.
 
     Raises:
         ResumeError: if a file there was not written by this program.
     """
-    uris = storage.list_files(storage.join(output, EMBEDDINGS))
+    uris = storage.list_files(storage.join(output, table))
     with ThreadPoolExecutor(FOOTER_READERS) as pool:
         return list(pool.map(_read_footer, [uri for uri in uris if uri.endswith(".parquet")]))
 
@@ -63,6 +64,11 @@ def check_resumable(
             raise ResumeError(
                 f"manifest {unit.uri} had {found.manifest_bytes} bytes when the output was begun "
                 f"and has {unit.manifest_bytes} now; use another `--output`, or `--overwrite`"
+            )
+        if unit.only_rows is not None and found.result.rows_read != len(unit.only_rows):
+            raise ResumeError(
+                f"the output holds {found.result.rows_read} rows of unit {unit.unit_id!r}, this "
+                f"run has {len(unit.only_rows)}; use another `--output`, or `--overwrite`"
             )
         _check_fingerprint(found.fingerprint, fingerprint)
 

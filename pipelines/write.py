@@ -17,11 +17,17 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines import progress, storage
-from pipelines.records import Reject, Scored, UnitCount, UnitResult
+from pipelines.records import Reject, Scored, Unit, UnitCount, UnitResult
+from pipelines.replay import (
+    EMBEDDINGS,
+    REJECTS,
+    UNIT_KEY,
+    merge_retried,
+    unit_file,
+    unit_to_json,
+)
 from pipelines.tables import rejects_batch, scored_batch
 
-EMBEDDINGS = "embeddings"
-REJECTS = "rejects"
 FINGERPRINT_KEY = b"clip_beam.fingerprint"
 RESULT_KEY = b"clip_beam.unit"
 
@@ -50,7 +56,7 @@ class OutputLayout:
 
     def uri(self, table: str, unit_id: str) -> str:
         """Names the file of a unit in one of the two tables."""
-        return storage.join(self.root, table, f"{unit_id}.parquet")
+        return unit_file(self.root, table, unit_id)
 
 
 @dataclass(eq=False)
@@ -95,26 +101,43 @@ def write_unit(
 ) -> UnitResult:
     """Checks and writes one unit: its rejects first, its embeddings last, each in one piece.
 
-    A file under `embeddings/` therefore means that the unit is finished.
+    A file under `embeddings/` therefore means that the unit is finished. Retried rows are merged
+    with what the output has of their unit, and then its embeddings come first: a run that is killed
+    in between leaves rows in both tables, which the next one sees and sorts out, and loses none.
     """
     count = _single(counts)
-    unit_id = count.unit.unit_id
+    unit = count.unit
     embeddings = _table(scored, layout.embeddings)
     rejected = _table(rejects, layout.rejects)
     _check_conservation(count, embeddings, rejected)
+    if unit.only_rows is not None:
+        embeddings, rejected = merge_retried(layout.root, unit, embeddings, rejected)
     reasons = Counter(rejected.column("reason").to_pylist())
-    result = UnitResult(unit_id, count.rows_read, embeddings.num_rows, dict(reasons))
+    rows = embeddings.num_rows + rejected.num_rows
+    result = UnitResult(unit.unit_id, rows, embeddings.num_rows, dict(reasons))
     metadata = {
         FINGERPRINT_KEY: json.dumps(dict(layout.fingerprint), sort_keys=True),
-        RESULT_KEY: json.dumps(result.to_json() | {"manifest_bytes": count.unit.manifest_bytes}),
+        RESULT_KEY: json.dumps(result.to_json() | {"manifest_bytes": unit.manifest_bytes}),
     }
-    rejects_uri = layout.uri(REJECTS, unit_id)
-    if rejected.num_rows:
-        storage.write_atomically(rejects_uri, parquet_bytes(rejected, metadata))
-    elif storage.exists(rejects_uri):  # left by an attempt that was killed before it finished
-        storage.remove(rejects_uri)
-    storage.write_atomically(layout.uri(EMBEDDINGS, unit_id), parquet_bytes(embeddings, metadata))
+    if unit.only_rows is None:
+        _write_rejects(layout, unit, rejected, metadata)
+    storage.write_atomically(
+        layout.uri(EMBEDDINGS, unit.unit_id), parquet_bytes(embeddings, metadata)
+    )
+    if unit.only_rows is not None:
+        _write_rejects(layout, unit, rejected, metadata)
     return result
+
+
+def _write_rejects(
+    layout: OutputLayout, unit: Unit, rejected: pa.Table, metadata: Mapping[bytes, str]
+) -> None:
+    uri = layout.uri(REJECTS, unit.unit_id)
+    if rejected.num_rows:
+        source = {UNIT_KEY: unit_to_json(unit)}
+        storage.write_atomically(uri, parquet_bytes(rejected, {**metadata, **source}))
+    elif storage.exists(uri):  # of an attempt that was killed, or before all were retried
+        storage.remove(uri)
 
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, str]) -> pa.Buffer:
@@ -137,6 +160,11 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, str]) -> pa.Buffer:
 def _check_conservation(count: UnitCount, embeddings: pa.Table, rejected: pa.Table) -> None:
     unit = count.unit
     found = embeddings.num_rows + rejected.num_rows
+    if unit.only_rows is not None and len(unit.only_rows) != count.rows_read:
+        raise ConservationError(
+            f"unit {unit.unit_id}: {len(unit.only_rows)} rows to retry, but {count.rows_read} found"
+            " in the manifest; nothing of it was written"
+        )
     if found != count.rows_read:
         raise ConservationError(
             f"unit {unit.unit_id}: {count.rows_read} rows read, but {embeddings.num_rows} embedded "

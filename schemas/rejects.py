@@ -36,7 +36,9 @@ class Reason(str, Enum):
     TRUNCATED_IMAGE = "truncated_image"
     TOO_MANY_PIXELS = "too_many_pixels"
     EXTREME_ASPECT = "extreme_aspect"
+    DEEP_PIXELS = "deep_pixels"
     DECODE_FAILED = "decode_failed"
+    DECODE_TIMEOUT = "decode_timeout"
     # encode
     NON_FINITE = "non_finite"
     OUT_OF_MEMORY = "out_of_memory"

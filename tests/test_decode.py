@@ -162,6 +162,28 @@ def test_first_frame_of_an_animation_counts():
     assert (decode_image(buffer.getvalue(), PREPROCESS, LIMITS).pixels == expected).all()
 
 
+DEEP = {
+    "I;16": np.full((40, 40), 1000, np.uint16),
+    "I": np.full((40, 40), 1000, np.int32),
+    "F": np.full((40, 40), 0.5, np.float32),
+}
+
+
+@pytest.mark.parametrize("mode", DEEP)
+def test_deep_pixels_are_clipped_as_the_original_does_or_rejected(mode):
+    data = encode_image(Image.fromarray(DEEP[mode]), "TIFF")
+    expected = 0 if mode == "F" else 255
+    assert (decode_image(data, PREPROCESS, LIMITS).pixels == expected).all()
+    fault = fault_of(data, limits=DecodeLimits(reject_deep=True))
+    assert fault.reason is Reason.DEEP_PIXELS and mode in fault.detail
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_pixels_of_eight_bits_are_never_deep(mode):
+    data = encode_image(make_image(mode="RGB").convert(mode))
+    decode_image(data, PREPROCESS, DecodeLimits(reject_deep=True))
+
+
 def test_pillow_told_to_accept_cut_images_is_refused(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES to be False"):

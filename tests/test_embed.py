@@ -196,6 +196,18 @@ def test_signal_ends_the_run_with_its_status(tmp_path, model_dir, number, status
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
+@pytest.mark.parametrize(("error", "status"), [(embed.Terminated, 143), (KeyboardInterrupt, 130)])
+def test_signal_inside_a_stage_ends_the_run_with_its_status(
+    manifest, tmp_path, model_dir, capsys, monkeypatch, error, status
+):
+    def struck(*arguments):
+        raise error
+
+    monkeypatch.setattr("pipelines.encode.encode_pixels", struck)
+    assert run(manifest, tmp_path / "out", model_dir) == status
+    assert "finished units are kept, run again to go on" in capsys.readouterr().err
+
+
 def test_another_model_into_the_same_output_is_refused(
     manifest, tmp_path, model_dir, vit_dir, capsys
 ):
@@ -217,9 +229,7 @@ def test_changed_option_or_manifest_is_refused(manifest, tmp_path, model_dir, ca
 
 
 def test_image_policy_reaches_the_pixels(tmp_path, model_dir):
-    image = make_image(90, 70, "RGBA")
-    image.putalpha(image.getchannel("R"))
-    columns = {"image_bytes": [encode_image(image)], "text": ["x"]}
+    columns = {"image_bytes": [encode_image(make_image(90, 70, "P"))], "text": ["x"]}
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     found = {}
     for policy in ("openai", "rgb_first"):
@@ -309,6 +319,19 @@ def test_full_disk_is_one_sentence_and_leaves_no_cut_file(
     assert run(manifest, tmp_path / "out", model_dir) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/embeddings/*"))
+
+
+def test_lost_device_is_one_sentence_and_rejects_nothing(
+    manifest, tmp_path, model_dir, capsys, monkeypatch
+):
+    def lost(clip, pixels):
+        raise RuntimeError("CUDA error: device lost")
+
+    monkeypatch.setattr("pipelines.encode.encode_pixels", lost)
+    assert run(manifest, tmp_path / "out", model_dir) == 1
+    message = capsys.readouterr().err
+    assert "cannot encode even a blank picture (RuntimeError: CUDA error: device lost)" in message
+    assert "Traceback" not in message and not list(tmp_path.glob("out/*/*"))
 
 
 def test_slices_are_bounded_and_a_tar_stands_alone():

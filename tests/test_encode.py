@@ -6,7 +6,14 @@ from conftest import make_image, make_row, random_clip
 from clip_core.encoding import TEXT_BUCKET, encode_pixels, encode_tokens
 from clip_core.preprocess import Preprocess
 from pipelines import encode
-from pipelines.encode import ClipHandler, ModelChangedError, ModelSpec, load_model
+from pipelines.encode import (
+    ClipHandler,
+    EncoderFailedError,
+    ModelChangedError,
+    ModelSpec,
+    batch_limit,
+    load_model,
+)
 from pipelines.records import Embedded, Example, Reject
 from pipelines.score import score
 from schemas.rejects import Reason
@@ -85,6 +92,67 @@ def test_row_whose_vector_is_not_finite_is_rejected_alone(handler, tokenizer, mo
     found = handler.run_inference(list(examples(3, tokenizer)), handler.load_model())
     assert [type(record) for record in found] == [Embedded, Reject, Embedded]
     assert (found[1].stage, found[1].reason) == ("encode", Reason.NON_FINITE)
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """Makes the image tower raise `error` for batches that a test picks by their pixels."""
+    batch_limit.cache_clear()
+
+    def install(error, when):
+        def work(clip, pixels):
+            if when(pixels):
+                raise error
+            return encode_pixels(clip, pixels)
+
+        monkeypatch.setattr(encode, "encode_pixels", work)
+
+    yield install
+    batch_limit.cache_clear()
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+    MemoryError("Unable to allocate 1.00 GiB for an array"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:20])
+def test_batch_that_does_not_fit_gives_the_same_vectors(handler, tokenizer, fails, error):
+    batch, model = list(examples(8, tokenizer)), handler.load_model()
+    expected = handler.run_inference(batch, model)
+    fails(error, when=lambda pixels: len(pixels) > 3)
+    found = handler.run_inference(batch, model)
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one.image_embedding - other.image_embedding).max() < 1e-5
+        assert np.abs(one.text_embedding - other.text_embedding).max() < 1e-5
+    assert batch_limit(ModelSpec(handler._spec.uri)).rows == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(NO_MEMORY[0], Reason.OUT_OF_MEMORY), (ValueError("at 0x7f00"), Reason.ENCODE_FAILED)],
+)
+def test_row_that_breaks_its_batch_is_rejected_alone(handler, tokenizer, fails, error, reason):
+    batch, model = list(examples(8, tokenizer)), handler.load_model()
+    expected = handler.run_inference(batch, model)
+    poison = batch[5].pixels
+    fails(error, when=lambda pixels: any((one == poison).all() for one in pixels))
+    found = handler.run_inference(batch, model)
+    assert (found[5].stage, found[5].reason) == ("encode", reason)
+    assert found[5].row.uid == "row-5" and "0x" not in found[5].detail
+    for number in (0, 1, 2, 3, 4, 6, 7):
+        difference = found[number].image_embedding - expected[number].image_embedding
+        assert np.abs(difference).max() < 1e-5
+
+
+@pytest.mark.parametrize("error", [NO_MEMORY[0], RuntimeError("CUDA error: device lost")])
+def test_machine_that_encodes_nothing_fails_and_rejects_no_row(handler, tokenizer, fails, error):
+    fails(error, when=lambda pixels: True)
+    with pytest.raises(EncoderFailedError, match="cannot encode even a blank picture"):
+        handler.run_inference(list(examples(8, tokenizer)), handler.load_model())
 
 
 def test_worker_that_finds_another_checkpoint_fails(model_dir):

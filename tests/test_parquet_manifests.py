@@ -3,6 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import plan
 
+from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from schemas.manifest import ManifestError
@@ -149,3 +150,15 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     pq.write_table(table, tmp_path / "m.parquet")
     with pytest.raises(ManifestError, match="expected one column 'text'"):
         plan(tmp_path / "m.parquet")
+
+
+def test_damaged_footer_is_told_in_one_line(tmp_path):
+    path = write(tmp_path / "m.parquet", columns_of(10))
+    whole = path.read_bytes()
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for position in range(start, len(whole) - 8, 7):
+        path.write_bytes(whole[:position] + b"\x7f" * 9 + whole[position + 9 :])
+        try:
+            read_footer(str(path))
+        except DamagedParquet as error:
+            assert "\n" not in str(error) and str(error).strip() == str(error)

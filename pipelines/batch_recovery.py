@@ -1,0 +1,119 @@
+"""Runs batches that may fail: halves them when memory runs out, finds the row that breaks one.
+
+The rule that tells a row's fault from the machine's: before a row is blamed, the machine is asked
+to do a row that is known to be fine. If it cannot do that either (the device is lost, another
+process holds all memory, the program is wrong), the error is raised and the runner tries again or
+fails the job; no row is rejected for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+GROW_AFTER = 16  # batches in a row that fit, before a size that did not is tried again
+
+
+class BatchLimit:
+    """How many rows fit at once, as far as is known; shared by the threads of a process.
+
+    Halved when memory runs out, doubled after `GROW_AFTER` full batches that fit, up to no limit
+    at all once the size that first failed has been passed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: int | None = None
+        self._failed_at = 0
+        self._fitted = 0
+
+    @property
+    def rows(self) -> int | None:
+        """Rows to try at once, or None while nothing has failed."""
+        return self._rows
+
+    def shrink(self, rows: int) -> None:
+        """Notes that `rows` did not fit."""
+        with self._lock:
+            self._failed_at = rows if self._rows is None else max(self._failed_at, rows)
+            half = max(rows // 2, 1)
+            self._rows = half if self._rows is None else min(self._rows, half)
+            self._fitted = 0
+
+    def forget(self) -> None:
+        """Goes back to no limit."""
+        with self._lock:
+            self._rows = None
+            self._fitted = 0
+
+    def fitted(self, rows: int) -> None:
+        """Notes that `rows` did fit; small ones say nothing about larger ones."""
+        with self._lock:
+            if self._rows is None or rows < self._rows:
+                return
+            self._fitted += 1
+            if self._fitted >= GROW_AFTER:
+                self._fitted = 0
+                self._rows = None if self._rows >= self._failed_at else 2 * self._rows
+
+
+@dataclass(frozen=True)
+class BatchRecovery(Generic[In, Out]):
+    """Applies a function to batches, and sets aside the rows it fails on.
+
+    Attributes:
+        work: the function, of a batch; returns a value for each row, in order.
+        check_machine: does one row that is known to be fine; raises when the machine cannot.
+        blame: makes the value of a row that fails alone, from the row and its error.
+        is_out_of_memory: tells errors that a smaller batch may avoid.
+        release: gives unused memory back before the next attempt.
+    """
+
+    work: Callable[[Sequence[In]], list[Out]]
+    check_machine: Callable[[], object]
+    blame: Callable[[In, Exception], Out]
+    is_out_of_memory: Callable[[Exception], bool]
+    release: Callable[[], object]
+
+    def run(self, batch: Sequence[In], limit: BatchLimit) -> list[Out]:
+        """Returns a value for each row of the batch, in order.
+
+        Raises:
+            Exception: what `check_machine` raises, when a row fails and the machine does, too.
+        """
+        results: list[Out] = []
+        while len(results) < len(batch):
+            size = limit.rows or len(batch)
+            results += self._try(batch[len(results) : len(results) + size], limit)
+        return results
+
+    def _try(self, rows: Sequence[In], limit: BatchLimit) -> list[Out]:
+        """Returns values for the first of `rows`; fewer than all when memory ran out."""
+        try:
+            results = self.work(rows)
+            limit.fitted(len(rows))
+            return results
+        except Exception as caught:  # noqa: BLE001 - any error is either a row's or the machine's
+            # The traceback holds the frames, and they the tensors that filled the memory.
+            error = caught.with_traceback(None)
+        out_of_memory = self.is_out_of_memory(error)
+        if out_of_memory:
+            self.release()
+        if len(rows) == 1:
+            return [self._blamed(rows[0], error, limit)]
+        if out_of_memory:
+            limit.shrink(len(rows))
+            return []
+        half = len(rows) // 2
+        return self.run(rows[:half], limit) + self.run(rows[half:], limit)
+
+    def _blamed(self, row: In, error: Exception, limit: BatchLimit) -> Out:
+        self.check_machine()
+        if self.is_out_of_memory(error):
+            limit.forget()  # the row was too large, not the batches
+        return self.blame(row, error)

@@ -1,0 +1,55 @@
+"""The main loop of a worker process of `pipelines.isolation`.
+
+Reads from a socket a pickled (decoder, preprocessing, limits), then images. Answers each with a
+JSON object: the reason and detail of a reject; or width and height, and then the pixels' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pipelines.records import RowFault
+
+_GRACE_S = 5
+
+
+def main(descriptor: int) -> None:
+    """Serves until the other end of the socket is closed."""
+    connection = Connection(descriptor)
+    decode, preprocess, limits = pickle.loads(connection.recv_bytes())
+    _limit_memory(limits.max_memory_bytes)
+    connection.send_bytes(b"ready")
+    with suppress(EOFError, OSError):
+        while True:
+            data = connection.recv_bytes()
+            # Ends a decoder that hangs when the process that would kill it is no more.
+            signal.alarm(int(limits.max_seconds) + _GRACE_S)
+            try:
+                image = decode(data, preprocess, limits)
+            except RowFault as fault:
+                answer = {"reason": fault.reason.value, "detail": fault.detail}
+                connection.send_bytes(json.dumps(answer).encode())
+            else:
+                answer = {"width": image.original_width, "height": image.original_height}
+                connection.send_bytes(json.dumps(answer).encode())
+                connection.send_bytes(image.pixels.tobytes())
+            signal.alarm(0)
+
+
+def _limit_memory(max_bytes: int) -> None:
+    """Bounds what is allocated from now on, on systems that can: Linux."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):
+        return
+    bound = pages * resource.getpagesize() + max_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or bound < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))

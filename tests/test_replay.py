@@ -1,0 +1,238 @@
+"""Rejected rows are retried from their own manifest, elsewhere or in place, and none is lost."""
+
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from conftest import encode_image, make_image
+
+from pipelines import embed, replay, storage
+from pipelines.read import read_unit
+from pipelines.records import Unit
+from pipelines.resume import finished_units
+from schemas.manifest import Columns, ManifestError
+
+ROWS = 12
+BAD = {2: b"", 5: b"<html>", 8: None}  # empty, no picture, and not there at all
+
+
+def picture(number, mended=False):
+    data = encode_image(make_image(40, 40, seed=number))
+    return data if mended else BAD.get(number, data)
+
+
+def write_jsonl(folder, mended=False):
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for number in range(ROWS):
+        data = picture(number, mended)
+        if data is not None:
+            (folder / f"{number}.png").write_bytes(data)
+        lines.append({"uid": f"u{number}", "url": f"{number}.png", "text": "a star", "n": number})
+    (folder / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "m.jsonl"
+
+
+def write_tar(folder):
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / "m.tar", "w") as tar:
+        for number in range(ROWS):
+            for suffix, data in (("png", picture(number)), ("txt", b"a star")):
+                if data is not None:
+                    member = tarfile.TarInfo(f"u{number}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return folder / "m.tar"
+
+
+def write_parquet(folder):
+    folder.mkdir(exist_ok=True)
+    pictures = pa.array([picture(number) for number in range(ROWS)], pa.binary())
+    table = pa.table({"image_bytes": pictures, "text": ["a star"] * ROWS})
+    pq.write_table(table, folder / "m.parquet")
+    return folder / "m.parquet"
+
+
+def run(manifest, output, model, *flags):
+    arguments = ["--manifest", str(manifest), "--output", str(output), "--model", str(model)]
+    return embed.main([*arguments, "--rows_per_unit", "5", *flags])
+
+
+def rows(output, table):
+    if not list((output / table).glob("*.parquet")):
+        return []
+    found = ds.dataset(output / table, ignore_prefixes=["."]).to_table().sort_by("source_row")
+    return found["source_row"].to_pylist()
+
+
+def counts(output):
+    return json.loads((output / "run.json").read_text())["counts"]
+
+
+def assert_consistent(output, rejected):
+    """Every manifest row is in exactly one table, and all counts say so."""
+    assert rows(output, "rejects") == sorted(rejected)
+    assert rows(output, "embeddings") == sorted(set(range(ROWS)) - set(rejected))
+    assert counts(output)["rows_read"] == ROWS
+    assert counts(output)["rejected"] == len(rejected)
+    for found in finished_units(str(output)):
+        assert found.result.rows_read == found.result.embedded + sum(found.result.rejects.values())
+    assert (output / "_SUCCESS").exists()
+
+
+@pytest.fixture
+def failed(tmp_path, model_dir):
+    """An output with three rejects whose pictures have been mended since."""
+    manifest = write_jsonl(tmp_path / "data")
+    assert run(manifest, tmp_path / "out", model_dir, "--keep_columns", "n") == 0
+    assert_consistent(tmp_path / "out", BAD)
+    write_jsonl(tmp_path / "data", mended=True)
+    return manifest, tmp_path / "out", ("--keep_columns", "n")
+
+
+def test_retried_rows_are_merged_in_place(failed, model_dir, tmp_path, capsys):
+    manifest, output, flags = failed
+    assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 0
+    assert "retried    3 (3 embedded now)" in capsys.readouterr().out
+    assert_consistent(output, [])
+    assert not list((output / "rejects").iterdir())
+    run(manifest, tmp_path / "whole", model_dir, *flags)
+    names = ["uid", "source_row", "sha256", "n", "text"]
+    one, two = (
+        ds.dataset(root / "embeddings").to_table(columns=names).sort_by("source_row")
+        for root in (output, tmp_path / "whole")
+    )
+    assert one.equals(two)
+
+
+def test_only_some_reasons_are_retried(failed, model_dir):
+    manifest, output, flags = failed
+    retry = (*flags, "--retry_rejects", "--only_reasons", "not_found,forbidden")
+    assert run(manifest, output, model_dir, *retry) == 0
+    assert_consistent(output, [2, 5])
+    assert counts(output)["rejects_by_reason"] == {"not_an_image": 2}
+
+
+def test_retry_that_fails_again_changes_nothing_but_the_reason(failed, model_dir, tmp_path):
+    manifest, output, flags = failed
+    for number in BAD:
+        (tmp_path / "data" / f"{number}.png").write_bytes(b"worse")
+    assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 0
+    assert_consistent(output, BAD)
+    assert counts(output)["rejects_by_reason"] == {"not_an_image": 3}
+
+
+def test_retry_of_a_run_without_rejects_does_nothing(failed, model_dir, capsys):
+    manifest, output, flags = failed
+    run(manifest, output, model_dir, *flags, "--retry_rejects")
+    before = {path: path.stat().st_mtime_ns for path in (output / "embeddings").iterdir()}
+    capsys.readouterr()
+    assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 0
+    assert "retried    0 (0 embedded now)" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (output / "embeddings").iterdir()}
+
+
+@pytest.mark.parametrize("write", [0, 1, 2, 3])
+def test_retry_killed_at_any_write_is_completed_by_the_next_run(
+    failed, model_dir, monkeypatch, write
+):
+    """The files of two units are rewritten: embeddings, then rejects removed, of each."""
+    manifest, output, flags = failed
+    done = []
+
+    def kill(name):
+        original = getattr(storage, name)
+
+        def killed(uri, *data):
+            if "/embeddings/" in uri or "/rejects/" in uri:
+                if len(done) == write:
+                    raise embed.Terminated
+                done.append(uri)
+            original(uri, *data)
+
+        monkeypatch.setattr(storage, name, killed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_atomically", storage.write_atomically)
+        kill("write_atomically")
+        kill("remove")
+        assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 143
+        assert len(done) == write and not (output / "_SUCCESS").exists()
+    monkeypatch.undo()
+    assert set(rows(output, "embeddings")) | set(rows(output, "rejects")) == set(range(ROWS))
+    assert run(manifest, output, model_dir, *flags) == 0  # sorts out what was torn, no more
+    assert counts(output)["rows_read"] == ROWS
+    assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 0
+    assert_consistent(output, [])
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_tar, write_parquet])
+def test_rejects_are_a_manifest_of_the_same_rows(write, tmp_path, model_dir):
+    run(write(tmp_path / "data"), tmp_path / "out", model_dir)
+    rejects = ds.dataset(tmp_path / "out" / "rejects").to_table().sort_by("source_row").to_pylist()
+    assert [row["source_row"] for row in rejects] == sorted(BAD)
+    assert run(tmp_path / "out" / "rejects", tmp_path / "again", model_dir) == 0
+    again = ds.dataset(tmp_path / "again" / "rejects").to_table().sort_by("source_row").to_pylist()
+    assert again == rejects
+    assert counts(tmp_path / "again")["rows_read"] == 3
+
+
+def test_mended_rejects_are_embedded_into_another_output(failed, model_dir, tmp_path):
+    _, output, _ = failed
+    flags = ("--only_reasons", "not_found,not_an_image")
+    assert run(output / "rejects", tmp_path / "again", model_dir, *flags) == 0
+    table = ds.dataset(tmp_path / "again" / "embeddings").to_table().sort_by("source_row")
+    assert table["uid"].to_pylist() == ["u2", "u5", "u8"]
+    assert table["n"].to_pylist() == [2, 5, 8]  # kept as in the first run, without its flag
+    assert run(output / "rejects", tmp_path / "none", model_dir, "--only_reasons", "too_large") == 0
+    assert counts(tmp_path / "none")["rows_read"] == 0
+
+
+def test_what_makes_no_sense_is_refused_in_one_sentence(failed, model_dir, tmp_path, capsys):
+    manifest, output, flags = failed
+    cases = [
+        ((output / "rejects", output), "names the rejects of `--output` itself"),
+        ((output / "rejects", tmp_path / "b", "--text_column", "text"), "leave out `--image_col"),
+        ((manifest, tmp_path / "b", "--only_reasons", "not_found"), "needs `--retry_rejects`"),
+        ((manifest, output, "--retry_rejects", "--only_reasons", "notfound"), "mean not_found?"),
+        ((manifest, output, "--retry_rejects", "--overwrite"), "leave one out"),
+    ]
+    for (source, target, *more), expected in cases:
+        assert run(source, target, model_dir, *more) == 2
+        message = capsys.readouterr().err
+        assert expected in message and message.count("\n") == 1, message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda path: path.unlink(), "is not there any more"), (lambda p: p.write_text("{}"), "anew")],
+)
+def test_rejects_of_a_manifest_that_changed_are_refused(failed, model_dir, capsys, change, message):
+    manifest, output, _ = failed
+    change(manifest)
+    assert run(output / "rejects", output.parent / "again", model_dir) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unit_survives_its_json():
+    unit = Unit("u", "m", "csv", Columns(uid="id", kept=("a", "b")), "/", 5, None, 7, 99, "cut")
+    assert replay.unit_from_json(replay.unit_to_json(unit)) == unit
+
+
+def test_only_the_wanted_rows_are_read_and_no_further(tmp_path):
+    unit = Unit("u", str(write_jsonl(tmp_path / "d")), "jsonl", Columns(), "/", 0, ROWS, 0)
+    assert [r.row.source_row for r in read_unit(unit)] == list(range(ROWS))
+    some = Unit("u", unit.uri, "jsonl", Columns(), "/", 0, ROWS, 0, only_rows=(3, 7))
+    assert [record.row.source_row for record in read_unit(some)] == [3, 7]
+
+
+def test_rejects_without_a_source_are_no_rejects_table():
+    assert not replay.is_rejects_table(pa.schema([("url", pa.string())]))
+    with pytest.raises(ManifestError, match="not there any more"):
+        unit = Unit("u", "/none/m.csv", "csv", Columns(), "/", 0, 1)
+        schema = pa.schema([], {replay.UNIT_KEY: replay.unit_to_json(unit)})
+        replay.unit_of_rejects("r.parquet", schema, ())

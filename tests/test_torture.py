@@ -1,0 +1,64 @@
+"""The quick mode of the fault harness; `make torture` runs the long one."""
+
+import numpy as np
+import pytest
+import torture
+import torture_images
+from torture_images import bad_images, bombs
+from torture_manifests import FORMS, bad_manifests, read_manifest, unaccounted
+
+from pipelines.records import Reject
+from schemas.rejects import Reason
+
+SEED = 20
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bad_images_give_pixels_or_a_named_fault():
+    tally = torture.images_part(700, SEED)
+    assert tally.ok, tally
+    assert tally.inputs == tally.outcomes.total() == 700
+    assert {"decoded", "decode_failed", "truncated_image", "not_an_image"} <= set(tally.outcomes)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bombs_are_refused_in_time():
+    tally = torture.bombs_part()
+    assert tally.ok, tally
+    refused = tally.outcomes["too_many_pixels"] + tally.outcomes["extreme_aspect"]
+    assert refused >= 12
+
+
+def test_bad_manifests_lose_no_row_silently(tmp_path):
+    tally = torture.manifests_part(140, SEED, tmp_path)
+    assert tally.ok, tally
+    assert tally.outcomes["whole"] >= len(FORMS) and tally.outcomes["with rejects"] > 20
+
+
+def test_same_seed_gives_the_same_input():
+    assert list(bad_images(60, 3)) == list(bad_images(60, 3))
+    assert list(bad_manifests(30, 3)) == list(bad_manifests(30, 3))
+    assert list(bad_images(60, 3)) != list(bad_images(60, 4))
+
+
+def test_every_damage_changes_its_input():
+    rng = np.random.default_rng(0)
+    whole = torture_images.png(9, 9)
+    for damage in torture_images.DAMAGES:
+        assert any(damage(whole, rng) != whole for _ in range(5)), damage
+
+
+def test_harness_sees_a_decoder_that_raises_and_one_that_is_slow(monkeypatch):
+    monkeypatch.setattr(torture, "decode_image", lambda *_: 1 / 0)
+    tally = torture.decode_all("part", bombs().items(), 32, bound_s=-1)
+    assert not tally.ok and len(tally.crashes) == len(tally.slow) == tally.inputs
+
+
+def test_harness_sees_a_lost_row(tmp_path):
+    name, data, ids = next(bad_manifests(1, 0))
+    (tmp_path / name).write_bytes(data)
+    uids, rejects = read_manifest(tmp_path / name)
+    assert unaccounted(ids, uids, rejects) == 0
+    assert unaccounted(ids, uids[1:], rejects) == 1
+    told = Reject(None, "read", Reason.MALFORMED_ROW)
+    assert unaccounted(ids, uids[1:], [told]) == 0

@@ -1,0 +1,143 @@
+"""Throws seeded bad input and faults at the job and counts what comes back; `make torture`.
+
+Prints a line for each part. Exit status 1 when a row is unaccounted for, anything but a named fault
+is raised, or a bound is passed. A native crash ends the program, naming the part it was in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torture_images import bad_images, bombs
+from torture_manifests import bad_manifests, read_manifest, unaccounted
+
+from clip_core.preprocess import Preprocess
+from pipelines.decode import DecodeLimits, decode_image
+from pipelines.records import RowFault
+
+MAX_BOMB_S = 2.0
+MAX_IMAGE_S = 10.0
+
+
+@dataclass
+class Tally:
+    """What came of one part: inputs, outcomes by name, and what must stay zero."""
+
+    part: str
+    inputs: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    unaccounted: int = 0
+    crashes: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
+    slow: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was lost, crashed or took too long."""
+        return not (self.unaccounted or self.crashes or self.slow)
+
+    def note_time(self, name: str, began: float, bound_s: float) -> None:
+        """Notes how long an input took since `began`."""
+        seconds = time.perf_counter() - began
+        self.slowest_s = max(self.slowest_s, seconds)
+        if seconds > bound_s:
+            self.slow.append(f"{name}: {seconds:.1f} s")
+
+
+def decode_all(part: str, images: Iterable[tuple[str, bytes]], size: int, bound_s: float) -> Tally:
+    """Decodes pictures; each must give pixels or a named fault within `bound_s` seconds."""
+    tally = Tally(part)
+    preprocess, limits = Preprocess(size), DecodeLimits()
+    for name, data in images:
+        tally.inputs += 1
+        began = time.perf_counter()
+        try:
+            pixels = decode_image(data, preprocess, limits).pixels
+            assert pixels.shape == (3, size, size) and pixels.dtype == "uint8"
+            tally.outcomes["decoded"] += 1
+        except RowFault as fault:
+            tally.outcomes[fault.reason.value] += 1
+        except Exception as error:  # noqa: BLE001 - it is what is looked for
+            tally.crashes.append(f"{name}: {error!r}")
+        tally.note_time(name, began, bound_s)
+    return tally
+
+
+def images_part(count: int, seed: int) -> Tally:
+    """Damaged pictures of every format."""
+    return decode_all("bad images", bad_images(count, seed), 32, MAX_IMAGE_S)
+
+
+def bombs_part() -> Tally:
+    """Small files that claim to be large ones, at the size of ViT-B."""
+    return decode_all("bombs", bombs().items(), 224, MAX_BOMB_S)
+
+
+def manifests_part(count: int, seed: int, folder: Path) -> Tally:
+    """Damaged manifests of every form, planned and read; no row may vanish without a reject."""
+    tally = Tally("bad manifests")
+    for number, (name, data, ids) in enumerate(bad_manifests(count, seed)):
+        tally.inputs += 1
+        (folder / name).write_bytes(data)
+        began = time.perf_counter()
+        try:
+            found = read_manifest(folder / name)
+        except Exception as error:  # noqa: BLE001 - it is what is looked for
+            tally.crashes.append(f"{name} number {number}: {error!r}")
+            continue
+        tally.note_time(name, began, MAX_IMAGE_S)
+        if found is None:
+            tally.outcomes["refused"] += 1
+            continue
+        uids, rejects = found
+        tally.unaccounted += unaccounted(ids, uids, rejects)
+        tally.outcomes["with rejects" if rejects else "whole"] += 1
+    return tally
+
+
+def show(tally: Tally) -> None:
+    """Prints the line of a part, and what was wrong in it."""
+    outcomes = ", ".join(f"{name} {count}" for name, count in tally.outcomes.most_common())
+    print(
+        f"{tally.part:<16}{tally.inputs:>7}{tally.unaccounted:>13}{len(tally.crashes):>9}"
+        f"{tally.slowest_s:>11.2f}  {outcomes}",
+        flush=True,
+    )
+    for line in [*tally.crashes[:10], *tally.slow[:10]]:
+        print(f"    {line}")
+
+
+def main() -> int:
+    """Runs all parts."""
+    parser = argparse.ArgumentParser(description="Throw bad input and faults at the job.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--manifests", type=int, default=4_000)
+    options = parser.parse_args()
+    faulthandler.enable()
+    warnings.simplefilter("ignore")  # Pillow's, one for each kind of damage
+    print(f"{'part':<16}{'inputs':>7}{'unaccounted':>13}{'crashes':>9}{'slowest s':>11}  outcomes")
+    failed = 0
+    with TemporaryDirectory() as folder:
+        for part in (
+            lambda: images_part(options.images, options.seed),
+            bombs_part,
+            lambda: manifests_part(options.manifests, options.seed, Path(folder)),
+        ):
+            tally = part()
+            show(tally)
+            failed += not tally.ok
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
