@@ -37,6 +37,7 @@ _DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, Index
            TypeError, AttributeError, OverflowError, UnicodeDecodeError, RecursionError,
            NotImplementedError, OSError, RuntimeError, MemoryError, struct.error,
            zlib.error)  # fmt: skip
+_CHUNK_BYTES = 1 << 20  # read at once: a weight must not be in memory twice
 # How TorchScript spells lists, such as the padding of a scripted convolution.
 _LISTS = ("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist")
 
@@ -145,8 +146,12 @@ def _untagged(value: Any, _type: str) -> Any:
 
 def _read_storage(path: Path, name: str, dtype: torch.dtype) -> Tensor:
     try:
-        with zipfile.ZipFile(path) as archive:
-            data = bytearray(archive.read(name))  # checks the CRC
+        with zipfile.ZipFile(path) as archive, archive.open(name) as file:
+            data = bytearray(archive.getinfo(name).file_size)
+            rest = memoryview(data)
+            while chunk := file.read(_CHUNK_BYTES):  # the end checks the CRC
+                rest[: len(chunk)] = chunk
+                rest = rest[len(chunk) :]
         return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
     except _DAMAGE as error:
         raise _damaged(path, error) from error
