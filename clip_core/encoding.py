@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from clip_core.model import Clip
 
-# Captions of one bucket share a length after sorting, so hardly any padding is computed; larger
-# buckets would pad more, smaller ones would leave the matrix products too thin.
-TEXT_BUCKET = 16
+# Padded tokens of a bucket of captions over its real ones, at most. Smaller buckets would pad less,
+# but read the weights more often than their few tokens are worth.
+MAX_PADDING = 1.1
+
+# Images encoded at once on a processor: their activations should stay in its cache.
+CPU_IMAGES = 16
 
 
 @torch.inference_mode()
@@ -23,8 +28,11 @@ def encode_pixels(clip: Clip, pixels: np.ndarray) -> np.ndarray:
     Returns:
         [batch, embed_dim] float32, L2-normalised.
     """
-    on_device = torch.from_numpy(pixels).to(clip.logit_scale.device)
-    return clip.encode_image(on_device, normalize=True).cpu().numpy()
+    device = clip.logit_scale.device
+    rows = CPU_IMAGES if device.type == "cpu" else len(pixels)
+    pieces = torch.from_numpy(pixels).split(max(rows, 1))
+    embeddings = [clip.encode_image(piece.to(device), normalize=True) for piece in pieces]
+    return torch.cat(embeddings).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -41,10 +49,29 @@ def encode_tokens(clip: Clip, tokens: np.ndarray) -> np.ndarray:
         [batch, embed_dim] float32, L2-normalised, in the order of `tokens`.
     """
     distinct, row_of = np.unique(tokens, axis=0, return_inverse=True)
-    by_length = np.argsort(distinct.argmax(axis=1), kind="stable")
     embeddings = np.empty((len(distinct), clip.config.embed_dim), np.float32)
-    for first in range(0, len(by_length), TEXT_BUCKET):
-        bucket = by_length[first : first + TEXT_BUCKET]
+    for bucket in buckets(distinct.argmax(axis=1) + 1):
         on_device = torch.from_numpy(distinct[bucket]).to(clip.logit_scale.device)
         embeddings[bucket] = clip.encode_text(on_device, normalize=True).cpu().numpy()
     return embeddings[row_of.reshape(-1)]
+
+
+def buckets(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Groups captions of similar length, so that hardly any padding is computed.
+
+    Args:
+        lengths: [captions] int, tokens up to and with the end token.
+
+    Yields:
+        Indices into `lengths`, the longest captions first.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    first, real = 0, 0
+    for index, row in enumerate(order):
+        real += lengths[row]
+        padded = lengths[order[first]] * (index - first + 1)
+        if padded > MAX_PADDING * real:
+            yield order[first:index]
+            first, real = index, lengths[row]
+    if len(order):
+        yield order[first:]

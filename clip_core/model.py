@@ -41,7 +41,14 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for query, key and value."""
+    """Multi-head self-attention with one fused projection for query, key and value.
+
+    Attributes:
+        packed: maps that stand for rows of the projection, once a model is made ready to encode.
+    """
+
+    in_proj_weight: Tensor
+    in_proj_bias: Tensor
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -49,12 +56,11 @@ class Attention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
+        self.packed = nn.ModuleDict()
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
         """Maps [batch, seq, width] to the same shape."""
-        query, key, value = map(
-            self._split, F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        )
+        query, key, value = map(self._split, self._project(x, "qkv").chunk(3, dim=-1))
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self.out_proj(self._join(mixed))
 
@@ -68,18 +74,24 @@ class Attention(nn.Module):
         Returns:
             [batch, width].
         """
-        width = x.shape[-1]
         asking = x[torch.arange(len(x), device=x.device), position].unsqueeze(1)
-        weight_q, weight_kv = self.in_proj_weight.split([width, 2 * width])
-        bias_q, bias_kv = self.in_proj_bias.split([width, 2 * width])
-        query = self._split(F.linear(asking, weight_q, bias_q))
-        key, value = map(self._split, F.linear(x, weight_kv, bias_kv).chunk(2, dim=-1))
+        query = self._split(self._project(asking, "q"))
+        key, value = map(self._split, self._project(x, "kv").chunk(2, dim=-1))
         visible = None
         if causal:
             seq = torch.arange(x.shape[1], device=x.device)
             visible = (seq <= position[:, None])[:, None, None]  # [batch, 1, 1, seq]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         return self.out_proj(self._join(mixed)).squeeze(1)
+
+    def projection(self, part: str) -> tuple[Tensor, Tensor]:
+        """Returns weight and bias of `qkv`, `q` or `kv`: rows of the fused projection."""
+        width = self.in_proj_weight.shape[1]
+        rows = {"qkv": slice(None), "q": slice(width), "kv": slice(width, None)}[part]
+        return self.in_proj_weight[rows], self.in_proj_bias[rows]
+
+    def _project(self, x: Tensor, part: str) -> Tensor:
+        return self.packed[part](x) if self.packed else F.linear(x, *self.projection(part))
 
     def _split(self, x: Tensor) -> Tensor:
         """[batch, seq, width] -> [batch, heads, seq, head_width]."""

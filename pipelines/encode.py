@@ -14,6 +14,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 import clip_core.loading
 from clip_core.encoding import encode_pixels, encode_tokens
+from clip_core.inference import ready_to_encode
 from clip_core.loading import ClipModel
 from pipelines.batch_recovery import BatchLimit, BatchRecovery
 from pipelines.records import Embedded, Example, Reject, RowFault
@@ -58,7 +59,7 @@ class EncoderFailedError(RuntimeError):
 @lru_cache(maxsize=1)
 def load_model(spec: ModelSpec) -> ClipModel:
     """Loads a model once per process: the slices of a local run and all threads share it."""
-    return clip_core.loading.load(
+    model = clip_core.loading.load(
         spec.uri,
         device=spec.device,
         precision=spec.precision,
@@ -68,6 +69,8 @@ def load_model(spec: ModelSpec) -> ClipModel:
         cache_dir=spec.cache,
         image_policy=spec.image_policy,
     )
+    ready_to_encode(model.clip)
+    return model
 
 
 def resolve_device(name: str) -> str:

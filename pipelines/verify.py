@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from clip_core.inference import ready_to_encode
 from clip_core.loading import load
 from clip_core.verification import TOLERANCE, Deviation, measure
 from pipelines.arguments import Parser
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         reference = load(options.model, **about)
         model = load(options.model, device, precision=precision, **about)
+        ready_to_encode(model.clip)
         deviation = measure(reference, model)
     except ValueError as error:
         print(f"clip-beam verify: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import make_image, make_row, random_clip
 
-from clip_core.encoding import TEXT_BUCKET, encode_pixels, encode_tokens
+from clip_core.encoding import CPU_IMAGES, MAX_PADDING, buckets, encode_pixels, encode_tokens
 from clip_core.preprocess import Preprocess
 from pipelines import encode
 from pipelines.encode import (
@@ -35,10 +35,35 @@ def examples(count, tokenizer):
 
 def test_bucketed_texts_equal_texts_encoded_one_by_one(tokenizer):
     clip = random_clip("tiny-vit", tokenizer)
-    texts = ["circle " * (n % 12) for n in range(3 * TEXT_BUCKET + 5)]
+    texts = ["circle " * (n % 12) for n in range(53)]
     tokens = tokenizer.tokenize(texts, truncate=True)
     alone = np.concatenate([encode_tokens(clip, row[None]) for row in tokens])
     assert np.abs(encode_tokens(clip, tokens) - alone).max() < 1e-5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_buckets_hold_every_caption_once_with_little_padding(seed):
+    rng = np.random.default_rng(seed)
+    # Of web captions half are short and one in thirty fills the context.
+    lengths = np.clip(rng.lognormal(2.7, 0.5, 200).astype(int), 3, 77)
+    found = list(buckets(lengths))
+    assert sorted(np.concatenate(found)) == list(range(200))
+    padded = sum(len(bucket) * lengths[bucket].max() for bucket in found)
+    assert padded <= MAX_PADDING * lengths.sum()
+    assert len(found) < 20
+
+
+def test_captions_of_one_length_are_one_bucket():
+    assert [bucket.tolist() for bucket in buckets(np.full(3, 9))] == [[0, 1, 2]]
+    assert list(buckets(np.zeros(0, int))) == []
+
+
+def test_images_encoded_in_pieces_equal_images_encoded_alone(tokenizer):
+    clip = random_clip("tiny-rn", tokenizer)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2 * CPU_IMAGES + 3, 3, 64, 64), dtype=np.uint8)
+    alone = np.concatenate([encode_pixels(clip, image[None]) for image in pixels])
+    assert np.abs(encode_pixels(clip, pixels) - alone).max() < 1e-5
 
 
 def test_equal_captions_are_encoded_once(tokenizer, monkeypatch):

@@ -8,7 +8,7 @@ from conftest import random_clip
 
 import clip_core
 from clip_core.initialization import new_model
-from clip_core.model import Clip, l2_normalize, quick_gelu
+from clip_core.model import ACTIVATION_FUNCTIONS, Clip, l2_normalize, quick_gelu
 from clip_core.resnet import AttentionPool
 from clip_core.variants import VARIANTS
 
@@ -130,6 +130,11 @@ def test_activation_changes_text_features(tokenizer):
     assert difference > 1e-3  # a wrong choice is far above every tolerance of this suite
 
 
+def test_gelu_is_exact():
+    x = torch.linspace(-4, 4, 99)
+    assert torch.allclose(ACTIVATION_FUNCTIONS["gelu"](x), x * (1 + torch.erf(x / 2**0.5)) / 2)
+
+
 def test_quick_gelu_is_the_sigmoid_approximation():
     x = torch.tensor([-1.0, 0.0, 2.0])
     assert torch.allclose(quick_gelu(x), x / (1 + torch.exp(-1.702 * x)))
@@ -162,7 +167,7 @@ def test_resnet_stem_equals_plain_convolutions(tokenizer):
     visual = random_clip("tiny-rn", tokenizer).visual
     x = pixels_of(random_clip("tiny-rn", tokenizer), 1)
     found = []
-    visual.layer1.register_forward_hook(lambda module, inputs, output: found.append(inputs[0]))
+    visual.layer1[0].register_forward_hook(lambda module, inputs, output: found.append(inputs[0]))
     visual(x)
     for index, stride in ((1, 2), (2, 1), (3, 1)):
         weight = getattr(visual, f"conv{index}").weight

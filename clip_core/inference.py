@@ -1,0 +1,109 @@
+"""Makes a loaded model ready to encode: the same function, in fewer and better-laid-out steps.
+
+Nothing here is approximate. BatchNorm is folded into the convolution before it (Jacob et al. 2018,
+section 3.2); on a processor the matrices are laid out once as oneDNN multiplies them, with the
+activation fused behind the product, which is what torch's compiler does there, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from clip_core.model import Attention, Clip, Mlp, Transformer, VisionTransformer, quick_gelu
+from clip_core.resnet import ModifiedResNet
+
+# A hint for the layout of packed matrices: rows in a typical product.
+_ROWS = 512
+_QUICK_GELU_SLOPE = 1.702
+
+
+def ready_to_encode(clip: Clip) -> Clip:
+    """Prepares a model, in place, for encoding; it can be neither trained nor saved afterwards.
+
+    Args:
+        clip: in evaluation mode, on its device and in its precision.
+
+    Returns:
+        `clip` itself. Embeddings are equal to within float rounding.
+    """
+    if isinstance(clip.visual, ModifiedResNet):
+        _fold_batch_norm(clip.visual)
+        clip.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if _can_pack(clip):
+        transformers = [clip.transformer]
+        if isinstance(clip.visual, VisionTransformer):
+            transformers.append(clip.visual.transformer)
+        for transformer in transformers:
+            _pack(transformer)
+    return clip
+
+
+class PackedLinear(nn.Module):
+    """A linear map with its weight as oneDNN wants it, and perhaps an activation behind it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, activation: str = "none") -> None:
+        super().__init__()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
+        self._bias = bias.contiguous()
+        self._activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(
+            x, self._weight, self._bias, self._activation, [], "none"
+        )
+
+
+def _can_pack(clip: Clip) -> bool:
+    on_cpu = clip.logit_scale.device.type == "cpu"
+    return on_cpu and clip.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def _pack(transformer: Transformer) -> None:
+    *body, last = transformer.blocks
+    for block in transformer.blocks:
+        _pack_attention(block.attn, ("q", "kv") if block is last else ("qkv",))
+        _pack_mlp(block.mlp)
+
+
+def _pack_attention(attention: Attention, parts: tuple[str, ...]) -> None:
+    attention.packed = nn.ModuleDict({p: PackedLinear(*attention.projection(p)) for p in parts})
+    # What is packed is not kept a second time.
+    attention.in_proj_weight = attention.in_proj_bias = None  # type: ignore[assignment]
+    attention.out_proj = _packed(attention.out_proj.weight, attention.out_proj.bias)
+
+
+def _pack_mlp(mlp: Mlp) -> None:
+    inner, outer = mlp.c_fc, mlp.c_proj
+    if mlp.activation is quick_gelu:
+        # x * sigmoid(a x) is swish(a x) / a, and swish is what can be fused.
+        a = _QUICK_GELU_SLOPE
+        mlp.c_fc = _packed(inner.weight * a, inner.bias * a, "swish")
+        mlp.c_proj = _packed(outer.weight / a, outer.bias)
+    else:
+        mlp.c_fc = _packed(inner.weight, inner.bias, "gelu")
+        mlp.c_proj = _packed(outer.weight, outer.bias)
+    mlp.activation = nn.Identity()
+
+
+def _packed(*linear: Any) -> Any:
+    """A `PackedLinear` that may stand where an `nn.Linear` stood."""
+    return PackedLinear(*linear)
+
+
+def _fold_batch_norm(visual: nn.Module) -> None:
+    """Folds every BatchNorm into the convolution whose output it is given."""
+    for module in visual.modules():
+        children = dict(module.named_children())
+        for convolution, norm in _PAIRS:
+            if isinstance(children.get(norm), nn.BatchNorm2d):
+                pair = cast(Any, (children[convolution], children[norm]))
+                setattr(module, convolution, fuse_conv_bn_eval(*pair))
+                setattr(module, norm, nn.Identity())
+
+
+# Names of a convolution and of its BatchNorm: in the stem and in blocks, and in shortcuts.
+_PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
