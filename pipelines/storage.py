@@ -146,6 +146,28 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
         raise
 
 
+def create_exclusively(uri: str, data: bytes) -> bool:
+    """Creates a file unless there is one; returns whether it did.
+
+    As one step on local disks and where the filesystem offers it (Google Cloud Storage, S3);
+    elsewhere two callers in the same moment may both be told so.
+    """
+    filesystem, path = _locate(normalize(uri))
+    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+    try:
+        if is_local(uri):
+            with open(path, "xb") as file:
+                file.write(data)
+            return True
+        filesystem.invalidate_cache(filesystem._parent(path))
+        if filesystem.exists(path):
+            return False
+        filesystem.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
 def remove(uri: str) -> None:
     """Removes a file."""
     filesystem, path = _locate(uri)
