@@ -39,8 +39,8 @@ from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
-from pipelines.replay import EMBEDDINGS, REJECTS, pending_units
-from pipelines.resume import FinishedUnit, check_resumable, finished_units
+from pipelines.replay import EMBEDDINGS, REJECTS
+from pipelines.resume import check_replay, check_resumable, finished_units, pending_of
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
 from pipelines.write import ConservationError, OutputLayout, WriteUnits
@@ -147,7 +147,7 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
         ValueError, OSError: what is wrong, in one sentence with the remedy.
     """
     plan = plan_units(manifest_request(config))
-    check_replay(plan, config)
+    check_replay(plan.units, config)
     spec = model_spec(config, here)
     model = load_model(spec)
     layout = layout_of(plan, model, config)
@@ -158,7 +158,7 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     check_resumable(finished, plan.units, layout.fingerprint)
     return Job(
         plan=plan,
-        pending=tuple(pending_of(plan, finished, config)),
+        pending=tuple(pending_of(plan.units, finished, config)),
         finished=tuple(unit.result for unit in finished),
         embed_rows=embed_rows_of(model, spec, config),
         layout=layout,
@@ -178,17 +178,6 @@ def layout_of(plan: Plan, model: ClipModel, config: EmbedConfig) -> OutputLayout
         ),
         rejects=rejects_schema(kept),
         fingerprint=fingerprint_of(model, config),
-    )
-
-
-def pending_of(plan: Plan, finished: Sequence[FinishedUnit], config: EmbedConfig) -> list[Unit]:
-    rejects = finished_units(config.output, REJECTS) if finished else []
-    return pending_units(
-        config.output,
-        plan.units,
-        {unit.result.unit_id: unit.result for unit in finished},
-        {unit.result.unit_id: unit.result for unit in rejects},
-        (config.only_reasons or flags.REASONS) if config.retry_rejects else (),
     )
 
 
@@ -271,21 +260,6 @@ def _run_pipeline(job: Job, units: Sequence[Unit], options: PipelineOptions) -> 
     result = pipeline.run()
     result.wait_until_finish()
     return timings.stage_seconds(result)
-
-
-def check_replay(plan: Plan, config: EmbedConfig) -> None:
-    """Makes sure that the flags about rejects mean something here."""
-    own = storage.join(storage.normalize(config.output), REJECTS, "")
-    if any(storage.join(storage.normalize(uri), "").startswith(own) for uri in config.manifest):
-        raise ValueError(
-            "`--manifest` names the rejects of `--output` itself; to retry them in their place, "
-            "pass the manifest they came from and `--retry_rejects`"
-        )
-    is_replay = config.retry_rejects or any(unit.only_rows is not None for unit in plan.units)
-    if config.only_reasons and plan.units and not is_replay:
-        raise ValueError(
-            "`--only_reasons` needs `--retry_rejects`, or a rejects table as `--manifest`"
-        )
 
 
 def manifest_request(config: EmbedConfig) -> ManifestRequest:

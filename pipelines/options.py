@@ -230,6 +230,8 @@ def _check_beam_flags(own: Parser, rest: list[str]) -> None:
             # Some of Beam's option groups share a flag; either definition will do for a name check.
             with contextlib.suppress(argparse.ArgumentError):
                 options._add_argparse_args(cast(Any, every))
+    for flag in own._option_string_actions.keys() - every._option_string_actions.keys():
+        every.add_argument(flag)  # for the suggestion
     every.parse_args(rest)
 
 
