@@ -48,6 +48,7 @@ def finished_units(output: str, table: str = EMBEDDINGS) -> list[FinishedUnit]:
 def pending_of(
     units: Iterable[Unit], finished: Sequence[FinishedUnit], config: EmbedConfig
 ) -> list[Unit]:
+    """Returns the units that a run has to do, given what the output holds."""
     rejects = finished_units(config.output, REJECTS) if finished else []
     return pending_units(
         config.output,
