@@ -11,6 +11,7 @@ from importlib import import_module
 COMMANDS = {
     "demo": "make sample data, embed it with the bundled model, show what came out",
     "sample": "write a sample image-text dataset, with the truth about it beside it",
+    "check": "look at a sample and say what would go wrong with `embed`, before it does",
     "embed": "embed and score the image-text pairs of a manifest",
     "pretrain": "pretrain a CLIP from a manifest",
     "convert": "any checkpoint -> a model directory of safetensors",

@@ -41,8 +41,9 @@ from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
-from pipelines.replay import EMBEDDINGS, REJECTS, pending_units
-from pipelines.resume import FinishedUnit, check_resumable, finished_units
+from pipelines.replay import EMBEDDINGS, REJECTS
+from pipelines.resume import check_replay, check_resumable, finished_units, pending_of
+from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
 from pipelines.write import ConservationError, OutputLayout, WriteUnits
 from schemas.embeddings import embeddings_schema
@@ -61,6 +62,7 @@ _GO_ON = "finished units are kept, run again to go on"
 _OF_THE_MACHINE = (
     ConservationError,
     EncoderFailedError,
+    LockLostError,
     ModelChangedError,
     OSError,
     WorkerLostError,
@@ -103,11 +105,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _terminate)
     return_freed_memory()
-    argv = sys.argv[1:] if argv is None else argv
     try:
-        config, options = flags.parse(argv)
-        started_at = time.monotonic()
-        job = prepare(config, here=flags.runs_here(options))
+        config, options = flags.parse(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        return _fail(str(error), WRONG_USAGE)
+    lock = RunLock(config.output)
+    try:
+        return _main(config, options, lock)
+    finally:
+        lock.release()
+
+
+def _main(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
+    started_at = time.monotonic()
+    try:
+        job = prepare(config, lock, here=flags.runs_here(options))
     except (ValueError, OSError) as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt:
@@ -115,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated:
         return _fail("terminated", TERMINATED)
     try:
-        seconds = run(job, options)
+        seconds = run(job, options, lock)
         return finish(job, config, seconds | {"wall": time.monotonic() - started_at})
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
         for cause in _causes(error):  # the runner wraps even what a signal raises
@@ -126,65 +138,66 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_one_sentence(error), FAILED)
 
 
-def prepare(config: EmbedConfig, *, here: bool) -> Job:
+def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     """Plans the units, loads the model and looks at the output, before any worker starts.
 
     Args:
+        lock: taken before the output is looked at.
         here: whether the runner keeps the job in this process, so that this process's device is
             the workers'.
 
     Raises:
         ValueError, OSError: what is wrong, in one sentence with the remedy.
     """
-    plan = plan_units(_manifest_request(config))
-    _check_replay(plan, config)
-    spec = _model_spec(config, here)
+    plan = plan_units(manifest_request(config))
+    check_replay(plan.units, config)
+    spec = model_spec(config, here)
     model = load_model(spec)
-    fingerprint = _fingerprint(model, config)
-    kept = list(plan.kept)
-    dim = model.config.embed_dim
-    layout = OutputLayout(
-        root=config.output,
-        embeddings=embeddings_schema(
-            dim, config.embedding_dtype, scores_only=config.scores_only, kept=kept
-        ),
-        rejects=rejects_schema(kept),
-        fingerprint=fingerprint,
-    )
+    layout = layout_of(plan, model, config)
+    lock.acquire()
     if config.overwrite:
         _remove_tables(config.output)
     finished = finished_units(config.output)
-    check_resumable(finished, plan.units, fingerprint)
+    check_resumable(finished, plan.units, layout.fingerprint)
     return Job(
         plan=plan,
-        pending=tuple(_pending_units(plan, finished, config)),
+        pending=tuple(pending_of(plan.units, finished, config)),
         finished=tuple(unit.result for unit in finished),
-        embed_rows=_embed_rows(model, spec, config),
+        embed_rows=embed_rows_of(model, spec, config),
         layout=layout,
     )
 
 
-def _pending_units(plan: Plan, finished: Sequence[FinishedUnit], config: EmbedConfig) -> list[Unit]:
-    rejects = finished_units(config.output, REJECTS) if finished else []
-    return pending_units(
-        config.output,
-        plan.units,
-        {unit.result.unit_id: unit.result for unit in finished},
-        {unit.result.unit_id: unit.result for unit in rejects},
-        (config.only_reasons or flags.REASONS) if config.retry_rejects else (),
+def layout_of(plan: Plan, model: ClipModel, config: EmbedConfig) -> OutputLayout:
+    """Returns where and what a run writes."""
+    kept = list(plan.kept)
+    return OutputLayout(
+        root=config.output,
+        embeddings=embeddings_schema(
+            model.config.embed_dim,
+            config.embedding_dtype,
+            scores_only=config.scores_only,
+            kept=kept,
+        ),
+        rejects=rejects_schema(kept),
+        fingerprint=fingerprint_of(model, config),
     )
 
 
-def run(job: Job, options: PipelineOptions) -> dict[str, float]:
+def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
     """Embeds the pending units; returns seconds by stage."""
     run_record.remove_success(job.layout.root)
     seconds: dict[str, float] = {}
     if not flags.runs_here(options):
-        return _run_pipeline(job, job.pending, options)
+        seconds = _run_pipeline(job, job.pending, options)
+        lock.check()
+        return seconds
     with Progress(job.plan.rows, job.done_rows):
         for units in slices(job.pending):
+            lock.check()
             seconds = timings.add(seconds, _run_pipeline(job, units, options))
             gc.collect()  # a pipeline is full of cycles, and holds what its stages exchanged
+    lock.check()
     return seconds
 
 
@@ -253,22 +266,8 @@ def _run_pipeline(job: Job, units: Sequence[Unit], options: PipelineOptions) -> 
     return timings.stage_seconds(result)
 
 
-def _check_replay(plan: Plan, config: EmbedConfig) -> None:
-    """Makes sure that the flags about rejects mean something here."""
-    own = storage.join(storage.normalize(config.output), REJECTS, "")
-    if any(storage.join(storage.normalize(uri), "").startswith(own) for uri in config.manifest):
-        raise ValueError(
-            "`--manifest` names the rejects of `--output` itself; to retry them in their place, "
-            "pass the manifest they came from and `--retry_rejects`"
-        )
-    is_replay = config.retry_rejects or any(unit.only_rows is not None for unit in plan.units)
-    if config.only_reasons and plan.units and not is_replay:
-        raise ValueError(
-            "`--only_reasons` needs `--retry_rejects`, or a rejects table as `--manifest`"
-        )
-
-
-def _manifest_request(config: EmbedConfig) -> ManifestRequest:
+def manifest_request(config: EmbedConfig) -> ManifestRequest:
+    """Returns the flags about the manifest."""
     return ManifestRequest(
         patterns=config.manifest,
         format=config.manifest_format,
@@ -282,7 +281,8 @@ def _manifest_request(config: EmbedConfig) -> ManifestRequest:
     )
 
 
-def _model_spec(config: EmbedConfig, here: bool) -> ModelSpec:
+def model_spec(config: EmbedConfig, here: bool) -> ModelSpec:
+    """Returns the flags about the model, device and precision resolved."""
     if not here and "auto" in (config.device, config.precision):
         raise ValueError(
             "expected `--device` and `--precision` to be named when the workers run elsewhere, got "
@@ -302,7 +302,8 @@ def _model_spec(config: EmbedConfig, here: bool) -> ModelSpec:
     )
 
 
-def _embed_rows(model: ClipModel, spec: ModelSpec, config: EmbedConfig) -> EmbedRows:
+def embed_rows_of(model: ClipModel, spec: ModelSpec, config: EmbedConfig) -> EmbedRows:
+    """Returns the transform of a run."""
     batch_size = config.batch_size or BATCH_SIZE.get(spec.device, BATCH_SIZE["cuda"])
     handler = ClipHandler(spec, model.fingerprint["checkpoint_sha256"], batch_size)
     allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
@@ -316,8 +317,8 @@ def _embed_rows(model: ClipModel, spec: ModelSpec, config: EmbedConfig) -> Embed
     )
 
 
-def _fingerprint(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
-    """Everything that decides the values in the tables, and nothing else."""
+def fingerprint_of(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
+    """Returns everything that decides the values in the tables, and nothing else."""
     names = (
         "allow_images_from",
         "decode",

@@ -18,7 +18,7 @@ from pipelines.encode import ClipHandler
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.isolation import decode_isolated
 from pipelines.records import Example, Row
-from pipelines.run_ahead import RunAhead
+from pipelines.run_ahead import RunAhead, Step
 from pipelines.score import ScorePairs
 
 
@@ -47,13 +47,17 @@ class EmbedRows(beam.PTransform):
     decode_limits: DecodeLimits = DecodeLimits()
     isolate_decoding: bool = False
 
-    def expand(self, rows: beam.PCollection) -> dict[str, beam.PCollection]:
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What is done with each row before it is encoded: fetch, then decode and tokenise."""
         decoder = decode_isolated if self.isolate_decoding else decode_image
-        steps = (
+        return (
             ("fetch", _Fetch(self.fetch_policy)),
             ("decode", _Decode(self.preprocess, self.tokenizer, self.decode_limits, decoder)),
         )
-        prepared = rows | "Prepare" >> RunAhead(steps)
+
+    def expand(self, rows: beam.PCollection) -> dict[str, beam.PCollection]:
+        prepared = rows | "Prepare" >> RunAhead(self.steps)
         encoded = prepared.results | "Encode" >> RunInference(self.handler)
         scored = encoded | "ScorePairs" >> ScorePairs()
         rejects = (prepared.rejects, scored.rejects) | "Rejects" >> beam.Flatten()

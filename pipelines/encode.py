@@ -116,6 +116,11 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
         self._checkpoint_sha256 = checkpoint_sha256
         self._batch_size = batch_size
 
+    @property
+    def batch_size(self) -> int:
+        """Rows in a batch."""
+        return self._batch_size
+
     def load_model(self) -> ClipModel:
         """Loads the model, once per process."""
         model = load_model(self._spec)

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -197,17 +197,11 @@ class EmbedConfig:
                 raise ValueError(f"`--only_reasons` names no reason with {name!r}; {hint}")
 
 
-def parse(argv: Sequence[str]) -> tuple[EmbedConfig, PipelineOptions]:
-    """Reads the command line.
-
-    Flags that are neither the job's nor Beam's end the program with exit status 2 and a suggestion.
-
-    Raises:
-        ValueError: if a value is out of its range.
-    """
+def parser(command: str, description: str) -> Parser:
+    """Builds the command line of a command that takes the flags of the main job."""
     own = Parser(
-        prog="clip-beam embed",
-        description="Embed and score the image-text pairs of a manifest.",
+        prog=f"clip-beam {command}",
+        description=description,
         epilog="Apache Beam's own flags (--runner, --temp_location, ...) are accepted, too.",
     )
     EmbedOptions._add_argparse_args(own)
@@ -215,6 +209,21 @@ def parse(argv: Sequence[str]) -> tuple[EmbedConfig, PipelineOptions]:
     # pipelines that have no use for these flags, too.
     for action in own._actions:
         action.required = action.dest in REQUIRED
+    return own
+
+
+def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, PipelineOptions]:
+    """Reads the command line.
+
+    Flags that are neither the job's nor Beam's end the program with exit status 2 and a suggestion.
+
+    Args:
+        own: the command line of a command that has flags beyond those of the main job.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+    own = own or parser("embed", "Embed and score the image-text pairs of a manifest.")
     found, rest = own.parse_known_args(argv)
     _check_beam_flags(own, rest)
     options = PipelineOptions(list(argv))
@@ -234,7 +243,7 @@ def _config(found: argparse.Namespace) -> EmbedConfig:
         values[name] = tuple(values[name])
     for name in ("keep_columns", "only_reasons"):
         values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
-    return EmbedConfig(**values)
+    return EmbedConfig(**{field.name: values[field.name] for field in fields(EmbedConfig)})
 
 
 def _check_beam_flags(own: Parser, rest: list[str]) -> None:
@@ -246,6 +255,8 @@ def _check_beam_flags(own: Parser, rest: list[str]) -> None:
             # Some of Beam's option groups share a flag; either definition will do for a name check.
             with contextlib.suppress(argparse.ArgumentError):
                 options._add_argparse_args(cast(Any, every))
+    for flag in own._option_string_actions.keys() - every._option_string_actions.keys():
+        every.add_argument(flag)  # for the suggestion
     every.parse_args(rest)
 
 

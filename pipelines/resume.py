@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.options import REASONS, EmbedConfig
 from pipelines.records import Unit, UnitResult
-from pipelines.replay import EMBEDDINGS
+from pipelines.replay import EMBEDDINGS, REJECTS, pending_units
 from pipelines.write import FINGERPRINT_KEY, RESULT_KEY
 
 FOOTER_READERS = 16
@@ -44,6 +45,20 @@ def finished_units(output: str, table: str = EMBEDDINGS) -> list[FinishedUnit]:
         return list(pool.map(_read_footer, [uri for uri in uris if uri.endswith(".parquet")]))
 
 
+def pending_of(
+    units: Iterable[Unit], finished: Sequence[FinishedUnit], config: EmbedConfig
+) -> list[Unit]:
+    """Returns the units that a run has to do, given what the output holds."""
+    rejects = finished_units(config.output, REJECTS) if finished else []
+    return pending_units(
+        config.output,
+        units,
+        {unit.result.unit_id: unit.result for unit in finished},
+        {unit.result.unit_id: unit.result for unit in rejects},
+        (config.only_reasons or REASONS) if config.retry_rejects else (),
+    )
+
+
 def check_resumable(
     finished: Iterable[FinishedUnit], units: Iterable[Unit], fingerprint: Mapping[str, Any]
 ) -> None:
@@ -71,6 +86,25 @@ def check_resumable(
                 f"run has {len(unit.only_rows)}; use another `--output`, or `--overwrite`"
             )
         _check_fingerprint(found.fingerprint, fingerprint)
+
+
+def check_replay(units: Sequence[Unit], config: EmbedConfig) -> None:
+    """Makes sure that the flags about rejects mean something here.
+
+    Raises:
+        ResumeError: if they do not.
+    """
+    own = storage.join(storage.normalize(config.output), REJECTS, "")
+    if any(storage.join(storage.normalize(uri), "").startswith(own) for uri in config.manifest):
+        raise ResumeError(
+            "`--manifest` names the rejects of `--output` itself; to retry them in their place, "
+            "pass the manifest they came from and `--retry_rejects`"
+        )
+    is_replay = config.retry_rejects or any(unit.only_rows is not None for unit in units)
+    if config.only_reasons and units and not is_replay:
+        raise ResumeError(
+            "`--only_reasons` needs `--retry_rejects`, or a rejects table as `--manifest`"
+        )
 
 
 def _check_fingerprint(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

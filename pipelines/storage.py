@@ -86,9 +86,20 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
 
 
 def exists(uri: str) -> bool:
-    """Tells whether there is a file or directory."""
+    """Tells whether there is a file or directory.
+
+    Unlike fsspec's own `exists`, which takes a store that fails for now for an absent file: rows
+    have been lost to that.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
     filesystem, path = _locate(uri)
-    return bool(filesystem.exists(path))
+    try:
+        filesystem.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def expand(pattern: str) -> list[str]:
@@ -112,11 +123,12 @@ def expand(pattern: str) -> list[str]:
 def list_files(directory: str) -> list[str]:
     """Returns the URIs of the files directly in a directory, sorted; none if there is no such."""
     filesystem, path = _locate(normalize(directory))
-    if not filesystem.isdir(path):
-        return []
     filesystem.invalidate_cache(path)
-    found = filesystem.ls(path, detail=True)
-    files = (info["name"] for info in found if info["type"] == "file")
+    try:  # not `isdir`, which takes a store that fails for now for an absent directory
+        found = filesystem.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    files = (info["name"] for info in found if info["type"] == "file" and info["name"] != path)
     return sorted(normalize(str(filesystem.unstrip_protocol(name))) for name in files)
 
 
@@ -146,6 +158,28 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
         raise
 
 
+def create_exclusively(uri: str, data: bytes) -> bool:
+    """Creates a file unless there is one; returns whether it did.
+
+    As one step on local disks and where the filesystem offers it (Google Cloud Storage, S3);
+    elsewhere two callers in the same moment may both be told so.
+    """
+    filesystem, path = _locate(normalize(uri))
+    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+    try:
+        if is_local(uri):
+            with open(path, "xb") as file:
+                file.write(data)
+            return True
+        filesystem.invalidate_cache(filesystem._parent(path))
+        if exists(uri):
+            return False
+        filesystem.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
 def remove(uri: str) -> None:
     """Removes a file."""
     filesystem, path = _locate(uri)
@@ -158,7 +192,7 @@ def remove_tree(uri: str) -> None:
         shutil.rmtree(normalize(uri))
         return
     filesystem, path = _locate(uri)
-    if filesystem.exists(path):
+    if exists(uri):
         filesystem.rm(path, recursive=True)
 
 

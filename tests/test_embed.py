@@ -20,6 +20,7 @@ from clip_core.loading import load
 from pipelines import embed, storage
 from pipelines.manifest import Columns
 from pipelines.records import Unit
+from pipelines.run_lock import RunLock
 
 ROOT = Path(__file__).parents[1]
 
@@ -319,6 +320,31 @@ def test_full_disk_is_one_sentence_and_leaves_no_cut_file(
     assert run(manifest, tmp_path / "out", model_dir) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/embeddings/*"))
+
+
+def test_two_runs_into_one_output_are_kept_apart(manifest, tmp_path, model_dir, capsys):
+    lock = RunLock(str(tmp_path / "out"))
+    lock.acquire()
+    assert run(manifest, tmp_path / "out", model_dir) == 2
+    message = capsys.readouterr().err
+    assert "another run writes to this output" in message and message.count("\n") == 1
+    assert not (tmp_path / "out" / "embeddings").exists()
+    lock.release()
+    assert run(manifest, tmp_path / "out", model_dir) == 0
+    assert not (tmp_path / "out" / "_RUNNING").exists()
+
+
+def test_run_whose_output_was_taken_over_stops(manifest, tmp_path, model_dir, capsys, monkeypatch):
+    original = embed._run_pipeline
+
+    def taken_over(*arguments):
+        (tmp_path / "out" / "_RUNNING").write_text('{"run": "other"}')
+        return original(*arguments)
+
+    monkeypatch.setattr(embed, "_run_pipeline", taken_over)
+    assert run(manifest, tmp_path / "out", model_dir) == 1
+    assert "another run has taken over the output" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
 def test_lost_device_is_one_sentence_and_rejects_nothing(

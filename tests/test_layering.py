@@ -16,7 +16,7 @@ MODULES = sorted(
 # The entry points and the composite see all stages; the others see records and plain helpers.
 STAGES = {"read", "fetch", "decode", "run_ahead", "encode", "score", "write"}
 ENTRY_POINTS = {
-    "cli", "convert", "demo", "embed", "embed_rows", "pretrain", "sample", "verify",
+    "check", "cli", "convert", "demo", "embed", "embed_rows", "pretrain", "sample", "verify",
 }  # fmt: skip
 TORCH_ALLOWED = {"encode", "pretrain"}
 

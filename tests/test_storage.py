@@ -2,6 +2,7 @@ import os
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines import storage
 
@@ -86,3 +87,24 @@ def test_missing_file_and_directory_are_told_apart(tmp_path):
 def test_unknown_filesystem_is_one_sentence():
     with pytest.raises(storage.StorageError, match="no filesystem for nosuch:// is installed"):
         storage.open_input("nosuch://a/b")
+
+
+@pytest.mark.parametrize("method", ["info", "ls"])
+def test_store_that_fails_for_now_is_not_taken_for_an_absent_file(monkeypatch, method):
+    def failing(*arguments, **settings):
+        raise ConnectionResetError("try again")
+
+    storage.write_atomically("memory://there/a/b", b"x")
+    monkeypatch.setattr(MemoryFileSystem, method, failing)
+    look = storage.exists if method == "info" else storage.list_files
+    with pytest.raises(ConnectionResetError):
+        look("memory://there/a/b" if method == "info" else "memory://there/a")
+
+
+def test_absent_files_and_directories_are_absent(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for root in (str(tmp_path), "memory://nowhere"):
+        assert not storage.exists(f"{root}/none/x")
+        assert storage.list_files(f"{root}/none") == []
+    assert not storage.exists(str(tmp_path / "file" / "x"))
+    assert storage.list_files(str(tmp_path / "file")) == []

@@ -1,0 +1,224 @@
+"""`clip-beam check`: says before a run what would go wrong in it, and how long it would take.
+
+Takes the flags of `embed`, plans the manifest, loads the model, tries the output, and embeds a
+sample of the rows in this process. Prints what it found, then a line for each problem with its
+remedy. Exit status: 0 when nothing would go wrong, 1 when something would, 2 on wrong usage.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from clip_core.loading import ClipModel
+from pipelines import embed, storage
+from pipelines import options as flags
+from pipelines.arguments import WRONG_USAGE
+from pipelines.check_sample import SampleResult, dotted_keys, embed_sample, sample_rows
+from pipelines.encode import load_model
+from pipelines.manifest import Plan, plan_units
+from pipelines.options import EmbedConfig
+from pipelines.resume import check_replay, check_resumable, finished_units, pending_of
+from pipelines.run_lock import check_unlocked, lock_uri
+
+SAMPLE_ROWS = 200
+MAX_FILES_SHOWN = 5
+MANY = 0.5  # a larger share of rejects is a problem whatever `--max_reject_fraction` allows
+T = TypeVar("T")
+
+# What to do about rejects, where a flag or the operator can do something.
+REMEDIES = {
+    "not_allowed": "allow the images' prefix with `--allow_images_from`",
+    "not_found": "check `--image_root`, which relative paths start from",
+    "forbidden": "check the credentials of this machine for the images' store",
+    "fetch_failed": "check the network and the images' store",
+    "missing_image": "check `--image_column`",
+    "empty_text": "check `--text_column`",
+    "malformed_row": "look at `detail` in the rejects of a run; the file may be of another format",
+    "manifest_truncated": "write the manifest file again",
+    "manifest_unreadable": "write the manifest file again",
+    "deep_pixels": "scale these images to 8 bits, or pass `--deep_images clip`",
+    "unsupported_format": "convert these images to JPEG, PNG or WebP",
+}
+
+
+@dataclass
+class Findings:
+    """What the checks have found so far."""
+
+    problems: list[str] = field(default_factory=list)
+
+    def attempt(self, step: Callable[[], T]) -> T | None:
+        """Returns what a step returns; what it refuses becomes a problem, and None is returned."""
+        try:
+            return step()
+        except (ValueError, OSError, RuntimeError) as error:
+            self.problems.append(" ".join(str(error).split()) or type(error).__name__)
+            return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    own = flags.parser("check", "Say what would go wrong in `embed`, and how long it would take.")
+    own.add_argument("--sample", type=int, default=SAMPLE_ROWS, help=f"rows [{SAMPLE_ROWS}]")
+    try:
+        config, options = flags.parse(argv, own)
+        sample = own.parse_known_args(argv)[0].sample
+        if sample < 1:
+            raise ValueError(f"`--sample` must be a positive int, got {sample}")
+    except ValueError as error:
+        print(f"clip-beam check: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    findings = Findings()
+    check(config, sample, flags.runs_here(options), findings)
+    print()
+    for problem in findings.problems:
+        print(f"problem    {problem}")
+    count = len(findings.problems)
+    print(f"{_number(count, 'problem')} found")
+    return 1 if findings.problems else 0
+
+
+def check(config: EmbedConfig, sample: int, here: bool, findings: Findings) -> None:
+    """Runs all checks, each as far as those before it allow."""
+    plan = findings.attempt(lambda: plan_units(embed.manifest_request(config)))
+    if plan is not None:
+        findings.attempt(lambda: check_replay(plan.units, config))
+        _check_manifest(plan, findings)
+    model = findings.attempt(lambda: _loaded(config, here))
+    findings.attempt(lambda: _check_writable(config.output))
+    if plan is None or model is None:
+        return
+    findings.attempt(lambda: _check_output(config, plan, model))
+    result = findings.attempt(lambda: _embedded(config, plan, model, here, sample))
+    if result is not None and result.rows:
+        _judge(result, config, findings)
+        _estimate(result, plan)
+
+
+def _check_manifest(plan: Plan, findings: Findings) -> None:
+    files = {unit.uri: unit for unit in plan.units}
+    known = f"{plan.rows} rows" if plan.rows is not None else "rows are counted when tars are read"
+    print(f"manifest   {_number(len(files), 'file')}, {_number(len(plan.units), 'unit')}, {known}")
+    by_file = Counter[str]()
+    for unit in plan.units:
+        by_file[unit.uri] += unit.rows_to_read or 0
+        if unit.damage:
+            findings.problems.append(f"{unit.uri} is damaged: {unit.damage}; write it again")
+    for uri, unit in list(files.items())[:MAX_FILES_SHOWN]:
+        rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else "tar"
+        print(f"           {uri}: {rows}; {_columns(unit.columns)}")
+        dotted = findings.attempt(lambda unit=unit: dotted_keys(unit)) or []  # type: ignore[misc]
+        if dotted:
+            findings.problems.append(
+                f"{uri} has keys with dots, such as {dotted[0]!r}: a sample's key ends at the "
+                "first dot, so its image is not found; write the tar with other keys"
+            )
+    if len(files) > MAX_FILES_SHOWN:
+        print(f"           and {len(files) - MAX_FILES_SHOWN} more")
+    if not plan.units:
+        findings.problems.append("the manifest has no rows")
+
+
+def _columns(columns: object) -> str:
+    names = ("uid", "image_uri", "image_bytes", "text", "sha256")
+    found = [(name, getattr(columns, name)) for name in names]
+    return ", ".join(f"{name} {spelt!r}" for name, spelt in found if spelt)
+
+
+def _loaded(config: EmbedConfig, here: bool) -> ClipModel:
+    spec = embed.model_spec(config, here)
+    model = load_model(spec)
+    about = model.fingerprint
+    print(
+        f"model      {about['architecture']}; {model.config.embed_dim} dimensions; on "
+        f"{spec.device} in {spec.precision}; tokenizer {about['tokenizer']}"
+    )
+    return model
+
+
+def _check_writable(output: str) -> None:
+    existed = storage.exists(output)
+    probe = storage.join(output, f"_check-{secrets.token_hex(4)}")
+    try:
+        storage.write_atomically(probe, b"")
+        storage.remove(probe)
+        if not existed:
+            storage.remove_tree(output)
+    except OSError as error:
+        raise OSError(f"`--output` {output} cannot be written: {error}") from error
+    check_unlocked(lock_uri(output), time.time())
+    print(f"output     {output} can be written")
+
+
+def _check_output(config: EmbedConfig, plan: Plan, model: ClipModel) -> None:
+    finished = finished_units(config.output)
+    if config.overwrite:
+        print(f"           {len(finished)} units there, which `--overwrite` removes")
+        return
+    check_resumable(finished, plan.units, embed.fingerprint_of(model, config))
+    if finished:
+        pending = pending_of(plan.units, finished, config)
+        print(f"           {len(finished)} units are finished, {len(pending)} left to do")
+
+
+def _embedded(
+    config: EmbedConfig, plan: Plan, model: ClipModel, here: bool, sample: int
+) -> SampleResult:
+    transform = embed.embed_rows_of(model, embed.model_spec(config, here), config)
+    records = sample_rows(plan.units, sample)
+    return embed_sample(records, transform, embed.layout_of(plan, model, config))
+
+
+def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> None:
+    reasons = ", ".join(f"{name} {count}" for name, count in result.rejects.most_common())
+    rejected = result.rejects.total()
+    print(
+        f"sample     {result.rows} rows: {result.rows - rejected} embedded, {rejected} rejected"
+        + (f" ({reasons})" if reasons else "")
+        + f", {result.truncated} captions cut"
+    )
+    for name, count in result.rejects.most_common():
+        detail = result.details[name]
+        remedy = f"; {REMEDIES[name]}" if name in REMEDIES else ""
+        print(f"           {name}, {count / result.rows:.1%}, such as row {detail}{remedy}")
+    share = rejected / result.rows
+    if share > min(config.max_reject_fraction, MANY):
+        worst = result.rejects.most_common(1)[0][0]
+        findings.problems.append(
+            f"{share:.1%} of the sample were rejected, most as {worst}"
+            + (f"; {REMEDIES[worst]}" if worst in REMEDIES else "")
+        )
+    if result.repeated_ids:
+        print(f"           {result.repeated_ids} ids are there more than once; all rows are kept")
+
+
+def _estimate(result: SampleResult, plan: Plan) -> None:
+    rows = plan.rows or 1_000_000
+    what = f"{rows} rows" if plan.rows else "each million rows"
+    seconds, size = rows / result.rows_per_s, rows * result.bytes_per_row
+    print(
+        f"estimate   {what}: about {_duration(seconds)} on this machine at "
+        f"{result.rows_per_s:.0f} rows/s, and {size / 1e6:.1f} MB of output"
+    )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

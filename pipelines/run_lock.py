@@ -1,0 +1,168 @@
+"""Keeps two runs out of one output: OUTPUT/_RUNNING names the run that writes there.
+
+The launcher holds the lock, creates it exclusively where the filesystem can, and renews it while it
+lives; workers never look at it, so a runner may retry them as it likes. A lock is taken over when
+its process is known to be gone (this machine), or has not renewed it for `STALE_S` seconds.
+
+What this cannot do: clocks that differ by more than `STALE_S` between machines defeat it; on a
+filesystem without exclusive creation two runs that start in the same moment may both begin, and
+the earlier one notices before its next slice and gives up; and a launcher that dies while its job
+goes on elsewhere no longer protects it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipelines import storage
+
+NAME = "_RUNNING"
+BEAT_S = 15.0
+STALE_S = 90.0
+_MAX_BYTES = 1 << 16
+_held: set[str] = set()  # by this process
+
+
+class OutputLockedError(ValueError):
+    """Another run writes to the output: says which, and when it was last seen."""
+
+
+class LockLostError(RuntimeError):
+    """Another run has taken the output over, as this one was not heard of for too long."""
+
+
+class RunLock:
+    """Says, while it is held, that this run and no other writes to an output."""
+
+    def __init__(self, output: str, clock: Callable[[], float] = time.time) -> None:
+        self._uri = lock_uri(output)
+        self._clock = clock
+        self._me = {
+            "run": secrets.token_hex(8),
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "process_start": _process_start(os.getpid()),
+            "began": clock(),
+        }
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
+
+    def acquire(self) -> None:
+        """Takes the lock, and renews it from now on in a thread of its own.
+
+        Raises:
+            OutputLockedError: if another run holds it.
+        """
+        if not storage.create_exclusively(self._uri, self._content()):
+            check_unlocked(self._uri, self._clock())
+            storage.write_atomically(self._uri, self._content())
+        if self._holder() != self._me["run"]:  # another took it over in the same moment
+            raise OutputLockedError(f"another run has just begun in the output of {self._uri}")
+        _held.add(str(self._me["run"]))
+        self._thread.start()
+
+    def release(self) -> None:
+        """Gives the lock back, if it was taken and is still this run's."""
+        if not self._thread.is_alive():
+            return
+        self._stop.set()
+        self._thread.join()
+        _held.discard(str(self._me["run"]))
+        with suppress(OSError):
+            if self._holder() == self._me["run"]:
+                storage.remove(self._uri)
+
+    def check(self) -> None:
+        """Makes sure that the output is still this run's.
+
+        Raises:
+            LockLostError: if it is not.
+        """
+        if self._lost or self._holder() != self._me["run"]:
+            raise LockLostError(
+                f"another run has taken over the output, as {self._uri} was not renewed for "
+                f"{STALE_S:.0f} s; finished units are kept"
+            )
+
+    def _keep_renewing(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            with suppress(OSError):  # a store that fails for now is tried again
+                self._lost = self._lost or self._holder() != self._me["run"]
+                if not self._lost:
+                    storage.write_atomically(self._uri, self._content())
+
+    def _content(self) -> bytes:
+        return json.dumps(self._me | {"seen": self._clock()}, indent=2).encode() + b"\n"
+
+    def _holder(self) -> Any:
+        return _read(self._uri).get("run")
+
+
+def check_unlocked(uri: str, now: float) -> None:
+    """Makes sure that no living run holds the lock `uri`.
+
+    Raises:
+        OutputLockedError: if one does.
+    """
+    found = _read(uri)
+    if not found or _is_gone(found):
+        return
+    silent_s = now - float(found.get("seen", 0))
+    if silent_s < STALE_S:
+        raise OutputLockedError(
+            f"another run writes to this output: process {found.get('process')} on "
+            f"{found.get('host')}, last heard of {max(silent_s, 0):.0f} s ago; wait for it, or "
+            f"stop it and run again (elsewhere than on its machine, {STALE_S:.0f} s later)"
+        )
+
+
+def lock_uri(output: str) -> str:
+    """Names the lock of an output."""
+    return storage.join(storage.normalize(output), NAME)
+
+
+def _read(uri: str) -> dict[str, Any]:
+    """Returns what the lock says; nothing if there is none, or it makes no sense."""
+    try:
+        found = json.loads(storage.read_bytes(uri, _MAX_BYTES))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_gone(found: dict[str, Any]) -> bool:
+    """Tells whether the run was a process of this machine that is no more."""
+    if found.get("host") != socket.gethostname():
+        return False
+    if found.get("run") in _held:
+        return False
+    process = int(found.get("process", 0))
+    if process == os.getpid():
+        return True  # an earlier process had the same number
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return bool(found.get("process_start") != _process_start(process))
+
+
+def _process_start(process: int) -> str:
+    """Tells processes apart that had the same number one after the other; "" where it cannot."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return ""
+    return f"{boot} {stat.rpartition(')')[2].split()[19]}"  # field 22: ticks since the boot

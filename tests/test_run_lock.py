@@ -1,0 +1,125 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import fsspec
+import pytest
+
+from pipelines import run_lock, storage
+from pipelines.run_lock import STALE_S, LockLostError, OutputLockedError, RunLock, lock_uri
+
+
+@pytest.fixture(params=["local", "memory"])
+def output(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path / "out")
+    else:
+        yield "memory://locks/out"
+        fsspec.filesystem("memory").rm("/locks", recursive=True)
+
+
+def content(output):
+    return json.loads(storage.read_bytes(lock_uri(output), 10_000))
+
+
+def leave_lock(output, **changes):
+    """Leaves the lock of a run on another machine, as it was a moment ago."""
+    found = {"run": "other", "host": "elsewhere", "process": 1, "seen": time.time() - 5, **changes}
+    storage.write_atomically(lock_uri(output), json.dumps(found).encode())
+
+
+def acquired(output):
+    lock = RunLock(output)
+    lock.acquire()
+    return lock
+
+
+def test_lock_names_its_run_and_is_gone_afterwards(output):
+    lock = acquired(output)
+    assert content(output)["process"] == os.getpid()
+    lock.check()
+    lock.release()
+    assert not storage.exists(lock_uri(output))
+    acquired(output).release()
+
+
+def test_second_run_is_refused_until_the_first_is_done(output):
+    first = acquired(output)
+    second = RunLock(output)
+    message = f"process {os.getpid()} on {socket.gethostname()}, last heard of 0 s ago"
+    with pytest.raises(OutputLockedError, match=message):
+        second.acquire()
+    second.release()  # takes nothing away that is not its own
+    first.check()
+    first.release()
+    acquired(output).release()
+
+
+def test_run_of_another_machine_is_waited_for(output):
+    leave_lock(output)
+    with pytest.raises(OutputLockedError, match=f"elsewhere.*{STALE_S:.0f} s later"):
+        RunLock(output).acquire()
+    assert content(output)["run"] == "other"
+
+
+def test_run_that_was_not_heard_of_for_long_is_taken_over(output):
+    leave_lock(output, seen=time.time() - STALE_S - 1)
+    acquired(output).release()
+
+
+def test_run_of_this_machine_that_is_gone_is_taken_over_at_once(output):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    leave_lock(output, host=socket.gethostname(), process=process.pid)
+    acquired(output).release()
+
+
+def test_run_whose_process_number_another_has_now_is_taken_over(output):
+    leave_lock(output, host=socket.gethostname(), process=os.getppid(), process_start="long ago")
+    acquired(output).release()
+    leave_lock(output, host=socket.gethostname(), process=os.getpid())
+    acquired(output).release()
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[1]", b"null", b"\xff"])
+def test_lock_that_makes_no_sense_is_taken_over(output, junk):
+    storage.write_atomically(lock_uri(output), junk)
+    acquired(output).release()
+
+
+def test_run_that_was_taken_over_notices_and_leaves_the_lock_alone(output):
+    lock = acquired(output)
+    leave_lock(output)
+    with pytest.raises(LockLostError, match="finished units are kept"):
+        lock.check()
+    lock.release()
+    assert content(output)["run"] == "other"
+
+
+def test_lock_is_renewed_while_it_is_held(output, monkeypatch):
+    monkeypatch.setattr(run_lock, "BEAT_S", 0.02)
+    lock = acquired(output)
+    first = content(output)["seen"]
+    deadline = time.monotonic() + 10
+    while content(output)["seen"] == first and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert content(output)["seen"] > first
+    lock.release()
+
+
+def test_store_that_fails_for_a_moment_does_not_end_the_renewal(output, monkeypatch):
+    monkeypatch.setattr(run_lock, "BEAT_S", 0.02)
+    lock = acquired(output)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_atomically", failing)
+        time.sleep(0.1)
+    assert lock._thread.is_alive()
+    lock.check()
+    lock.release()
+
+
+def failing(*arguments):
+    raise ConnectionError("try again")
