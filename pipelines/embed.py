@@ -35,6 +35,7 @@ from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
+from pipelines.redaction import redact, scrub, start_logging
 from pipelines.records import Unit, UnitResult
 from pipelines.resume import check_resumable, finished_units
 from pipelines.run_record import Totals
@@ -69,7 +70,7 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    logging.basicConfig(level=logging.WARNING)
+    start_logging()
     # The in-process runner logs what it then raises; once is enough.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _terminate)
@@ -270,7 +271,7 @@ def _print_summary(
     print(f"embedded   {totals.embedded}")
     print(f"rejected   {totals.rejected}" + (f" ({reasons})" if reasons else ""))
     print(f"time       {seconds['wall']:.1f} s, {rate:.1f} rows/s")
-    print(f"output     {output}")
+    print(f"output     {redact(output)}")
 
 
 def _one_sentence(error: BaseException) -> str:
@@ -293,7 +294,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"clip-beam embed: {message}", file=sys.stderr)
+    print(f"clip-beam embed: {scrub(message)}", file=sys.stderr)
     return status
 
 

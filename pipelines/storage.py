@@ -5,24 +5,34 @@ Local paths are made absolute and lose their `file://`, so that equal files have
 
 from __future__ import annotations
 
+import base64
 import os
 import posixpath
 import shutil
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
 LOCAL = "file"
+STALL_S = 30.0  # a connection on which nothing arrives for so long is given up
 _HIDDEN = ("_", ".")
 _MISSING_EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
 class StorageError(ValueError):
     """A URI whose filesystem cannot be used: says what to install."""
+
+
+class TooLargeError(ValueError):
+    """A file that is larger than the caller takes."""
+
+
+class ChangedError(ConnectionError):
+    """A body that is not what the store said it has; reading again may help."""
 
 
 def is_local(uri: str) -> bool:
@@ -79,15 +89,38 @@ def file_size(uri: str) -> int:
     return int(info["size"])
 
 
-def read_bytes(uri: str, max_bytes: int) -> bytes:
-    """Reads a file, at most `max_bytes` + 1 bytes of it, so that a caller can tell a larger one."""
-    with open_input(uri) as file:
-        return file.read(max_bytes + 1)
+def read_whole(uri: str, max_bytes: int) -> bytes:
+    """Reads a file of at most `max_bytes` bytes, and makes sure that all of it arrived unchanged.
+
+    Length and, where the store keeps one, checksum are compared: GCS hands out a CRC32C, and the
+    client of S3 checks what S3 keeps by itself.
+
+    Raises:
+        TooLargeError: if the file is larger; nothing of it is read.
+        ChangedError: if other bytes arrived than the store said it has.
+        OSError: as the filesystem reports it.
+    """
+    filesystem, path = _locate(uri)
+    info = filesystem.info(path)
+    if info["type"] == "directory":
+        raise IsADirectoryError(f"{uri} is a directory")
+    size = int(info["size"])
+    if size > max_bytes:
+        raise TooLargeError(f"{size} bytes, more than {max_bytes}")
+    data = cast(bytes, filesystem.cat_file(path)) if size else b""
+    if not info.get("contentEncoding"):  # else GCS unpacks it on the way
+        try:
+            _check_arrival(data, size, info.get("crc32c"))
+        except ChangedError:
+            filesystem.invalidate_cache(path)  # what is known of the file may be out of date
+            raise
+    return data
 
 
 def exists(uri: str) -> bool:
-    """Tells whether there is a file or directory."""
+    """Tells whether there is a file or directory, now and not when it was last listed."""
     filesystem, path = _locate(uri)
+    filesystem.invalidate_cache(path)
     return bool(filesystem.exists(path))
 
 
@@ -164,13 +197,41 @@ def remove_tree(uri: str) -> None:
 
 def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
-        filesystem, path = url_to_fs(uri)
+        filesystem, path = url_to_fs(uri, **_options(get_protocol(uri)))
     except (ImportError, ValueError) as error:
         protocol = get_protocol(uri)
         extra = _MISSING_EXTRAS.get(protocol)
         remedy = f'run `pip install "clip-beam[{extra}]"`' if extra else "check its spelling"
         raise StorageError(f"no filesystem for {protocol}:// is installed; {remedy}") from error
     return filesystem, path
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    """Bounds the wait for a store that does not answer: gcsfs would wait for five minutes.
+
+    What the user has configured for fsspec goes first.
+    """
+    ours: dict[str, Any] = {}
+    if protocol in ("gs", "gcs"):
+        import aiohttp  # slow, and there wherever gcsfs is
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
+        ours = {"session_kwargs": {"timeout": timeout}}
+    elif protocol in ("s3", "s3a"):
+        ours = {"config_kwargs": {"connect_timeout": STALL_S, "read_timeout": STALL_S}}
+    return ours | fsspec.config.conf.get(protocol, {})
+
+
+def _check_arrival(data: bytes, size: int, crc32c: str | None) -> None:
+    if len(data) != size:
+        raise ChangedError(f"got {len(data)} of {size} bytes")
+    if crc32c is None:
+        return
+    import google_crc32c  # there wherever gcsfs is
+
+    found = base64.b64encode(google_crc32c.Checksum(data).digest()).decode()
+    if found != crc32c:
+        raise ChangedError(f"expected a body with CRC32C {crc32c}, got {found}")
 
 
 def _is_visible(name: str, root: str) -> bool:

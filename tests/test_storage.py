@@ -35,7 +35,9 @@ def test_written_file_reads_back(tmp_path, memory, root):
     storage.write_atomically(uri, b"second")
     assert storage.exists(uri)
     assert storage.file_size(uri) == 6
-    assert storage.read_bytes(uri, 3) == b"seco"  # one more than asked, to show there is more
+    assert storage.read_whole(uri, 6) == b"second"
+    with pytest.raises(storage.TooLargeError, match="6 bytes, more than 5"):
+        storage.read_whole(uri, 5)
     assert storage.list_files(storage.join(root, "deep")) == [uri]
     storage.remove_tree(root)
     assert not storage.exists(uri)
