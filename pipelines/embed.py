@@ -35,8 +35,8 @@ from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
-from pipelines.redaction import redact, scrub, start_logging
 from pipelines.records import Unit, UnitResult
+from pipelines.redaction import redact, scrub, start_logging
 from pipelines.resume import check_resumable, finished_units
 from pipelines.run_record import Totals
 from pipelines.write import ConservationError, OutputLayout, WriteUnits

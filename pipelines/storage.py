@@ -11,20 +11,15 @@ import posixpath
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-import fsspec
-from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
-LOCAL = "file"
-STALL_S = 30.0  # a connection on which nothing arrives for so long is given up
+from pipelines.filesystems import S3, StorageError, is_local, locate, open_retried, retried
+
+__all__ = ["StorageError", "is_local"]
+
 _HIDDEN = ("_", ".")
-_MISSING_EXTRAS = {"s3": "s3", "s3a": "s3"}
-
-
-class StorageError(ValueError):
-    """A URI whose filesystem cannot be used: says what to install."""
 
 
 class TooLargeError(ValueError):
@@ -33,11 +28,6 @@ class TooLargeError(ValueError):
 
 class ChangedError(ConnectionError):
     """A body that is not what the store said it has; reading again may help."""
-
-
-def is_local(uri: str) -> bool:
-    """Tells whether a URI names a file of this machine."""
-    return get_protocol(uri) in (LOCAL, "local")
 
 
 def normalize(uri: str) -> str:
@@ -65,16 +55,17 @@ def base_name(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
+@retried
 def open_input(uri: str) -> BinaryIO:
     """Opens a file for reading, seekable, never decompressed.
 
     Raises:
         OSError: as the filesystem reports it.
     """
-    filesystem, path = _locate(uri)
-    return cast(BinaryIO, filesystem.open(path, "rb"))
+    return open_retried(uri)
 
 
+@retried
 def file_size(uri: str) -> int:
     """Returns a file's size in bytes.
 
@@ -82,7 +73,7 @@ def file_size(uri: str) -> int:
         FileNotFoundError: if there is no such file.
         IsADirectoryError: if the URI names a directory.
     """
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
     info = filesystem.info(path)
     if info["type"] == "directory":
         raise IsADirectoryError(f"{uri} is a directory")
@@ -100,14 +91,16 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
         ChangedError: if other bytes arrived than the store said it has.
         OSError: as the filesystem reports it.
     """
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
     info = filesystem.info(path)
     if info["type"] == "directory":
         raise IsADirectoryError(f"{uri} is a directory")
     size = int(info["size"])
     if size > max_bytes:
         raise TooLargeError(f"{size} bytes, more than {max_bytes}")
-    data = cast(bytes, filesystem.cat_file(path)) if size else b""
+    # s3fs would ask for the size once more, to read large files in pieces.
+    extra = {"max_concurrency": 1} if get_protocol(uri) in S3 else {}
+    data = cast(bytes, filesystem.cat_file(path, **extra)) if size else b""
     if not info.get("contentEncoding"):  # else GCS unpacks it on the way
         try:
             _check_arrival(data, size, info.get("crc32c"))
@@ -117,20 +110,22 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
     return data
 
 
+@retried
 def exists(uri: str) -> bool:
     """Tells whether there is a file or directory, now and not when it was last listed."""
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
     filesystem.invalidate_cache(path)
     return bool(filesystem.exists(path))
 
 
+@retried
 def expand(pattern: str) -> list[str]:
     """Returns the files a file name, a directory or a glob stands for, sorted.
 
     Files that begin with a dot or an underscore are left out, unless the pattern itself says so.
     """
     pattern = normalize(pattern)
-    filesystem, path = _locate(pattern)
+    filesystem, path = locate(pattern)
     if any(character in path for character in "*?[") and not filesystem.exists(path):
         named = base_name(path).startswith(_HIDDEN)
         found = [n for n in filesystem.glob(path) if named or not base_name(n).startswith(_HIDDEN)]
@@ -142,9 +137,10 @@ def expand(pattern: str) -> list[str]:
     return sorted(normalize(str(filesystem.unstrip_protocol(name))) for name in files)
 
 
+@retried
 def list_files(directory: str) -> list[str]:
     """Returns the URIs of the files directly in a directory, sorted; none if there is no such."""
-    filesystem, path = _locate(normalize(directory))
+    filesystem, path = locate(normalize(directory))
     if not filesystem.isdir(path):
         return []
     filesystem.invalidate_cache(path)
@@ -153,6 +149,7 @@ def list_files(directory: str) -> list[str]:
     return sorted(normalize(str(filesystem.unstrip_protocol(name))) for name in files)
 
 
+@retried
 def write_atomically(uri: str, data: bytes | memoryview) -> None:
     """Writes a file so that it is either whole under its name or not there.
 
@@ -160,7 +157,7 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
     shows an object only once it is complete.
     """
     if not is_local(uri):
-        filesystem, path = _locate(uri)
+        filesystem, path = locate(uri)
         filesystem.makedirs(filesystem._parent(path), exist_ok=True)
         filesystem.pipe_file(path, bytes(data))
         return
@@ -179,47 +176,22 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
         raise
 
 
+@retried
 def remove(uri: str) -> None:
     """Removes a file."""
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
     filesystem.rm_file(path)
 
 
+@retried
 def remove_tree(uri: str) -> None:
     """Removes a file or a directory with all it holds; nothing happens if there is none."""
     if is_local(uri) and os.path.isdir(normalize(uri)):
         shutil.rmtree(normalize(uri))
         return
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
-
-
-def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        filesystem, path = url_to_fs(uri, **_options(get_protocol(uri)))
-    except (ImportError, ValueError) as error:
-        protocol = get_protocol(uri)
-        extra = _MISSING_EXTRAS.get(protocol)
-        remedy = f'run `pip install "clip-beam[{extra}]"`' if extra else "check its spelling"
-        raise StorageError(f"no filesystem for {protocol}:// is installed; {remedy}") from error
-    return filesystem, path
-
-
-def _options(protocol: str) -> dict[str, Any]:
-    """Bounds the wait for a store that does not answer: gcsfs would wait for five minutes.
-
-    What the user has configured for fsspec goes first.
-    """
-    ours: dict[str, Any] = {}
-    if protocol in ("gs", "gcs"):
-        import aiohttp  # slow, and there wherever gcsfs is
-
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
-        ours = {"session_kwargs": {"timeout": timeout}}
-    elif protocol in ("s3", "s3a"):
-        ours = {"config_kwargs": {"connect_timeout": STALL_S, "read_timeout": STALL_S}}
-    return ours | fsspec.config.conf.get(protocol, {})
 
 
 def _check_arrival(data: bytes, size: int, crc32c: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import random
 import socket
 import struct
 import threading
@@ -20,9 +21,11 @@ BUCKET = "dataset"
 ENVIRONMENT = {
     # gcsfs would ask every bucket for its kind over gRPC, which no emulator answers.
     "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    "NO_GCE_CHECK": "true",
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing-secret-key",
     "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_MAX_ATTEMPTS": "1",  # or its own waits would hide those that are tested
 }
 
 Fault = str | int
@@ -64,6 +67,7 @@ class FaultyProxy(ThreadingHTTPServer):
 
 class _Forward(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for its acknowledgement
 
     def _forward(self) -> None:
         proxy = self.server
@@ -169,3 +173,31 @@ def emulators() -> Iterator[dict[str, Store]]:
         server.server_close()
     gcs.stop()
     s3.stop()
+
+
+def seeded(seed: int, rate: float = 0.3, burst: int = 3) -> Schedule:
+    """A schedule of faults that pass: at most `burst` in a row for one request.
+
+    Bodies are damaged only where whole objects are read, which is what checksums are for.
+    """
+    rng = random.Random(seed)
+    left: dict[str, int] = {}
+
+    def schedule(method: str, path: str) -> Fault | None:
+        request = f"{method} {path}"
+        if left.get(request, burst) == 0 or rng.random() > rate:
+            left[request] = burst
+            return None
+        left[request] = left.get(request, burst) - 1
+        return rng.choice(
+            [500, 502, 503, 429] + (["reset", "short", "corrupt"] * is_media(method, path))
+        )
+
+    return schedule
+
+
+def is_media(method: str, path: str) -> bool:
+    """Tells whether a request is for the bytes of a picture."""
+    in_gcs = "/storage/v1/" in path
+    asks_bytes = "alt=media" in path if in_gcs else "?list-type" not in path
+    return method == "GET" and ".jpg" in path and asks_bytes
