@@ -124,7 +124,7 @@ def _read_again(uri: str, file: BinaryIO, size: int) -> bytes:
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """Bounds the wait for a store that does not answer: gcsfs would wait for five minutes.
+    """Bounds the wait for a store that does not answer: gcsfs would wait for ever.
 
     What the user has configured for fsspec goes first.
     """
@@ -133,7 +133,7 @@ def _options(protocol: str) -> dict[str, Any]:
         import aiohttp  # slow, and there wherever gcsfs is
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
-        ours = {"session_kwargs": {"timeout": timeout}}
+        ours = {"requests_timeout": timeout}
     elif protocol in S3:
         ours = {"config_kwargs": {"connect_timeout": STALL_S, "read_timeout": STALL_S}}
     return ours | fsspec.config.conf.get(protocol, {})
