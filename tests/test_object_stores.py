@@ -114,24 +114,14 @@ def fetch_fault(root, policy=POLICY):
     return fault.value
 
 
-def always(fault, *, after=0):
-    """Every picture fails, from the request `after` on."""
-    count = itertools.count()
-
-    def schedule(method, path):
-        return fault if ".jpg" in path and next(count) >= after else None
-
-    return schedule
-
-
 TWICE = FetchPolicy(retries=RetryPolicy(attempts=2, backoff_s=0))
 
 
-@pytest.mark.parametrize("after", [0, 1])
-def test_denied_access_is_a_reject_with_its_code(store, data, impatient, after):
-    """On the question for the size, and on the bytes themselves."""
+@pytest.mark.parametrize("denied", [is_media, lambda method, path: ".jpg" in path])
+def test_denied_access_is_a_reject_with_its_code(store, data, impatient, denied):
+    """Of the bytes alone, and of every question about the picture."""
     root = store.upload(data)
-    with store.proxy.failing(always(403, after=after)) as proxy:
+    with store.proxy.failing(lambda *request: 403 if denied(*request) else None) as proxy:
         fault = fetch_fault(root, TWICE)
     assert fault.reason is Reason.FORBIDDEN
     assert "HTTP 403" in fault.detail
