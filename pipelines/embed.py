@@ -36,7 +36,7 @@ from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
-from pipelines.redaction import redact, scrub, start_logging
+from pipelines.redaction import redact, redacted, scrub, start_logging
 from pipelines.resume import check_resumable, finished_units
 from pipelines.run_record import Totals
 from pipelines.write import ConservationError, OutputLayout, WriteUnits
@@ -171,7 +171,7 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
         config.output,
         totals=totals,
         fingerprint=job.layout.fingerprint,
-        options=asdict(config),
+        options=redacted(asdict(config)),
         timings=seconds,
     )
     new = totals.rows_read - sum(result.rows_read for result in job.finished)
@@ -254,7 +254,7 @@ def _fingerprint(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
     )
     values = {name: getattr(config, name) for name in names}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-    return dict(model.fingerprint) | values | lists
+    return redacted(dict(model.fingerprint) | values | lists)
 
 
 def _remove_tables(output: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipelines.arguments import Parser
+from pipelines.urls import check_prefix
 
 MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
 # By name: `DirectRunner` is another engine on machines that can download Prism.
@@ -55,7 +56,8 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URI",
-        help="further prefix that images may come from; repeatable [image_root]",
+        help="further prefix that images may come from, such as gs://bucket/img/ or "
+        "https://host/img/; `https://` alone allows every public host; repeatable [image_root]",
     )
     add("--rows_per_unit", type=int, default=10_000, help="rows in a work unit [10000]")
 
@@ -131,6 +133,8 @@ class EmbedConfig:
             raise ValueError(
                 f"`--max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
             )
+        for prefix in self.allow_images_from:
+            check_prefix(prefix)
 
 
 def parse(argv: Sequence[str]) -> tuple[EmbedConfig, PipelineOptions]:

@@ -40,6 +40,7 @@ from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
+from pipelines.redaction import scrub
 from pipelines.training_data import DecodedData, DecodedSplit
 
 USAGE_STATUS = 2
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _Progress() as progress:
             scores = pretrain(options, config, progress)
     except ValueError as error:
-        print(f"clip-beam pretrain: {error}", file=sys.stderr)
+        print(f"clip-beam pretrain: {scrub(str(error))}", file=sys.stderr)
         return USAGE_STATUS
     finally:
         if dist.is_initialized():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.records import Reject, Row, RowFault, Unit
-from pipelines.redaction import scrub
+from pipelines.redaction import redact, scrub
 from schemas.manifest import DOWNLOADED, Columns
 from schemas.rejects import Reason
 
@@ -41,7 +41,8 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
 
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
-    row = Row(unit.unit_id, _position_uid(unit.uri, number), unit.uri, number, None, None)
+    source = redact(unit.uri)
+    row = Row(unit.unit_id, _position_uid(unit.uri, number), source, number, None, None)
     return RowFault("read", fault.reason, fault.detail).to_reject(row)
 
 
@@ -62,7 +63,7 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
     row = Row(
         unit_id=unit.unit_id,
         uid=_position_uid(unit.uri, number) if uid is None else str(uid),
-        source=unit.uri,
+        source=redact(unit.uri),
         source_row=number,
         url=url,
         text=text,

@@ -7,7 +7,9 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 MASK = "…"
 # What a message of a library may carry that must not reach the output: object addresses, user
@@ -39,6 +41,17 @@ def redact(uri: str) -> str:
     if uri.lower().startswith(_QUERY_SCHEMES) and "?" in uri:
         return uri.partition("?")[0] + f"?{MASK}"
     return uri
+
+
+def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes credentials out of the URIs among options, which may be lists."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [clean(one) for one in value]
+        return redact(value) if isinstance(value, str) else value
+
+    return {name: clean(value) for name, value in options.items()}
 
 
 class ScrubbingFormatter(logging.Formatter):

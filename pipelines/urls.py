@@ -84,5 +84,23 @@ def is_under(url: Url, prefix: str) -> bool:
     return same_host and url.target.partition("?")[0].startswith(folder)
 
 
+def check_prefix(prefix: str) -> None:
+    """Refuses an http(s) prefix that no URL can lie under.
+
+    Raises:
+        ValueError: says what is expected.
+    """
+    scheme, _, rest = prefix.partition("://")
+    if scheme.lower() not in HTTP_SCHEMES or not rest.strip("/"):
+        return
+    remedy = "`--allow_images_from` takes `https://host/path/`, without user name and query"
+    try:
+        parse_url(prefix)
+    except RefusedURL as error:
+        raise ValueError(f"{remedy}; {error}") from None
+    if "?" in prefix or "#" in prefix:
+        raise ValueError(f"{remedy}; got a prefix with a query")
+
+
 def _is_dots(step: str) -> bool:
     return step.lower().replace("%2e", ".") in (".", "..")

@@ -20,6 +20,7 @@ from pipelines import storage
 from pipelines.compression import DamagedStream, decompressed, is_compressed
 from pipelines.raw_rows import Fault, RawRow
 from pipelines.records import Unit
+from pipelines.redaction import redact
 from schemas.manifest import ERROR_NAME, STATUS_NAME, TEXT_NAMES, UID_NAMES, Columns
 from schemas.rejects import Reason
 
@@ -128,7 +129,7 @@ def _values(
     values["sha256"] = None if is_resized else about.get("sha256")
     if image is not None:
         values["image_bytes"] = found[image]
-        values["url"] = f"{unit.uri}#{names[image]}"
+        values["url"] = f"{redact(unit.uri)}#{names[image]}"
     return values
 
 
