@@ -28,6 +28,12 @@ EXTRAS = {
     "openai": ["openai-clip"],
     "s3": ["s3fs>=2024.6"],
     "test": [
+        # flask and flask-cors are all that moto's S3 server needs of its large extra `server`.
+        "gcp-storage-emulator",
+        "moto[s3]>=5",
+        "s3fs>=2024.6",
+        "flask",
+        "flask-cors",
         "openai-clip",
         "pytest>=8",
         "pytest-timeout>=2.3",

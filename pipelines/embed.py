@@ -41,6 +41,7 @@ from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
+from pipelines.redaction import redact, redacted, scrub, start_logging
 from pipelines.replay import EMBEDDINGS, REJECTS
 from pipelines.resume import check_replay, check_resumable, finished_units, pending_of
 from pipelines.run_lock import LockLostError, RunLock
@@ -100,7 +101,7 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    logging.basicConfig(level=logging.WARNING)
+    start_logging()
     # The in-process runner logs what it then raises; once is enough.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, _terminate)
@@ -225,7 +226,7 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
         config.output,
         totals=totals,
         fingerprint=job.layout.fingerprint,
-        options=asdict(config),
+        options=redacted(asdict(config)),
         timings=seconds,
     )
     if job.plan.rows not in (None, totals.rows_read):
@@ -333,7 +334,7 @@ def fingerprint_of(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
     )
     values = {name: getattr(config, name) for name in names}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-    return dict(model.fingerprint) | values | lists
+    return redacted(dict(model.fingerprint) | values | lists)
 
 
 def _remove_tables(output: str) -> None:
@@ -354,7 +355,7 @@ def _print_summary(
         retried = sum(len(unit.only_rows or ()) for unit in job.pending)
         embedded = totals.embedded - sum(result.embedded for result in job.finished)
         print(f"retried    {retried} ({embedded} embedded now)")
-    print(f"output     {config.output}")
+    print(f"output     {redact(config.output)}")
 
 
 def _one_sentence(error: BaseException) -> str:
@@ -381,7 +382,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"clip-beam embed: {message}", file=sys.stderr)
+    print(f"clip-beam embed: {scrub(message)}", file=sys.stderr)
     return status
 
 

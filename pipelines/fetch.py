@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import posixpath
-import random
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines import storage
+from pipelines.faults import AttemptsFailed, RetryPolicy, describe, http_code, with_retries
+from pipelines.http_images import TooManyBytes, read_http
 from pipelines.records import Row, RowFault
+from pipelines.redaction import scrub
+from pipelines.urls import HTTP_SCHEMES, RefusedURL, is_under
 from schemas.rejects import Reason
 
 SCHEMES = ("file", "memory", "gs", "gcs", "s3", "s3a")
 MAX_IMAGE_BYTES = 64 << 20
-_TRANSIENT_CODES = {408, 429}
-# Faults of a connection by the names that Python, requests, aiohttp, botocore, google-auth and
-# gcsfs give them: those packages are too many, and some too slow, to import for their names.
-_TRANSIENT_NAMES = {
-    "ChecksumError",
-    "ChunkedEncodingError",
-    "ClientConnectionError",
-    "ClientPayloadError",
-    "ConnectionError",
-    "HTTPClientError",
-    "Timeout",
-    "TimeoutError",
-    "TransportError",
-}
-# s3fs says EBUSY and EIO for 503 and 500; the last two are too many open files, here.
-_TRANSIENT_ERRNOS = {
-    errno.EBUSY,
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.EMFILE,
-    errno.ENFILE,
-}
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+# What else begins with a word and a colon is a name, such as `img:12.jpg`, save these.
+_OPAQUE = re.compile(r"^(blob|data|file|ftp|gs|https?|local|s3):", re.IGNORECASE)
 # "::" chains filesystems; NUL and halves of surrogate pairs are in no file's name.
 _MALFORMED = re.compile("::|\0|[\ud800-\udfff]")
-# What a message of a library may carry that must not reach the output: object addresses, user
-# names and passwords, signed query strings.
-_SECRETS = re.compile(r"0x[0-9a-fA-F]+|(?<=://)[^/\s]*@|\?[^\s'\"]*")
 
 
 @dataclass(frozen=True)
@@ -57,14 +34,12 @@ class FetchPolicy:
     Attributes:
         allowed: URI prefixes beyond each row's own `image_root`.
         max_bytes: larger images are rejected unread.
-        attempts: how often a transient fault is tried, in all.
-        backoff_s: the longest wait before the second attempt; it doubles with each further one.
+        retries: how long transient faults are tried again.
     """
 
     allowed: tuple[str, ...] = ()
     max_bytes: int = MAX_IMAGE_BYTES
-    attempts: int = 4
-    backoff_s: float = 0.5
+    retries: RetryPolicy = RetryPolicy()
 
 
 def fetch_image(
@@ -76,10 +51,13 @@ def fetch_image(
         RowFault: `not_allowed`, `not_found`, `forbidden`, `too_large`, `fetch_failed` when
             transient faults outlast the attempts, `hash_mismatch`.
     """
-    if row.image_bytes is not None:
-        data = row.image_bytes
-    else:
-        data = _read_with_retries(allowed_uri(row, policy), policy, sleep)
+    data = row.image_bytes
+    if data is None:
+        uri = allowed_uri(row, policy)
+        try:
+            data = with_retries(lambda: _read(uri, row, policy), policy.retries, sleep)
+        except Exception as error:  # noqa: BLE001 - each store has error types of its own
+            raise _permanent(error) from error
     if len(data) > policy.max_bytes:
         raise _fault(Reason.TOO_LARGE, f"more than {policy.max_bytes} bytes")
     _check_hash(data, row.expected_sha256)
@@ -93,7 +71,9 @@ def allowed_uri(row: Row, policy: FetchPolicy) -> str:
         RowFault: `not_allowed`.
     """
     uri = _resolve(row.url or "", row.image_root)
-    if any(_is_under(uri, root) for root in (row.image_root, *policy.allowed)):
+    if _is_http(uri):
+        return uri  # checked when it is opened, as each of its redirects is
+    if any(_is_under(uri, root) for root in _roots(row, policy)):
         return uri
     raise _fault(
         Reason.NOT_ALLOWED,
@@ -102,9 +82,12 @@ def allowed_uri(row: Row, policy: FetchPolicy) -> str:
     )
 
 
-def scrub(message: str) -> str:
-    """Takes addresses of objects, credentials and query strings out of a message."""
-    return _SECRETS.sub("…", message)
+def _roots(row: Row, policy: FetchPolicy) -> tuple[str, ...]:
+    return (row.image_root, *policy.allowed)
+
+
+def _is_http(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def _resolve(reference: str, root: str) -> str:
@@ -112,17 +95,19 @@ def _resolve(reference: str, root: str) -> str:
     match = _SCHEME.match(reference)
     scheme = match.group(1).lower() if match else None
     path = reference[match.end() :] if match else reference
+    if scheme in HTTP_SCHEMES:
+        return f"{scheme}://{path}"
     if _MALFORMED.search(reference) or "://" in path:
         raise _fault(Reason.NOT_ALLOWED, "images from a chained or malformed URI are not allowed")
     if scheme and scheme not in SCHEMES:  # it may open anything at all
         raise _fault(Reason.NOT_ALLOWED, f"images from {scheme} are not allowed")
-    if match and not match.group(2):
+    if _OPAQUE.match(reference) and not scheme:
         raise _fault(Reason.NOT_ALLOWED, "expected a path or a URI with `://`")
     if match and scheme:
         reference = scheme + reference[len(scheme) :]
     elif not (storage.is_local(root) and os.path.isabs(reference)):
         reference = storage.join(root, reference)
-    return _canonical(reference)
+    return reference if _is_http(reference) else _canonical(reference)
 
 
 def _canonical(uri: str) -> str:
@@ -140,66 +125,32 @@ def _is_under(uri: str, root: str) -> bool:
     return uri.startswith(canonical if canonical.endswith("/") else canonical + "/")
 
 
-def _read_with_retries(uri: str, policy: FetchPolicy, sleep: Callable[[float], None]) -> bytes:
-    for attempt in range(policy.attempts):
-        if attempt:
-            # Full jitter, so that many workers do not come back at the same moment.
-            sleep(random.uniform(0, policy.backoff_s * 2 ** (attempt - 1)))
-        try:
-            return _read(uri, policy.max_bytes)
-        except Exception as error:  # noqa: BLE001 - each store has error types of its own
-            if not _is_transient(error):
-                raise _permanent(error) from error
-            last = error
-    raise _fault(Reason.FETCH_FAILED, f"{policy.attempts} attempts failed: {_text(last)}") from last
-
-
-def _read(uri: str, max_bytes: int) -> bytes:
-    size = storage.file_size(uri)
-    if size > max_bytes:
-        raise _fault(Reason.TOO_LARGE, f"{size} bytes, more than {max_bytes}")
-    data = storage.read_bytes(uri, max_bytes)
-    if len(data) < size:
-        raise ConnectionError(f"got {len(data)} of {size} bytes")
-    return data
-
-
-def _is_transient(error: Exception) -> bool:
-    code = _http_code(error)
-    if code is not None:
-        return code in _TRANSIENT_CODES or code >= 500
-    if any(kind.__name__ in _TRANSIENT_NAMES for kind in type(error).__mro__):
-        return True
-    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
+def _read(uri: str, row: Row, policy: FetchPolicy) -> bytes:
+    if not _is_http(uri):
+        return storage.read_whole(uri, policy.max_bytes)
+    prefixes = [root for root in _roots(row, policy) if _is_http(root.lower())]
+    if not prefixes:
+        raise RefusedURL("images over http(s) are off; allow a prefix with `--allow_images_from`")
+    return read_http(uri, lambda url: any(is_under(url, p) for p in prefixes), policy.max_bytes)
 
 
 def _permanent(error: Exception) -> RowFault:
-    if isinstance(error, RowFault):
-        return error
-    code = _http_code(error)
-    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or code == 404:
-        return _fault(Reason.NOT_FOUND, "there is no such file")
+    code = http_code(error)
+    answered = f" (HTTP {code})" if code else ""
+    if isinstance(error, RefusedURL):
+        return _fault(Reason.NOT_ALLOWED, str(error))
+    if isinstance(error, storage.TooLargeError | TooManyBytes):
+        return _fault(Reason.TOO_LARGE, str(error))
+    missing = FileNotFoundError | IsADirectoryError | NotADirectoryError
+    if isinstance(error, missing) or code in (404, 410):
+        return _fault(Reason.NOT_FOUND, f"there is no such file{answered}")
     # gcsfs reports a 403 as a plain OSError with this text.
     forbidden = isinstance(error, OSError) and str(error).startswith("Forbidden")
     if isinstance(error, PermissionError) or code in (401, 403) or forbidden:
-        return _fault(Reason.FORBIDDEN, f"access denied{f' (HTTP {code})' if code else ''}")
-    return _fault(Reason.FETCH_FAILED, _text(error))
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _http_code(error: Exception) -> int | None:
-    """Finds the HTTP status that gcsfs, aiohttp and botocore carry under names of their own."""
-    for name in ("status", "code", "status_code"):
-        code = str(getattr(error, name, None))  # gcsfs may pass on the text of the answer
-        if re.fullmatch("[1-5][0-9]{2}", code):
-            return int(code)
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return None
+        answered = " (HTTP 403)" if forbidden else answered
+        return _fault(Reason.FORBIDDEN, f"access denied{answered}")
+    text = str(error) if isinstance(error, AttemptsFailed) else describe(error)
+    return _fault(Reason.FETCH_FAILED, text)
 
 
 def _check_hash(data: bytes, expected: str | None) -> None:

@@ -92,7 +92,8 @@ def plan_units(request: ManifestRequest) -> Plan:
         OSError: if a file cannot be opened.
     """
     files = manifest_files(request)
-    plans = [_plan_file(uri, kind, request) for uri, kind in files]
+    tars = {_stem(uri) for uri, kind in files if kind == "webdataset"}
+    plans = [_plan_file(uri, kind, request, _stem(uri) in tars) for uri, kind in files]
     if not any(plan.readable for plan in plans):
         damage = plans[0].units[0].damage
         raise ManifestError(f"no manifest file is readable; {files[0][0]}: {damage}")
@@ -146,7 +147,11 @@ def unit_id(uri: str, index: int) -> str:
     return f"{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{index:05d}"
 
 
-def _plan_file(uri: str, kind: str, request: ManifestRequest) -> _FilePlan:
+def _stem(uri: str) -> str:
+    return uri.rpartition(".")[0]
+
+
+def _plan_file(uri: str, kind: str, request: ManifestRequest, beside_tar: bool) -> _FilePlan:
     whole = Unit(
         unit_id=unit_id(uri, 0),
         uri=uri,
@@ -162,11 +167,11 @@ def _plan_file(uri: str, kind: str, request: ManifestRequest) -> _FilePlan:
         kept = [pa.field(name, pa.string()) for name in columns.kept]
         return _FilePlan([replace(whole, columns=columns, rows=None)], kept)
     if kind == "parquet":
-        return _plan_parquet(whole, request)
+        return _plan_parquet(whole, request, beside_tar)
     return _plan_text(whole, request)
 
 
-def _plan_parquet(whole: Unit, request: ManifestRequest) -> _FilePlan:
+def _plan_parquet(whole: Unit, request: ManifestRequest, beside_tar: bool) -> _FilePlan:
     try:
         schema, rows = read_footer(whole.uri)
     except DamagedParquet as error:
@@ -175,6 +180,10 @@ def _plan_parquet(whole: Unit, request: ManifestRequest) -> _FilePlan:
     if is_rejects_table(schema):
         return _plan_rejects(whole.uri, schema, request)
     columns = _columns(schema, whole.uri, request)
+    if beside_tar and columns.status:  # img2dataset's output: the other rows are in the tar
+        kept = [pa.field(name, pa.string()) for name in columns.kept]  # as in the tar
+        unit = replace(whole, columns=columns, format="img2dataset", rows=None)
+        return _FilePlan([unit], kept)
     step = request.rows_per_unit
     units = [
         replace(

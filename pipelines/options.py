@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from clip_core.preprocess import POLICIES
 from pipelines.arguments import Parser
+from pipelines.urls import check_prefix
 from schemas.rejects import Reason
 
 MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
@@ -59,7 +60,8 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URI",
-        help="further prefix that images may come from; repeatable [image_root]",
+        help="further prefix that images may come from, such as gs://bucket/img/ or "
+        "https://host/img/; `https://` alone allows every public host; repeatable [image_root]",
     )
     add("--rows_per_unit", type=int, default=10_000, help="rows in a work unit [10000]")
 
@@ -185,6 +187,8 @@ class EmbedConfig:
             raise ValueError(
                 f"`--max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
             )
+        for prefix in self.allow_images_from:
+            check_prefix(prefix)
         if self.retry_rejects and self.overwrite:
             raise ValueError(
                 "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.raw_rows import Fault, RawRow
 from pipelines.records import Unit
-from schemas.manifest import Columns
+from schemas.manifest import DOWNLOADED, Columns
 from schemas.rejects import Reason
 
 BATCH_ROWS = 64  # rows may hold whole images
@@ -58,6 +59,15 @@ def read_parquet(unit: Unit) -> Iterator[RawRow]:
                 for number, values in zip(wanted, group_rows, strict=True):
                     yield RawRow(first + number, values)
             first += rows
+
+
+def read_ledger(unit: Unit) -> Iterator[RawRow]:
+    """Yields the rows of img2dataset's Parquet file that are not in the tar beside it."""
+    rows = read_footer(unit.uri)[1]
+    for raw in read_parquet(replace(unit, rows=rows)):
+        values = raw.values
+        if isinstance(values, Fault) or values[str(unit.columns.status)] != DOWNLOADED:
+            yield raw
 
 
 def _read_group(
@@ -112,5 +122,13 @@ def _row_values(row: pa.RecordBatch) -> dict[str, Any] | Fault:
 
 
 def _names(columns: Columns) -> list[str]:
-    single = (columns.uid, columns.image_uri, columns.image_bytes, columns.text, columns.sha256)
+    single = (
+        columns.uid,
+        columns.image_uri,
+        columns.image_bytes,
+        columns.text,
+        columns.sha256,
+        columns.status,
+        columns.error,
+    )
     return list(dict.fromkeys([name for name in single if name] + list(columns.kept)))

@@ -46,6 +46,7 @@ from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.options import add_checkpoint_flags
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
+from pipelines.redaction import scrub
 from pipelines.training_data import DecodedData, DecodedSplit
 
 USAGE_STATUS = 2
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _Progress() as progress:
             scores = pretrain(options, config, checkpoint, progress)
     except ValueError as error:
-        print(f"clip-beam pretrain: {error}", file=sys.stderr)
+        print(f"clip-beam pretrain: {scrub(str(error))}", file=sys.stderr)
         return USAGE_STATUS
     finally:
         if dist.is_initialized():

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.records import Reject, Row, RowFault, Unit
-from schemas.manifest import Columns
+from pipelines.redaction import redact, scrub
+from schemas.manifest import DOWNLOADED, Columns
 from schemas.rejects import Reason
 
 MAX_RECORD_BYTES = 16 << 20  # of one line of a text manifest
@@ -40,7 +41,8 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
 
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
-    row = Row(unit.unit_id, _position_uid(unit.uri, number), unit.uri, number, None, None)
+    source = redact(unit.uri)
+    row = Row(unit.unit_id, _position_uid(unit.uri, number), source, number, None, None)
     return RowFault("read", fault.reason, fault.detail).to_reject(row)
 
 
@@ -51,14 +53,17 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
     text = values.get(columns.text) if columns.text else None
     uid = values.get(columns.uid) if columns.uid else None
     sha256 = values.get(columns.sha256) if columns.sha256 else None
-    fault = fault or _fault(url, image_bytes, text)
+    status = values.get(columns.status) if columns.status else None
+    if status is not None and image_bytes is not None:
+        sha256 = None  # img2dataset took it of the picture that it then resized
+    fault = fault or _not_downloaded(columns, values) or _fault(url, image_bytes, text)
     url, text = (value if isinstance(value, str) else None for value in (url, text))
     if uid is None or uid == "":
         uid = content_uid(url, image_bytes, text) if fault is None else None
     row = Row(
         unit_id=unit.unit_id,
         uid=_position_uid(unit.uri, number) if uid is None else str(uid),
-        source=unit.uri,
+        source=redact(unit.uri),
         source_row=number,
         url=url,
         text=text,
@@ -90,6 +95,14 @@ def _image(columns: Columns, values: Mapping[str, Any]) -> tuple[Any, Any]:
         url = url or image_bytes.get("path")
         image_bytes = image_bytes.get("bytes")
     return url, image_bytes
+
+
+def _not_downloaded(columns: Columns, values: Mapping[str, Any]) -> Fault | None:
+    status = values.get(columns.status) if columns.status else None
+    if status is None or status == DOWNLOADED:
+        return None
+    error = values.get(columns.error) if columns.error else None
+    return Fault(Reason.NOT_DOWNLOADED, scrub(f"img2dataset: {status}: {error}"))
 
 
 def _fault(url: Any, image_bytes: Any, text: Any) -> Fault | None:

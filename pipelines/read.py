@@ -8,7 +8,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 
-from pipelines.parquet_manifests import read_parquet
+from pipelines.parquet_manifests import read_ledger, read_parquet
 from pipelines.raw_rows import Fault, RawRow, reject, to_row
 from pipelines.records import Reject, Row, Unit, UnitCount
 from pipelines.text_manifests import read_text
@@ -21,6 +21,7 @@ _READERS: dict[str, Callable[[Unit], Iterator[RawRow]]] = {
     "csv": read_text,
     "tsv": read_text,
     "webdataset": read_webdataset,
+    "img2dataset": read_ledger,
 }
 
 

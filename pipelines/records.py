@@ -23,11 +23,12 @@ class Unit:
     Attributes:
         unit_id: readable and unique; also the stem of the unit's output files.
         uri: the manifest file.
-        format: `parquet`, `jsonl`, `csv`, `tsv` or `webdataset`.
+        format: `parquet`, `jsonl`, `csv`, `tsv`, `webdataset`, or `img2dataset` for the Parquet
+            file beside a tar, of which only the rows that are not in the tar are read.
         columns: which columns of the manifest hold what.
         image_root: directory URI that relative image references resolve against.
         first_row: 0-based row of the manifest at which the slice begins.
-        rows: rows in the slice; None when only reading tells (a tar).
+        rows: rows in the slice; None when only reading tells (a tar, or the file beside it).
         offset: byte offset of the first row in the decompressed text (text forms only).
         manifest_bytes: size of the manifest file, so that a changed manifest is noticed on resume.
         damage: what planning found wrong where this slice ends, or None.

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import storage
+from pipelines.filesystems import retried
 
 NAME = "_RUNNING"
 BEAT_S = 15.0
@@ -63,7 +64,9 @@ class RunLock:
         Raises:
             OutputLockedError: if another run holds it.
         """
-        if not storage.create_exclusively(self._uri, self._content()):
+        created = storage.create_exclusively(self._uri, self._content())
+        # A creation that is tried again may find the lock that the first attempt left.
+        if not created and self._holder() != self._me["run"]:
             check_unlocked(self._uri, self._clock())
             storage.write_atomically(self._uri, self._content())
         if self._holder() != self._me["run"]:  # another took it over in the same moment
@@ -134,10 +137,13 @@ def lock_uri(output: str) -> str:
 def _read(uri: str) -> dict[str, Any]:
     """Returns what the lock says; nothing if there is none, or it makes no sense."""
     try:
-        found = json.loads(storage.read_bytes(uri, _MAX_BYTES))
+        found = json.loads(_read_bytes(uri, _MAX_BYTES))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+_read_bytes = retried(storage.read_whole)
 
 
 def _is_gone(found: dict[str, Any]) -> bool:

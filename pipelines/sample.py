@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.redaction import scrub
 from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
 from pipelines.scenes import PAIR_CHOICES
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = SampleConfig(**{field.name: values[field.name] for field in fields(SampleConfig)})
         summary = write_sample(config, options.output, options.manifest_format)
     except (ValueError, OSError) as error:
-        print(f"clip-beam sample: {error}", file=sys.stderr)
+        print(f"clip-beam sample: {scrub(str(error))}", file=sys.stderr)
         return WRONG_USAGE
     print(f"rows      {summary.rows}")
     print(f"swapped   {_counts(summary.swaps)}")

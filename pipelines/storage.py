@@ -5,6 +5,7 @@ Local paths are made absolute and lose their `file://`, so that equal files have
 
 from __future__ import annotations
 
+import base64
 import os
 import posixpath
 import shutil
@@ -12,22 +13,21 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import fsspec
-from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
-LOCAL = "file"
+from pipelines.filesystems import S3, StorageError, is_local, locate, open_retried, retried
+
+__all__ = ["StorageError", "is_local"]
+
 _HIDDEN = ("_", ".")
-_MISSING_EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
-class StorageError(ValueError):
-    """A URI whose filesystem cannot be used: says what to install."""
+class TooLargeError(ValueError):
+    """A file that is larger than the caller takes."""
 
 
-def is_local(uri: str) -> bool:
-    """Tells whether a URI names a file of this machine."""
-    return get_protocol(uri) in (LOCAL, "local")
+class ChangedError(ConnectionError):
+    """A body that is not what the store said it has; reading again may help."""
 
 
 def normalize(uri: str) -> str:
@@ -55,16 +55,17 @@ def base_name(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
+@retried
 def open_input(uri: str) -> BinaryIO:
     """Opens a file for reading, seekable, never decompressed.
 
     Raises:
         OSError: as the filesystem reports it.
     """
-    filesystem, path = _locate(uri)
-    return cast(BinaryIO, filesystem.open(path, "rb"))
+    return open_retried(uri)
 
 
+@retried
 def file_size(uri: str) -> int:
     """Returns a file's size in bytes.
 
@@ -72,21 +73,46 @@ def file_size(uri: str) -> int:
         FileNotFoundError: if there is no such file.
         IsADirectoryError: if the URI names a directory.
     """
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
     info = filesystem.info(path)
     if info["type"] == "directory":
         raise IsADirectoryError(f"{uri} is a directory")
     return int(info["size"])
 
 
-def read_bytes(uri: str, max_bytes: int) -> bytes:
-    """Reads a file, at most `max_bytes` + 1 bytes of it, so that a caller can tell a larger one."""
-    with open_input(uri) as file:
-        return file.read(max_bytes + 1)
+def read_whole(uri: str, max_bytes: int) -> bytes:
+    """Reads a file of at most `max_bytes` bytes, and makes sure that all of it arrived unchanged.
+
+    Length and, where the store keeps one, checksum are compared: GCS hands out a CRC32C, and the
+    client of S3 checks what S3 keeps by itself.
+
+    Raises:
+        TooLargeError: if the file is larger; nothing of it is read.
+        ChangedError: if other bytes arrived than the store said it has.
+        OSError: as the filesystem reports it.
+    """
+    filesystem, path = locate(uri)
+    info = filesystem.info(path)
+    if info["type"] == "directory":
+        raise IsADirectoryError(f"{uri} is a directory")
+    size = int(info["size"])
+    if size > max_bytes:
+        raise TooLargeError(f"{size} bytes, more than {max_bytes}")
+    # s3fs would ask for the size once more, to read large files in pieces.
+    extra = {"max_concurrency": 1} if get_protocol(uri) in S3 else {}
+    data = cast(bytes, filesystem.cat_file(path, **extra)) if size else b""
+    if not info.get("contentEncoding"):  # else GCS unpacks it on the way
+        try:
+            _check_arrival(data, size, info.get("crc32c"))
+        except ChangedError:
+            filesystem.invalidate_cache(path)  # what is known of the file may be out of date
+            raise
+    return data
 
 
+@retried
 def exists(uri: str) -> bool:
-    """Tells whether there is a file or directory.
+    """Tells whether there is a file or directory, now and not when it was last listed.
 
     Unlike fsspec's own `exists`, which takes a store that fails for now for an absent file: rows
     have been lost to that.
@@ -94,7 +120,8 @@ def exists(uri: str) -> bool:
     Raises:
         OSError: as the filesystem reports it.
     """
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
+    filesystem.invalidate_cache(path)
     try:
         filesystem.info(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -102,13 +129,14 @@ def exists(uri: str) -> bool:
     return True
 
 
+@retried
 def expand(pattern: str) -> list[str]:
     """Returns the files a file name, a directory or a glob stands for, sorted.
 
     Files that begin with a dot or an underscore are left out, unless the pattern itself says so.
     """
     pattern = normalize(pattern)
-    filesystem, path = _locate(pattern)
+    filesystem, path = locate(pattern)
     if any(character in path for character in "*?[") and not filesystem.exists(path):
         named = base_name(path).startswith(_HIDDEN)
         found = [n for n in filesystem.glob(path) if named or not base_name(n).startswith(_HIDDEN)]
@@ -120,9 +148,10 @@ def expand(pattern: str) -> list[str]:
     return sorted(normalize(str(filesystem.unstrip_protocol(name))) for name in files)
 
 
+@retried
 def list_files(directory: str) -> list[str]:
     """Returns the URIs of the files directly in a directory, sorted; none if there is no such."""
-    filesystem, path = _locate(normalize(directory))
+    filesystem, path = locate(normalize(directory))
     filesystem.invalidate_cache(path)
     try:  # not `isdir`, which takes a store that fails for now for an absent directory
         found = filesystem.ls(path, detail=True)
@@ -132,6 +161,7 @@ def list_files(directory: str) -> list[str]:
     return sorted(normalize(str(filesystem.unstrip_protocol(name))) for name in files)
 
 
+@retried
 def write_atomically(uri: str, data: bytes | memoryview) -> None:
     """Writes a file so that it is either whole under its name or not there.
 
@@ -139,7 +169,7 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
     shows an object only once it is complete.
     """
     if not is_local(uri):
-        filesystem, path = _locate(uri)
+        filesystem, path = locate(uri)
         filesystem.makedirs(filesystem._parent(path), exist_ok=True)
         filesystem.pipe_file(path, bytes(data))
         return
@@ -158,13 +188,14 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
         raise
 
 
+@retried
 def create_exclusively(uri: str, data: bytes) -> bool:
     """Creates a file unless there is one; returns whether it did.
 
     As one step on local disks and where the filesystem offers it (Google Cloud Storage, S3);
     elsewhere two callers in the same moment may both be told so.
     """
-    filesystem, path = _locate(normalize(uri))
+    filesystem, path = locate(normalize(uri))
     filesystem.makedirs(filesystem._parent(path), exist_ok=True)
     try:
         if is_local(uri):
@@ -180,31 +211,34 @@ def create_exclusively(uri: str, data: bytes) -> bool:
     return True
 
 
+@retried
 def remove(uri: str) -> None:
     """Removes a file."""
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
     filesystem.rm_file(path)
 
 
+@retried
 def remove_tree(uri: str) -> None:
     """Removes a file or a directory with all it holds; nothing happens if there is none."""
     if is_local(uri) and os.path.isdir(normalize(uri)):
         shutil.rmtree(normalize(uri))
         return
-    filesystem, path = _locate(uri)
+    filesystem, path = locate(uri)
     if exists(uri):
         filesystem.rm(path, recursive=True)
 
 
-def _locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        filesystem, path = url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        protocol = get_protocol(uri)
-        extra = _MISSING_EXTRAS.get(protocol)
-        remedy = f'run `pip install "clip-beam[{extra}]"`' if extra else "check its spelling"
-        raise StorageError(f"no filesystem for {protocol}:// is installed; {remedy}") from error
-    return filesystem, path
+def _check_arrival(data: bytes, size: int, crc32c: str | None) -> None:
+    if len(data) != size:
+        raise ChangedError(f"got {len(data)} of {size} bytes")
+    if crc32c is None:
+        return
+    import google_crc32c  # there wherever gcsfs is
+
+    found = base64.b64encode(google_crc32c.Checksum(data).digest()).decode()
+    if found != crc32c:
+        raise ChangedError(f"expected a body with CRC32C {crc32c}, got {found}")
 
 
 def _is_visible(name: str, root: str) -> bool:

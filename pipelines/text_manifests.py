@@ -26,6 +26,10 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _TOO_LONG = "\x00line too long"  # stands for such a line
+_NOT_UTF8 = (
+    "the row is not valid UTF-8; convert the manifest, for example with "
+    "`iconv -f latin1 -t utf-8` if that is what it is"
+)
 _NAMED_BY = 1000  # records of a JSONL file whose keys count as its columns
 _BUFFER_BYTES = 1 << 20
 
@@ -64,7 +68,7 @@ def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) ->
     fields: tuple[pa.Field, ...] = ()
     first, start, count = 0, 0, 0
     with _open(uri) as file:
-        records = _Records(file, kind)
+        records = _Records(file, kind, uri)
         try:
             fields = _header_fields(records, uri, kind)
             start = records.offset
@@ -85,7 +89,7 @@ def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) ->
 def read_text(unit: Unit) -> Iterator[RawRow]:
     """Yields the rows of a unit, in order."""
     with _open(unit.uri) as file:
-        records = _Records(file, unit.format)
+        records = _Records(file, unit.format, unit.uri)
         names = [field.name for field in _header_fields(records, unit.uri, unit.format)]
         records.skip_to(unit.offset or 0, seekable=not is_compressed(unit.uri))
         for number in range(unit.first_row, unit.first_row + (unit.rows or 0)):
@@ -117,8 +121,9 @@ class _Records(Iterator[Any]):
     not UTF-8 arrive as surrogates, so that the reader of a record can refuse it alone.
     """
 
-    def __init__(self, file: BinaryIO, kind: str) -> None:
+    def __init__(self, file: BinaryIO, kind: str, uri: str) -> None:
         self._file = file
+        self._uri = uri
         self.offset = 0
         self._records: Iterator[Any]
         if kind == "jsonl":
@@ -160,7 +165,7 @@ class _Records(Iterator[Any]):
                 self._drop_rest_of_line()
                 yield _TOO_LONG + "\n"
             else:
-                line = _without_bom(line) if is_first else line
+                line = _without_bom(line, self._uri) if is_first else line
                 yield line.decode("utf-8", "surrogateescape")
 
     def _drop_rest_of_line(self) -> None:
@@ -170,9 +175,13 @@ class _Records(Iterator[Any]):
                 return
 
 
-def _without_bom(line: bytes) -> bytes:
-    if line.startswith(_UTF16_BOMS):
-        raise ManifestError("expected a manifest in UTF-8, got UTF-16; save it as UTF-8")
+def _without_bom(line: bytes, uri: str) -> bytes:
+    # Without a mark, every other byte of UTF-16 is zero where the text is plain.
+    if line.startswith(_UTF16_BOMS) or (len(line) > 3 and b"\0\0" in (line[:4:2], line[1:4:2])):
+        raise ManifestError(
+            f"expected a manifest in UTF-8, got UTF-16 in {uri}; convert it, for example with "
+            "`iconv -f utf-16 -t utf-8`"
+        )
     return line.removeprefix(_BOM)
 
 
@@ -188,7 +197,7 @@ def _header_fields(records: _Records, uri: str, kind: str) -> tuple[pa.Field, ..
     if any(_TOO_LONG in name for name in header):
         raise ManifestError(f"the header line of {uri} is longer than {MAX_RECORD_BYTES} bytes")
     if any(_has_surrogate(name) for name in header):
-        raise ManifestError(f"expected a header line in UTF-8 in {uri}; save the file as UTF-8")
+        raise ManifestError(f"the header line of {uri}: {_NOT_UTF8}")
     return tuple(pa.field(name.strip(), pa.string()) for name in header)
 
 
@@ -198,7 +207,7 @@ def _csv_values(record: list[str], names: list[str]) -> dict[str, str | None] | 
     if len(record) != len(names):
         return Fault(Reason.MALFORMED_ROW, f"expected {len(names)} fields, got {len(record)}")
     if any(_has_surrogate(value) for value in record):
-        return Fault(Reason.MALFORMED_ROW, "the row is not valid UTF-8")
+        return Fault(Reason.MALFORMED_ROW, _NOT_UTF8)
     return {name: value or None for name, value in zip(names, record, strict=True)}
 
 
@@ -206,7 +215,7 @@ def _json_values(line: str, kept: tuple[str, ...]) -> dict[str, Any] | Fault:
     if line.startswith(_TOO_LONG):
         return Fault(Reason.MALFORMED_ROW, f"the line is longer than {MAX_RECORD_BYTES} bytes")
     if _has_surrogate(line):
-        return Fault(Reason.MALFORMED_ROW, "the line is not valid UTF-8")
+        return Fault(Reason.MALFORMED_ROW, _NOT_UTF8)
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -20,7 +20,8 @@ from pipelines import storage
 from pipelines.compression import DamagedStream, decompressed, is_compressed
 from pipelines.raw_rows import Fault, RawRow
 from pipelines.records import Unit
-from schemas.manifest import TEXT_NAMES, UID_NAMES, Columns
+from pipelines.redaction import redact
+from schemas.manifest import ERROR_NAME, STATUS_NAME, TEXT_NAMES, UID_NAMES, Columns
 from schemas.rejects import Reason
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -42,7 +43,7 @@ def read_webdataset(unit: Unit) -> Iterator[RawRow]:
             for _, members in groupby(tar, key=lambda member: _split(member.name)[0]):
                 yield RawRow(number, _sample(tar, list(members), unit))
                 number += 1
-            damage = _damage_at_end(tar, file)
+            damage = _damage_at_end(tar, file) or _wrong_count(unit.uri, number)
     except (tarfile.TarError, DamagedStream, EOFError, UnicodeDecodeError) as error:
         damage = str(error)
     if damage is not None:
@@ -78,6 +79,19 @@ def _damage_at_end(tar: tarfile.TarFile, file: BinaryIO) -> str | None:
     return None
 
 
+def _wrong_count(uri: str, found: int) -> str | None:
+    """Compares the samples with what img2dataset's statistics beside the tar say, if they do."""
+    stats = uri.rpartition(".")[0] + "_stats.json"
+    try:
+        with storage.open_input(stats) as file:
+            expected = json.loads(file.read(_CHECK_BYTES))["successes"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    if expected == found or not isinstance(expected, int):
+        return None
+    return f"the tar holds {found} samples, {storage.base_name(stats)} counts {expected}"
+
+
 def _sample(
     tar: tarfile.TarFile, members: list[tarfile.TarInfo], unit: Unit
 ) -> dict[str, Any] | Fault:
@@ -110,10 +124,12 @@ def _values(
     values: dict[str, Any] = {name: _plain(about.get(name)) for name in unit.columns.kept}
     values["uid"] = _first(about, UID_NAMES) or storage.base_name(key)
     values["text"] = text
-    values["sha256"] = about.get("sha256")
+    # img2dataset takes the hash of the picture that it then resizes.
+    is_resized = STATUS_NAME in about and ERROR_NAME in about
+    values["sha256"] = None if is_resized else about.get("sha256")
     if image is not None:
         values["image_bytes"] = found[image]
-        values["url"] = f"{unit.uri}#{names[image]}"
+        values["url"] = f"{redact(unit.uri)}#{names[image]}"
     return values
 
 

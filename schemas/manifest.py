@@ -9,10 +9,22 @@ import pyarrow as pa
 
 # Case-insensitive; the first name that is there wins.
 UID_NAMES = ("uid", "id", "key", "sample_id")
-IMAGE_URI_NAMES = ("url", "image_uri", "image_url", "image_path", "image", "path", "uri")
+IMAGE_URI_NAMES = (
+    "url",
+    "image_uri",
+    "image_url",
+    "image_path",
+    "image",
+    "path",
+    "uri",
+    "file_name",  # of Hugging Face's image folders
+)
 IMAGE_BYTES_NAMES = ("image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "image")
 TEXT_NAMES = ("text", "caption", "alt", "alt_text", "txt")
 SHA256_NAMES = ("sha256",)
+# What img2dataset says about each row, when both are there.
+STATUS_NAME, ERROR_NAME = "status", "error_message"
+DOWNLOADED = "success"
 
 
 class ManifestError(ValueError):
@@ -24,7 +36,8 @@ class Columns:
     """Names of the manifest's columns, as they are spelt there; None where there is none.
 
     A row's pixels come from `image_bytes` where that is given; `image_uri` is then only copied to
-    the output.
+    the output. `status` and `error` are img2dataset's: a row whose status is not `success` has no
+    image, and `sha256` is then that of the picture before it was resized.
     """
 
     uid: str | None = None
@@ -32,6 +45,8 @@ class Columns:
     image_bytes: str | None = None
     text: str | None = None
     sha256: str | None = None
+    status: str | None = None
+    error: str | None = None
     kept: tuple[str, ...] = ()
 
 
@@ -70,12 +85,15 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
     text = found.override("text_column", overrides.text) or found.first(TEXT_NAMES, found.is_text)
     if text is None:
         raise found.absent("caption", "text_column", TEXT_NAMES)
+    status, error = (found.first((name,), found.is_text) for name in (STATUS_NAME, ERROR_NAME))
     return Columns(
         uid=found.override("id_column", overrides.uid) or found.first(UID_NAMES, found.is_scalar),
         image_uri=image_uri,
         image_bytes=image_bytes,
         text=text,
         sha256=found.first(SHA256_NAMES, found.is_text),
+        status=status if error else None,
+        error=error if status else None,
         kept=tuple(str(found.override("keep_columns", name)) for name in overrides.kept),
     )
 

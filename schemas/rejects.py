@@ -22,6 +22,7 @@ class Reason(str, Enum):
     MANIFEST_TRUNCATED = "manifest_truncated"
     MALFORMED_ROW = "malformed_row"
     MISSING_IMAGE = "missing_image"
+    NOT_DOWNLOADED = "not_downloaded"
     EMPTY_TEXT = "empty_text"
     # fetch
     NOT_ALLOWED = "not_allowed"

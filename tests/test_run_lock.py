@@ -22,7 +22,7 @@ def output(request, tmp_path):
 
 
 def content(output):
-    return json.loads(storage.read_bytes(lock_uri(output), 10_000))
+    return json.loads(storage.read_whole(lock_uri(output), 10_000))
 
 
 def leave_lock(output, **changes):

@@ -72,9 +72,22 @@ def test_byte_order_mark_is_not_part_of_a_name(tmp_path):
     assert texts(records(path)) == ["ok"]
 
 
-def test_utf16_is_refused_with_the_remedy(tmp_path):
-    path = write(tmp_path / "m.csv", "url,text\na.jpg,ok\n".encode("utf-16"))
-    with pytest.raises(ManifestError, match="expected a manifest in UTF-8, got UTF-16"):
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_utf16_is_refused_with_the_remedy(tmp_path, encoding, name):
+    text = "url,text\na.jpg,ok\n" if name == "m.csv" else jsonl(ROWS[0])
+    path = write(tmp_path / name, text.encode(encoding))
+    with pytest.raises(ManifestError, match="got UTF-16 in .*m.(csv|jsonl); convert it.*`iconv"):
+        plan(path)
+
+
+def test_latin1_costs_the_rows_it_makes_a_difference_to_and_names_the_remedy(tmp_path):
+    path = write(tmp_path / "m.csv", "url,text\na.jpg,café\nb.jpg,ok\n".encode("latin-1"))
+    found = records(path)
+    assert texts(found) == [Reason.MALFORMED_ROW, "ok"]
+    assert "`iconv -f latin1 -t utf-8`" in found[0].detail
+    path = write(tmp_path / "n.csv", "url,text,année\na.jpg,x,y\n".encode("latin-1"))
+    with pytest.raises(ManifestError, match="n.csv: .*`iconv -f latin1"):
         plan(path)
 
 

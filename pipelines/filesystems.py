@@ -1,0 +1,139 @@
+"""Finds the fsspec filesystem of a URI, and makes a store's passing faults pass unnoticed."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
+
+from pipelines.faults import AttemptsFailed, RetryPolicy, describe, with_retries
+from pipelines.redaction import redact, scrub
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STALL_S = 30.0  # a connection on which nothing arrives for so long is given up
+RETRIES = RetryPolicy()
+GCS, S3 = ("gs", "gcs"), ("s3", "s3a")
+_LOCAL = ("file", "local")
+_BUFFER_BYTES = 1 << 20
+
+
+class StorageError(ValueError):
+    """A URI whose filesystem cannot be used: says what to install."""
+
+
+class StoreFault(OSError):
+    """A store that failed for good, or for longer than it was asked again."""
+
+
+def is_local(uri: str) -> bool:
+    """Tells whether a URI names a file of this machine."""
+    return get_protocol(uri) in _LOCAL
+
+
+def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Returns the filesystem, one instance in a process, and the path in it.
+
+    Raises:
+        StorageError: if the filesystem is not installed.
+    """
+    protocol = get_protocol(uri)
+    try:
+        filesystem, path = url_to_fs(uri, **_options(protocol))
+    except (ImportError, ValueError) as error:
+        remedy = 'run `pip install "clip-beam[s3]"`' if protocol in S3 else "check its spelling"
+        raise StorageError(f"no filesystem for {protocol}:// is installed; {remedy}") from error
+    return filesystem, path
+
+
+def retried(function: Callable[P, T]) -> Callable[P, T]:
+    """Lets a function of a URI, its first argument, try again on a store that is not local.
+
+    Errors that are no OSError, such as those of gcsfs and google-auth, become `StoreFault`.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        uri = str(args[0])
+        if is_local(uri):
+            return function(*args, **kwargs)
+        try:
+            return with_retries(lambda: function(*args, **kwargs), RETRIES)
+        except (OSError, ValueError):
+            raise
+        except AttemptsFailed as error:
+            raise StoreFault(scrub(f"{redact(uri)}: {error}")) from error
+        except Exception as error:  # noqa: BLE001 - each store has error types of its own
+            raise StoreFault(scrub(f"{redact(uri)}: {describe(error)}")) from error
+
+    return call
+
+
+def open_retried(uri: str) -> BinaryIO:
+    """Opens a file whose reads try again; a local one as it is."""
+    filesystem, path = locate(uri)
+    file = cast(BinaryIO, filesystem.open(path, "rb"))
+    if is_local(uri):
+        return file
+    return cast(BinaryIO, io.BufferedReader(_RetriedFile(uri, file), _BUFFER_BYTES))
+
+
+class _RetriedFile(io.RawIOBase):
+    """A file of a store that goes back to where a read began when it failed."""
+
+    def __init__(self, uri: str, file: BinaryIO) -> None:
+        self._uri = uri
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        data = _read_again(self._uri, self._file, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@retried
+def _read_again(uri: str, file: BinaryIO, size: int) -> bytes:
+    start = file.tell()
+    try:
+        return file.read(size)
+    except BaseException:
+        file.seek(start)
+        raise
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    """Bounds the wait for a store that does not answer: gcsfs would wait for ever.
+
+    What the user has configured for fsspec goes first.
+    """
+    ours: dict[str, Any] = {}
+    if protocol in GCS:
+        import aiohttp  # slow, and there wherever gcsfs is
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
+        ours = {"requests_timeout": timeout}
+    elif protocol in S3:
+        ours = {"config_kwargs": {"connect_timeout": STALL_S, "read_timeout": STALL_S}}
+    return ours | fsspec.config.conf.get(protocol, {})

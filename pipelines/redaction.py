@@ -1,0 +1,85 @@
+"""Keeps credentials out of what people and files get to see: messages, logs, records of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+MASK = "…"
+# What a message of a library may carry that must not reach the output: object addresses, user
+# names and passwords, query strings, signed or not, and parts of them.
+_SECRETS = re.compile(
+    r"0x[0-9a-fA-F]+"
+    r"|(?<=://)[^/\s'\"]*@"
+    r"|\?[^\s'\"]*"
+    r"|(?i:(?<=sig=)|(?<=token=)|(?<=secret=)|(?<=password=)|(?<=signature=)|(?<=credential=))"
+    r"[^&\s'\"]+"
+)
+# In the name of a container (abfs://container@account) nothing is secret, in a password it is.
+_PASSWORD = re.compile(r"(?<=://)[^/@:\s]*:[^/\s]*@")
+_QUERY_SCHEMES = ("http://", "https://", "abfs://", "abfss://", "az://", "wasb://", "wasbs://")
+_SECRET_NAMES = re.compile(r"SECRET|PASSWORD|TOKEN|SAS|ACCOUNT_KEY|CONNECTION_STRING")
+_MIN_SECRET = 8  # shorter values, such as `anon` and `true`, are words
+
+
+def scrub(message: str) -> str:
+    """Takes addresses of objects, credentials and query strings out of a message."""
+    for secret in _environment_secrets():
+        message = message.replace(secret, MASK)
+    return _SECRETS.sub(MASK, message)
+
+
+def redact(uri: str) -> str:
+    """Takes user name, password and query string out of a URI, and leaves the rest readable."""
+    uri = _PASSWORD.sub(f"{MASK}@", uri)
+    if uri.lower().startswith(_QUERY_SCHEMES) and "?" in uri:
+        return uri.partition("?")[0] + f"?{MASK}"
+    return uri
+
+
+def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes credentials out of the URIs among options, which may be lists."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [clean(one) for one in value]
+        return redact(value) if isinstance(value, str) else value
+
+    return {name: clean(value) for name, value in options.items()}
+
+
+class ScrubbingFormatter(logging.Formatter):
+    """A log formatter whose lines, tracebacks included, hold no credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(super().format(record))
+
+
+def start_logging() -> None:
+    """Logs warnings to stderr, and scrubs them and what an uncaught exception prints."""
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(ScrubbingFormatter(logging.BASIC_FORMAT))
+    # It logs each 403 with a traceback, and raises it besides.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    sys.excepthook = _print_scrubbed
+
+
+def _print_scrubbed(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    print(scrub("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _environment_secrets() -> list[str]:
+    return [
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _MIN_SECRET and _SECRET_NAMES.search(name.upper())
+    ]

@@ -1,0 +1,166 @@
+"""A secret planted in every place where one may be, and looked for in all that comes out."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import encode_image, make_image
+from stores import BUCKET, emulators
+
+from pipelines import embed, storage
+from pipelines.redaction import ScrubbingFormatter, redact, redacted, scrub
+
+ROOT = Path(__file__).parents[1]
+SECRET = "pl4nted-s3cret"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("at https://me:pw@host/a.png?sig=abc&x=1", "at https://…host/a.png…"),
+        ("<BytesIO object at 0x7f1234>", "<BytesIO object at …>"),
+        ("sv=2024&sig=abc%3D&se=1", "sv=2024&sig=…&se=1"),
+        ("x-amz-signature=abc token=abc", "x-amz-signature=… token=…"),
+        ("'https://h/a?b=c' and 'https://h/d?e=f'", "'https://h/a…' and 'https://h/d…'"),
+        ("nothing to hide", "nothing to hide"),
+        ("", ""),
+    ],
+)
+def test_scrub_takes_credentials_queries_and_addresses(message, expected):
+    assert scrub(message) == expected
+
+
+def test_scrub_takes_values_of_secret_variables(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("FSSPEC_GS_TOKEN", "anon")
+    assert scrub(f"key {SECRET} of anon") == "key … of anon"
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sftp://me:pw@host/a", "sftp://…@host/a"),
+        ("https://host/a.parquet?sig=abc", "https://host/a.parquet?…"),
+        ("abfs://container@account/a?sig=abc", "abfs://container@account/a?…"),
+        ("gs://bucket/what?.jpg", "gs://bucket/what?.jpg"),
+        ("/data/me@home/a?.csv", "/data/me@home/a?.csv"),
+        ("s3://bucket/a@b:c", "s3://bucket/a@b:c"),
+    ],
+)
+def test_redact_leaves_the_rest_of_a_uri_readable(uri, expected):
+    assert redact(uri) == expected
+    assert redacted({"manifest": (uri, uri), "n": 3}) == {"manifest": [expected] * 2, "n": 3}
+
+
+def test_log_lines_and_their_tracebacks_are_scrubbed():
+    try:
+        raise OSError(f"https://host/x?sig={SECRET}")
+    except OSError:
+        info = sys.exc_info()
+    record = logging.LogRecord("gcsfs", logging.ERROR, "f", 1, "at ?sig=%s", (SECRET,), info)
+    assert SECRET not in ScrubbingFormatter(logging.BASIC_FORMAT).format(record)
+
+
+def test_uncaught_error_is_scrubbed():
+    code = (
+        "from pipelines.redaction import start_logging; start_logging(); "
+        f"raise RuntimeError('https://host/?sig={SECRET}')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "RuntimeError: https://host/…" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [f"https://me:{SECRET}@host/", f"https://host/?sig={SECRET}", f"https://host/a#{SECRET}"],
+)
+def test_prefix_with_credentials_is_refused_without_repeating_them(prefix, tmp_path, capsys):
+    flags = ["--manifest", "m", "--output", str(tmp_path / "out"), "--model", "tiny"]
+    assert embed.main([*flags, "--allow_images_from", prefix]) == 2
+    message = capsys.readouterr().err
+    assert SECRET not in message and "`https://host/path/`" in message
+
+
+URLS = [
+    "images/0.jpg",
+    "images/none.jpg",
+    f"https://me:{SECRET}@example.com/a.jpg",
+    f"https://example.com/a.jpg?sig={SECRET}",
+    f"http://127.0.0.1:9/a.jpg?token={SECRET}",
+    f"s3://me:{SECRET}@{BUCKET}/data/images/0.jpg",
+    f"s3://{BUCKET}/data/images/1.jpg?versionId={SECRET}",
+    f"s3://{BUCKET}/data/images/denied.jpg?X-Amz-Signature={SECRET}",
+    f"s3://{BUCKET}/data/images/broken.jpg?X-Amz-Signature={SECRET}",
+    f"abfs://c@account/a.jpg?sv=1&sig={SECRET}",
+    f"file:///etc/hostname?{SECRET}",
+    f"simplecache::https://me:{SECRET}@host/a.jpg",
+]
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory, model_dir):
+    """A run over URLs with secrets, against a store that needs a secret key and often fails."""
+    folder = tmp_path_factory.mktemp("secrets") / "data"
+    (folder / "images").mkdir(parents=True)
+    for name in ("0", "denied", "broken"):
+        (folder / "images" / f"{name}.jpg").write_bytes(encode_image(make_image(), "JPEG"))
+    lines = [{"uid": str(n), "url": url, "text": f"x {n}"} for n, url in enumerate(URLS)]
+    (folder / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with emulators() as stores:
+        store = stores["s3"]
+        root, output = store.upload(folder), f"{store.root}/out"
+        command = [sys.executable, "-m", "pipelines.embed", "--manifest", f"{root}/m.jsonl"]
+        command += [
+            "--output",
+            output,
+            "--model",
+            str(model_dir),
+            "--allow_images_from",
+            "https://example.invalid/",
+        ]
+
+        def schedule(method, path):
+            return 403 if "denied" in path else 503 if "broken" in path else None
+
+        environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": SECRET, "FSSPEC_S3_TOKEN": SECRET}
+        with store.proxy.failing(schedule):
+            done = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, env=environment
+            )
+        files = {
+            uri: fsspec.open(uri).open().read() for uri in storage.expand(f"{output}/*/*.parquet")
+        }
+        record = store.files.cat_file(f"{output}/run.json").decode()
+        yield done, files, record
+
+
+def test_run_with_secrets_ends_well_and_prints_none(outcome):
+    done, _, record = outcome
+    assert done.returncode == 0, done.stderr
+    assert SECRET not in done.stdout + done.stderr + record
+    assert "rejected   11" in done.stdout
+
+
+def test_tables_hold_secrets_only_where_the_manifest_has_them(outcome):
+    """`url` is the image reference as given, which rows are joined and tried again by."""
+    tables = [pq.read_table(pa.BufferReader(data)) for data in outcome[1].values()]
+    assert sum(table.num_rows for table in tables) == len(URLS)
+    for table in tables:
+        assert SECRET not in str(table.schema.metadata)
+        assert SECRET not in str(table.drop_columns(["url"]).to_pylist())
+
+
+def test_reasons_are_told_without_the_secrets(outcome):
+    rejects = next(data for uri, data in outcome[1].items() if "/rejects/" in uri)
+    table = pq.read_table(pa.BufferReader(rejects))
+    details = dict(zip(table["uid"].to_pylist(), table["detail"].to_pylist(), strict=True))
+    assert "HTTP 403" in details["7"]
+    assert "attempts failed" in details["8"]
