@@ -11,19 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import encode_image, make_image, make_row
-from stores import emulators, is_media, seeded
+from stores import is_media, seeded
 
 from pipelines import embed, filesystems, storage
 from pipelines.faults import RetryPolicy
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.records import RowFault
 from schemas.rejects import Reason
-
-
-@pytest.fixture(scope="module")
-def stores():
-    with emulators() as found:
-        yield found
 
 
 @pytest.fixture(params=["gs", "s3"])
