@@ -6,6 +6,8 @@ writes no files.
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -19,6 +21,9 @@ from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.records import Example, Row
 from pipelines.run_ahead import RunAhead
 from pipelines.score import ScorePairs
+
+# More threads fetch than decode: a decoded picture may take a quarter of a gigabyte.
+_CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
 @dataclass(eq=False)
@@ -72,4 +77,5 @@ class _Decode:
     limits: DecodeLimits
 
     def __call__(self, row: Row, data: bytes) -> Example:
-        return decode_example(row, data, self.preprocess, self.tokenizer, self.limits)
+        with _CORES:
+            return decode_example(row, data, self.preprocess, self.tokenizer, self.limits)
