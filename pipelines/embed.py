@@ -31,6 +31,7 @@ from pipelines.encode import (
     resolve_precision,
 )
 from pipelines.fetch import FetchPolicy
+from pipelines.filesystems import StoreFault
 from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, options = flags.parse(argv)
         started_at = time.monotonic()
         job = prepare(config, here=flags.runs_here(options))
+    except StoreFault as error:
+        return _fail(str(error), FAILED)
     except (ValueError, OSError) as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt:

@@ -207,3 +207,15 @@ def assert_close(found, expected):
             assert np.abs(np.array(one) - np.array(two)).max() < 1e-5
         else:
             assert one == two
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_store_that_stays_away_fails_the_run_in_one_sentence(
+    store, data, model_dir, impatient, monkeypatch, capsys, status
+):
+    monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(attempts=2, backoff_s=0))
+    root = store.upload(data)
+    with store.proxy.failing(lambda method, path: status):
+        assert run(f"{root}/m.jsonl", f"{store.root}/away", model_dir) == 1
+    message = capsys.readouterr().err
+    assert "m.jsonl: 2 attempts failed" in message and message.count("\n") == 1
