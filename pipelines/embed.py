@@ -35,6 +35,7 @@ from pipelines.encode import (
     resolve_precision,
 )
 from pipelines.fetch import FetchPolicy
+from pipelines.filesystems import StoreFault
 from pipelines.isolation import WorkerLostError
 from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.options import EmbedConfig
@@ -121,6 +122,8 @@ def _main(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
     started_at = time.monotonic()
     try:
         job = prepare(config, lock, here=flags.runs_here(options))
+    except StoreFault as error:
+        return _fail(str(error), FAILED)
     except (ValueError, OSError) as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt:

@@ -6,6 +6,8 @@ writes no files.
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -20,6 +22,9 @@ from pipelines.isolation import decode_isolated
 from pipelines.records import Example, Row
 from pipelines.run_ahead import RunAhead, Step
 from pipelines.score import ScorePairs
+
+# More threads fetch than decode: a decoded picture may take a quarter of a gigabyte.
+_CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
 @dataclass(eq=False)
@@ -84,4 +89,7 @@ class _Decode:
     decoder: ImageDecoder
 
     def __call__(self, row: Row, data: bytes) -> Example:
-        return decode_example(row, data, self.preprocess, self.tokenizer, self.limits, self.decoder)
+        with _CORES:
+            return decode_example(
+                row, data, self.preprocess, self.tokenizer, self.limits, self.decoder
+            )

@@ -17,9 +17,8 @@ MASK = "…"
 _SECRETS = re.compile(
     r"0x[0-9a-fA-F]+"
     r"|(?<=://)[^/\s'\"]*@"
-    r"|\?[^\s'\"]*"
-    r"|(?i:(?<=sig=)|(?<=token=)|(?<=secret=)|(?<=password=)|(?<=signature=)|(?<=credential=))"
-    r"[^&\s'\"]+"
+    r"|(?:\?|%3[Ff])[^\s'\"]*"
+    r"|(?P<name>(?i:sig|token|secret|password|signature|credential)(?:=|%3[Dd]))[^&\s'\"]+"
 )
 # In the name of a container (abfs://container@account) nothing is secret, in a password it is.
 _PASSWORD = re.compile(r"(?<=://)[^/@:\s]*:[^/\s]*@")
@@ -32,7 +31,7 @@ def scrub(message: str) -> str:
     """Takes addresses of objects, credentials and query strings out of a message."""
     for secret in _environment_secrets():
         message = message.replace(secret, MASK)
-    return _SECRETS.sub(MASK, message)
+    return _SECRETS.sub(lambda found: (found["name"] or "") + MASK, message)
 
 
 def redact(uri: str) -> str:

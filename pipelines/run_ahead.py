@@ -24,6 +24,8 @@ Step = tuple[str, Callable[[Row, Any], Any]]
 # Rows in flight: enough to keep the threads busy while a batch is encoded, few enough that their
 # pixels fit in memory many times over (150 kB each at 224 pixels).
 WINDOW = 128
+# Threads wait for object stores most of the time: at 50 ms a picture, two fetch 40 a second.
+MIN_THREADS = 16
 REJECTS = "rejects"
 
 
@@ -43,7 +45,7 @@ class RunAhead(beam.PTransform):
         steps: (name, function of the row and of what the step before returned), in order; the
             first step is given None.
         window: rows in flight at most.
-        threads: size of the pool, or None for one a core.
+        threads: size of the pool, or None for one a core and at least `MIN_THREADS`.
     """
 
     steps: Sequence[Step]
@@ -89,7 +91,7 @@ class _RunAhead(beam.DoFn):
         self._usec = [Metrics.counter(RunAhead, f"{name}_usec") for name, _ in steps]
 
     def setup(self) -> None:
-        self._pool = ThreadPoolExecutor(self._threads or os.cpu_count())
+        self._pool = ThreadPoolExecutor(self._threads or max(MIN_THREADS, os.cpu_count() or 1))
 
     def start_bundle(self) -> None:
         # A bundle that failed must not leave its rows to the next one.

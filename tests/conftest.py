@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stores import emulators
 
 from clip_core.bpe_training import learn_merges
 from clip_core.initialization import new_model
@@ -33,6 +34,13 @@ def golden() -> Path:
 def tokenizer() -> Tokenizer:
     texts = ["a red circle on a white background", "a photo of a large blue star"] * 3
     return Tokenizer(learn_merges(texts, 600), context_length=32)
+
+
+@pytest.fixture(scope="session")
+def stores():
+    """Emulated object stores by scheme; once a session, as filesystems keep their connections."""
+    with emulators() as found:
+        yield found
 
 
 def random_clip(variant: str, tokenizer: Tokenizer, seed: int = 0) -> Clip:

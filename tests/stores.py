@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import logging
 import random
 import socket
@@ -79,7 +80,10 @@ class _Forward(BaseHTTPRequestHandler):
         if fault == "stall":
             time.sleep(proxy.stall_s)
         if fault == "stall" or isinstance(fault, int):
-            self._answer(fault if isinstance(fault, int) else 503, {}, b"")
+            # Like GCS, which repeats what it was asked for; S3 answers in XML, or with nothing.
+            says = json.dumps({"error": {"message": f"no {self.path}"}}).encode()
+            body = says if "/storage/v1/" in self.path else b""
+            self._answer(fault if isinstance(fault, int) else 503, {}, body)
             return
         upstream = http.client.HTTPConnection(proxy.upstream, timeout=30)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -155,24 +159,27 @@ def emulators() -> Iterator[dict[str, Store]]:
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     gcs = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
-    gcs.start()
     s3 = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    gcs.start()
     s3.start()
-    gcs_port = gcs._api._httpd.server_address[1]
-    gcs_proxy = FaultyProxy(f"http://127.0.0.1:{gcs_port}")
-    s3_proxy = FaultyProxy(f"http://127.0.0.1:{s3.get_host_and_port()[1]}")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        patch.setenv("STORAGE_EMULATOR_HOST", gcs_proxy.url)
-        patch.setenv("AWS_ENDPOINT_URL_S3", s3_proxy.url)
-        fsspec.filesystem("s3").mkdir(BUCKET)
-        yield {"gs": Store("gs", gcs_proxy), "s3": Store("s3", s3_proxy)}
-    for server in (gcs_proxy, s3_proxy):
-        server.shutdown()
-        server.server_close()
-    gcs.stop()
-    s3.stop()
+    proxies = [
+        FaultyProxy(f"http://127.0.0.1:{port}")
+        for port in (gcs._api._httpd.server_address[1], s3.get_host_and_port()[1])
+    ]
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in ENVIRONMENT.items():
+                patch.setenv(name, value)
+            patch.setenv("STORAGE_EMULATOR_HOST", proxies[0].url)
+            patch.setenv("AWS_ENDPOINT_URL_S3", proxies[1].url)
+            fsspec.filesystem("s3").mkdir(BUCKET)
+            yield {"gs": Store("gs", proxies[0]), "s3": Store("s3", proxies[1])}
+    finally:
+        for proxy in proxies:
+            proxy.shutdown()
+            proxy.server_close()
+        gcs.stop()
+        s3.stop()
 
 
 def seeded(seed: int, rate: float = 0.3, burst: int = 3) -> Schedule:

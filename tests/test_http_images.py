@@ -1,6 +1,8 @@
 """Images over http(s): a local listener that hostile URLs must not reach, and that others may."""
 
+import datetime
 import socket
+import ssl
 import threading
 import time
 from contextlib import contextmanager
@@ -367,3 +369,52 @@ def raw_server(answer):
 def test_broken_server_is_one_reject(loopback_allowed, answer):
     with raw_server(answer) as root:
         assert fault_of(root + "x", root).reason in (Reason.FETCH_FAILED, Reason.NOT_ALLOWED)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    """A certificate of `pictures.example`, signed by itself."""
+    pytest.importorskip("cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pictures.example")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    names = x509.SubjectAlternativeName([x509.DNSName("pictures.example")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=1))
+    builder = builder.not_valid_after(now + datetime.timedelta(days=1)).add_extension(names, False)
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return certificate, private
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"), [("pictures.example", None), ("other.example", Reason.FETCH_FAILED)]
+)
+def test_certificate_is_checked_against_the_name_and_not_the_address(
+    server, authority, tmp_path, monkeypatch, loopback_allowed, host, reason
+):
+    certificate, private = authority
+    (tmp_path / "pem").write_bytes(certificate + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    trusting = ssl.create_default_context(cadata=certificate.decode())
+    monkeypatch.setattr(http_images, "_tls_context", lambda: trusting)
+    here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **settings: here)
+    root = f"https://{host}:{server.port}/"
+    if reason is None:
+        assert fetch(root + "a.png", root) == b"picture"
+    else:
+        fault = fault_of(root + "a.png", root)
+        assert fault.reason is reason and "CERTIFICATE_VERIFY_FAILED" in fault.detail
+        assert server.hits == []

@@ -11,19 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import encode_image, make_image, make_row
-from stores import emulators, is_media, seeded
+from stores import is_media, seeded
 
-from pipelines import embed, filesystems, storage
+from pipelines import embed, filesystems, run_lock, storage
 from pipelines.faults import RetryPolicy
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.records import RowFault
 from schemas.rejects import Reason
-
-
-@pytest.fixture(scope="module")
-def stores():
-    with emulators() as found:
-        yield found
 
 
 @pytest.fixture(params=["gs", "s3"])
@@ -213,3 +207,15 @@ def assert_close(found, expected):
             assert np.abs(np.array(one) - np.array(two)).max() < 1e-5
         else:
             assert one == two
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_store_that_stays_away_fails_the_run_in_one_sentence(
+    store, data, model_dir, impatient, monkeypatch, capsys, status
+):
+    monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(attempts=2, backoff_s=0))
+    root = store.upload(data)
+    with store.proxy.failing(lambda method, path: status):
+        assert run(f"{root}/m.jsonl", f"{store.root}/away", model_dir) == 1
+    message = capsys.readouterr().err
+    assert "m.jsonl: 2 attempts failed" in message and message.count("\n") == 1

@@ -134,3 +134,15 @@ def test_steps_after_a_fault_are_not_run():
     outcome = run_steps((("a", fail_on_odd), ("b", double)), make_row(1))
     assert outcome.value.reason is Reason.NOT_AN_IMAGE
     assert len(outcome.seconds) == 1
+
+
+def test_rows_wait_for_a_store_together():
+    """Whatever the number of cores: each of the 32 waits for a tenth of a second."""
+    do_fn = _RunAhead((("wait", lambda row, value: time.sleep(0.1)),), 128, None)
+    do_fn.setup()
+    do_fn.start_bundle()
+    began = time.monotonic()
+    done = [value for n in range(32) for value in do_fn.process(make_row(n))]
+    done += list(do_fn.finish_bundle())
+    do_fn.teardown()
+    assert len(done) == 32 and time.monotonic() - began < 1.0
