@@ -26,8 +26,12 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<3"],
     # Ships the BPE vocabulary that the published OpenAI models were trained with.
     "openai": ["openai-clip"],
+    # Plots of the report and of `classify`; the pages' templates.
+    "report": ["jinja2>=3.1", "matplotlib>=3.9"],
     "s3": ["s3fs>=2024.6"],
     "test": [
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
         "openai-clip",
         "pytest>=8",
         "pytest-timeout>=2.3",
@@ -45,7 +49,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["clip_core*", "pipelines*", "schemas*"]),
-    package_data={"clip_core": ["models/tiny/*"]},
+    package_data={"clip_core": ["models/tiny/*"], "pipelines": ["pages/*"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["clip-beam=pipelines.cli:main"]},

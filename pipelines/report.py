@@ -1,0 +1,120 @@
+"""`clip-beam report`: one self-contained HTML page about a run of `embed`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from pipelines import storage
+from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.plots import MissingExtraError, require_matplotlib
+from pipelines.report_page import render_report
+from pipelines.run_statistics import ScoredRow, Statistics, cut_of_fraction, gather
+from pipelines.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
+from pipelines.thumbnails import Thumbnail, thumbnails
+
+FAILED = 1
+TOP_FRACTION = 0.3  # what LAION and DataComp style filtering keeps
+THUMBNAILS = 8
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Checked options of the command; the flags' names and meanings."""
+
+    input: str
+    output: str
+    cut: float | None
+    top_fraction: float | None
+    thumbnails: int
+
+    def __post_init__(self) -> None:
+        if self.cut is not None and not -1 <= self.cut <= 1:
+            raise ValueError(f"`--cut` must be a similarity between -1 and 1, got {self.cut}")
+        if self.top_fraction is not None and not 0 < self.top_fraction <= 1:
+            raise ValueError(
+                f"`--top_fraction` must be above 0 and at most 1, got {self.top_fraction}"
+            )
+        if self.thumbnails < 0:
+            raise ValueError(f"`--thumbnails` must be 0 or more, got {self.thumbnails}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    try:
+        config = ReportConfig(**vars(parser().parse_args(argv)))
+        require_matplotlib()
+        tables = open_tables(config.input)
+    except (ValueError, OSError, MissingExtraError) as error:
+        return _fail(str(error), WRONG_USAGE)
+    try:
+        write_report(tables, config)
+    except (ScoredTablesError, OSError) as error:
+        return _fail(str(error), FAILED)
+    print(f"report     {config.output}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the command line of `clip-beam report`."""
+    flags = Parser(prog="clip-beam report", description="Write an HTML page about a run.")
+    add = flags.add_argument
+    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
+    add("--output", required=True, metavar="URI", help="HTML file to write")
+    cut = flags.add_mutually_exclusive_group()
+    cut.add_argument("--cut", type=float, metavar="SIMILARITY", help="threshold to look at")
+    cut.add_argument(
+        "--top_fraction",
+        type=float,
+        metavar="SHARE",
+        help=f"share of the rows whose threshold to look at [{TOP_FRACTION}]",
+    )
+    add(
+        "--thumbnails",
+        type=int,
+        default=THUMBNAILS,
+        metavar="N",
+        help=f"pictures of the best, the worst, and those at the cut, each [{THUMBNAILS}]",
+    )
+    return flags
+
+
+def write_report(tables: ScoredTables, config: ReportConfig) -> None:
+    """Gathers the statistics, fetches the pictures and writes the page in one piece.
+
+    Raises:
+        ScoredTablesError, OSError: if a table cannot be read or the page not be written.
+    """
+    rows = row_count(tables.embeddings + tables.rejects)
+    with tqdm(total=rows, unit=" rows", desc="reading", disable=None) as bar:
+        statistics = gather(tables, config.thumbnails, bar.update)
+    cut = config.cut
+    if cut is None:
+        cut = cut_of_fraction(statistics.similarity, config.top_fraction or TOP_FRACTION)
+    galleries = _galleries(statistics, cut, tables)
+    page = render_report(tables, statistics, cut, galleries)
+    storage.write_atomically(config.output, page.encode())
+
+
+def _galleries(
+    statistics: Statistics, cut: float, tables: ScoredTables
+) -> list[list[tuple[ScoredRow, Thumbnail]]]:
+    """Returns the pairs of the best, those at the cut, and the worst."""
+    parts = [statistics.best, statistics.at(cut), statistics.worst]
+    rows = [row for part in parts for row in part]
+    with tqdm(total=len(rows), unit=" pictures", desc="fetching", disable=None) as bar:
+        pictures = iter(thumbnails(rows, tables.options, bar.update))
+    return [[(row, next(pictures)) for row in part] for part in parts]
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"clip-beam report: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
