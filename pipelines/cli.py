@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "make sample data, embed it with the bundled model, show what came out",
     "sample": "write a sample image-text dataset, with the truth about it beside it",
     "embed": "embed and score the image-text pairs of a manifest",
+    "classify": "label the images of a run by prompts, zero-shot",
     "report": "write an HTML page about a run",
     "pretrain": "pretrain a CLIP from a manifest",
 }
