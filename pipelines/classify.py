@@ -22,7 +22,8 @@ from clip_core import zero_shot
 from pipelines import storage
 from pipelines.accuracy import Accuracy
 from pipelines.arguments import WRONG_USAGE, Parser
-from pipelines.plots import MissingExtraError, heat_map, require_matplotlib
+from pipelines.html_pages import MissingExtraError, require
+from pipelines.plots import heat_map
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.scored_tables import (
     ScoredTables,
@@ -266,7 +267,7 @@ def _check_flags(options: argparse.Namespace) -> None:
                 f"`--confusion_plot` must end in {' or '.join(PLOT_FORMATS)}, got "
                 f"{options.confusion_plot!r}"
             )
-        require_matplotlib()
+        require("matplotlib", "plots")
 
 
 def _check_output(output: str, overwrite: bool) -> None:

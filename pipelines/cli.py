@@ -14,6 +14,7 @@ COMMANDS = {
     "embed": "embed and score the image-text pairs of a manifest",
     "classify": "label the images of a run by prompts, zero-shot",
     "report": "write an HTML page about a run",
+    "search": "find the rows of a run nearest to a text or an image",
     "pretrain": "pretrain a CLIP from a manifest",
 }
 WRONG_USAGE = 2

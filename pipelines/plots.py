@@ -23,24 +23,6 @@ _WIDTH_IN, _HEIGHT_IN = 5.6, 3.1
 _FONT_PT = 10.5
 
 
-class MissingExtraError(ImportError):
-    """A package of an extra is not installed: says what to run."""
-
-
-def require_matplotlib() -> None:
-    """Makes sure that plots can be drawn.
-
-    Raises:
-        MissingExtraError: names the extra.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            'plots need matplotlib, which is not installed; run `pip install "clip-beam[report]"`'
-        ) from error
-
-
 def bars(
     edges: np.ndarray,
     counts: np.ndarray,

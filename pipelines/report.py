@@ -11,10 +11,16 @@ from tqdm import tqdm
 
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
-from pipelines.plots import MissingExtraError, require_matplotlib
+from pipelines.html_pages import MissingExtraError, require
 from pipelines.report_page import render_report
-from pipelines.run_statistics import ScoredRow, Statistics, cut_of_fraction, gather
-from pipelines.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
+from pipelines.run_statistics import Statistics, cut_of_fraction, gather
+from pipelines.scored_tables import (
+    ScoredRow,
+    ScoredTables,
+    ScoredTablesError,
+    open_tables,
+    row_count,
+)
 from pipelines.thumbnails import Thumbnail, thumbnails
 
 FAILED = 1
@@ -47,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     try:
         config = ReportConfig(**vars(parser().parse_args(argv)))
-        require_matplotlib()
+        require("matplotlib", "plots")
+        require("jinja2", "pages")
         tables = open_tables(config.input)
     except (ValueError, OSError, MissingExtraError) as error:
         return _fail(str(error), WRONG_USAGE)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipelines import plots
+from pipelines.html_pages import render
 from pipelines.run_statistics import (
     BINS,
-    ScoredRow,
     Statistics,
     bin_floor,
     cut_of_fraction,
@@ -20,11 +19,8 @@ from pipelines.run_statistics import (
     quantile,
     rows_kept,
 )
-from pipelines.scored_tables import ScoredTables
+from pipelines.scored_tables import ScoredRow, ScoredTables
 from pipelines.thumbnails import Thumbnail
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 Gallery = Sequence[tuple[ScoredRow, Thumbnail]]
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9)
@@ -67,24 +63,6 @@ def render_report(
             )
             if values
         ],
-    )
-
-
-def render(template: str, **values: Any) -> str:
-    """Fills a template of `pages/`; every value is escaped unless it is an SVG of `plots`."""
-    return _environment().get_template(template).render(**values)
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("pipelines", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 

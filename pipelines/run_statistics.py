@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.scored_tables import ScoredTables, iterate_batches
+from pipelines.scored_tables import (
+    ROW_COLUMNS,
+    ScoredRow,
+    ScoredTables,
+    iterate_batches,
+    rows_at,
+)
 
 BINS = 20_000  # over [-1, 1]
 COARSE = 10  # bins of the histogram in one bin of the examples: 0.001
@@ -22,29 +27,11 @@ MAX_TEXT_CHARS = 1_000  # longer captions are counted as this long
 MAX_SIDE = 10_000  # pixels; larger pictures are counted as this large
 COLUMNS = (
     "similarity",
+    *ROW_COLUMNS,
     "original_width",
     "original_height",
     "text_truncated",
-    "text",
-    "uid",
-    "source",
-    "source_row",
-    "url",
-    "sha256",
 )
-
-
-@dataclass(frozen=True, order=True)
-class ScoredRow:
-    """One scored row, without its embeddings."""
-
-    similarity: float
-    uid: str
-    source: str
-    source_row: int
-    url: str | None = field(compare=False)
-    text: str | None = field(compare=False)
-    sha256: str | None = field(compare=False)
 
 
 class Statistics:
@@ -133,15 +120,15 @@ class Statistics:
         if not self._examples:
             return
         order = np.argsort(scores, kind="stable")
-        worst = _rows(batch, order[: self._examples])
-        best = _rows(batch, order[-self._examples :])
+        worst = rows_at(batch, order[: self._examples])
+        best = rows_at(batch, order[-self._examples :])
         self._worst = heapq.nsmallest(self._examples, self._worst + worst)
         self._best = heapq.nlargest(self._examples, self._best + best)
         full = [n for n, rows in self._by_bin.items() if len(rows) >= self._examples]
         for index in np.flatnonzero(~np.isin(coarse, full)):
             kept = self._by_bin.setdefault(int(coarse[index]), [])
             if len(kept) < self._examples:
-                kept += _rows(batch, [int(index)])
+                kept += rows_at(batch, [int(index)])
 
 
 def gather(
@@ -203,9 +190,3 @@ def quantile(counts: np.ndarray, share: float) -> int:
 def _count(counts: np.ndarray, values: pa.Array) -> None:
     clipped = np.clip(values.to_numpy(zero_copy_only=False), 0, len(counts) - 1)
     counts += np.bincount(clipped, minlength=len(counts))
-
-
-def _rows(batch: pa.RecordBatch, indices: Iterable[int]) -> list[ScoredRow]:
-    names = [field.name for field in fields(ScoredRow)]
-    taken = batch.select(names).take(pa.array(list(indices), pa.int64()))
-    return [ScoredRow(**row) for row in taken.to_pylist()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +17,7 @@ EMBEDDINGS = "embeddings"
 REJECTS = "rejects"
 RUN_JSON = "run.json"
 FINGERPRINT_KEY = b"clip_beam.fingerprint"
+ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
 MAX_RUN_JSON_BYTES = 16 << 20
@@ -23,6 +25,19 @@ MAX_RUN_JSON_BYTES = 16 << 20
 
 class ScoredTablesError(ValueError):
     """A directory that `embed` did not write, or a part of it that cannot be read."""
+
+
+@dataclass(frozen=True, order=True)
+class ScoredRow:
+    """A row without its embeddings; `similarity` is to its own caption, or to what was asked."""
+
+    similarity: float
+    uid: str
+    source: str
+    source_row: int
+    url: str | None = field(compare=False)
+    text: str | None = field(compare=False)
+    sha256: str | None = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,23 @@ def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
     raise ScoredTablesError(f"{uri} has no column {absent[0]!r}; {remedy}")
 
 
-def embedding_matrix(column: pa.Array) -> Any:
+def rows_at(
+    batch: pa.RecordBatch, indices: Iterable[int], similarity: np.ndarray | None = None
+) -> list[ScoredRow]:
+    """Takes rows out of a batch with `ROW_COLUMNS`.
+
+    Args:
+        similarity: [rows of the batch], or None for its own column.
+    """
+    chosen = np.fromiter(indices, np.int64)
+    if similarity is None:
+        similarity = batch.column("similarity").to_numpy(zero_copy_only=False)
+    rows = batch.select(ROW_COLUMNS).take(pa.array(chosen)).to_pylist()
+    scores = similarity[chosen].tolist()
+    return [ScoredRow(score, **row) for score, row in zip(scores, rows, strict=True)]
+
+
+def embedding_matrix(column: pa.Array) -> np.ndarray:
     """Returns [rows, dim] float32 of an embedding column."""
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), column.type.list_size).astype("float32", copy=False)

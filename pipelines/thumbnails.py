@@ -82,13 +82,22 @@ def _thumbnail(row: Row | RowFault, sha256: str | None, policy: FetchPolicy) -> 
         if isinstance(row, RowFault):
             raise row
         data = fetch_image(replace(row, expected_sha256=sha256), policy)
-        pixels = decode_image(data, Preprocess(SIDE), DecodeLimits()).pixels
+        return Thumbnail(thumbnail_uri(data))
     except RowFault as fault:
         return Thumbnail(None, fault.reason.value.replace("_", " "))
+
+
+def thumbnail_uri(data: bytes) -> str:
+    """Returns an encoded image's thumbnail as a data URI.
+
+    Raises:
+        RowFault: as `decode_image` does.
+    """
+    pixels = decode_image(data, Preprocess(SIDE), DecodeLimits()).pixels
     buffer = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "JPEG", quality=JPEG_QUALITY)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Thumbnail(f"data:image/jpeg;base64,{encoded}")
+    return f"data:image/jpeg;base64,{encoded}"
 
 
 def _manifest_rows(

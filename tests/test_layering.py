@@ -15,7 +15,17 @@ MODULES = sorted(
 )
 # The entry points and the composite see all stages; the others see records and plain helpers.
 STAGES = {"read", "fetch", "decode", "run_ahead", "encode", "score", "write"}
-ENTRY_POINTS = {"classify", "cli", "demo", "embed", "embed_rows", "pretrain", "report", "sample"}
+ENTRY_POINTS = {
+    "classify",
+    "cli",
+    "demo",
+    "embed",
+    "embed_rows",
+    "pretrain",
+    "report",
+    "sample",
+    "search",
+}
 TORCH_ALLOWED = {"encode", "pretrain"}
 
 
