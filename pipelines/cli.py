@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
-    "demo": "make sample data, embed it with the bundled model, show what came out",
+    "demo": "make sample data, embed it with the bundled model, report on it",
     "sample": "write a sample image-text dataset, with the truth about it beside it",
     "embed": "embed and score the image-text pairs of a manifest",
     "classify": "label the images of a run by prompts, zero-shot",

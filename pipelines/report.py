@@ -53,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     try:
         config = ReportConfig(**vars(parser().parse_args(argv)))
-        require("matplotlib", "plots")
-        require("jinja2", "pages")
+        require_extra()
         tables = open_tables(config.input)
     except (ValueError, OSError, MissingExtraError) as error:
         return _fail(str(error), WRONG_USAGE)
@@ -88,6 +87,16 @@ def parser() -> argparse.ArgumentParser:
         help=f"pictures of the best, the worst, and those at the cut, each [{THUMBNAILS}]",
     )
     return flags
+
+
+def require_extra() -> None:
+    """Makes sure that pages can be written.
+
+    Raises:
+        MissingExtraError: names the extra.
+    """
+    require("matplotlib", "plots")
+    require("jinja2", "pages")
 
 
 def write_report(tables: ScoredTables, config: ReportConfig) -> None:
