@@ -115,7 +115,8 @@ def _manifest_rows(
             yield number, row
     except FileNotFoundError:
         pass
-    except (ValueError, OSError):  # a manifest that is damaged or denied costs only its pictures
+    # Damaged, denied or out of reach, in the error types of each store: costs only its pictures.
+    except Exception:  # noqa: BLE001
         reason = Reason.MANIFEST_UNREADABLE
     yield from ((number, RowFault("read", reason)) for number in left)
 

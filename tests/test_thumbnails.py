@@ -119,6 +119,18 @@ def test_manifest_that_is_gone_or_damaged_costs_only_its_pictures(
     assert opened(good)
 
 
+def test_store_with_errors_of_its_own_costs_only_its_pictures(tmp_path, monkeypatch):
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(uri):
+        raise NoCredentialsError("unable to locate credentials")
+
+    monkeypatch.setattr("pipelines.thumbnails.read_footer", refuse)
+    (found,) = thumbnails([Scored(str(tmp_path / "m.parquet"), 0)], {})
+    assert found.reason == "manifest unreadable"
+
+
 def test_what_is_no_picture_says_so(tmp_path):
     (tmp_path / "0.png").write_text(json.dumps({"not": "a picture"}))
     (found,) = thumbnails([Scored(str(tmp_path / "m.jsonl"), 0, "0.png")], {})
