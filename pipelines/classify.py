@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from clip_core import zero_shot
 from pipelines import storage
@@ -24,6 +23,7 @@ from pipelines.accuracy import Accuracy
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.html_pages import MissingExtraError, require
 from pipelines.plots import heat_map
+from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.scored_tables import (
     ScoredTables,
@@ -160,9 +160,9 @@ def run(job: Job) -> Accuracy:
     }
     schema = _SCHEMA.with_metadata(metadata)
     rows = row_count(job.tables.embeddings)
-    with tqdm(total=rows, unit=" rows", disable=None) as bar:
+    with meter(rows, "rows") as count:
         for uri in job.tables.embeddings:
-            table = pa.Table.from_batches(_labelled(uri, job, accuracy, bar.update), _SCHEMA)
+            table = pa.Table.from_batches(_labelled(uri, job, accuracy, count), _SCHEMA)
             sink = pa.BufferOutputStream()
             pq.write_table(table.cast(schema), sink, compression="zstd", write_page_checksum=True)
             name = storage.base_name(uri)

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.html_pages import MissingExtraError, require
+from pipelines.progress import meter
 from pipelines.report_page import render_report
 from pipelines.run_statistics import Statistics, cut_of_fraction, gather
 from pipelines.scored_tables import (
@@ -106,8 +105,8 @@ def write_report(tables: ScoredTables, config: ReportConfig) -> None:
         ScoredTablesError, OSError: if a table cannot be read or the page not be written.
     """
     rows = row_count(tables.embeddings + tables.rejects)
-    with tqdm(total=rows, unit=" rows", desc="reading", disable=None) as bar:
-        statistics = gather(tables, config.thumbnails, bar.update)
+    with meter(rows, "rows") as count:
+        statistics = gather(tables, config.thumbnails, count)
     cut = config.cut
     if cut is None:
         cut = cut_of_fraction(statistics.similarity, config.top_fraction or TOP_FRACTION)
@@ -122,8 +121,8 @@ def _galleries(
     """Returns the pairs of the best, those at the cut, and the worst."""
     parts = [statistics.best, statistics.at(cut), statistics.worst]
     rows = [row for part in parts for row in part]
-    with tqdm(total=len(rows), unit=" pictures", desc="fetching", disable=None) as bar:
-        pictures = iter(thumbnails(rows, tables.options, bar.update))
+    with meter(len(rows), "pictures") as count:
+        pictures = iter(thumbnails(rows, tables.options, count))
     return [[(row, next(pictures)) for row in part] for part in parts]
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
@@ -16,6 +15,7 @@ from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import MAX_IMAGE_BYTES
 from pipelines.html_pages import render, require
 from pipelines.nearest import nearest_rows
+from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.records import RowFault
 from pipelines.scored_tables import (
@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), WRONG_USAGE)
     try:
         total = row_count(tables.embeddings)
-        with tqdm(total=total, unit=" rows", disable=None) as bar:
-            rows = nearest_rows(tables, query, options.top_k, bar.update)
+        with meter(total, "rows") as count:
+            rows = nearest_rows(tables, query, options.top_k, count)
         print(table(rows))
         if options.html:
             page = _gallery(tables, rows, total, options.text, image)
@@ -125,8 +125,8 @@ def _gallery(
     text: str | None,
     image: bytes | None,
 ) -> str:
-    with tqdm(total=len(rows), unit=" pictures", desc="fetching", disable=None) as bar:
-        pictures = thumbnails(rows, tables.options, bar.update)
+    with meter(len(rows), "pictures") as count:
+        pictures = thumbnails(rows, tables.options, count)
     return render(
         "search.html",
         title=text or "Nearest to this picture",
