@@ -25,6 +25,7 @@ from pipelines.thumbnails import Thumbnail, thumbnails
 FAILED = 1
 TOP_FRACTION = 0.3  # what LAION and DataComp style filtering keeps
 THUMBNAILS = 8
+MAX_THUMBNAILS = 100  # examples of each 0.001 of similarity are held in memory
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ class ReportConfig:
             raise ValueError(
                 f"`--top_fraction` must be above 0 and at most 1, got {self.top_fraction}"
             )
-        if self.thumbnails < 0:
-            raise ValueError(f"`--thumbnails` must be 0 or more, got {self.thumbnails}")
+        if not 0 <= self.thumbnails <= MAX_THUMBNAILS:
+            raise ValueError(
+                f"`--thumbnails` must be between 0 and {MAX_THUMBNAILS}, got {self.thumbnails}"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

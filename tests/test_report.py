@@ -131,7 +131,8 @@ def test_single_row_and_ends_of_the_scale_can_be_plotted(tmp_path, similarity):
     [
         (("--cut", "2"), "`--cut` must be a similarity between -1 and 1, got 2.0"),
         (("--top_fraction", "0"), "`--top_fraction` must be above 0"),
-        (("--thumbnails", "-1"), "`--thumbnails` must be 0 or more"),
+        (("--thumbnails", "-1"), "`--thumbnails` must be between 0 and 100, got -1"),
+        (("--thumbnails", "101"), "`--thumbnails` must be between 0 and 100, got 101"),
         (("--cut", "0.1", "--top_fraction", "0.1"), "not allowed with argument"),
         (("--thumbnail", "1"), "did you mean --thumbnails?"),
         ((), "expected the output directory of `clip-beam embed`"),
