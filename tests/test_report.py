@@ -5,6 +5,8 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import fsspec
+import pyarrow.parquet as pq
 import pytest
 from conftest import encode_image, make_image, write_scored
 
@@ -118,6 +120,24 @@ def test_cut_and_top_fraction_are_heeded(tmp_path, flags, told):
 def test_run_without_scored_rows_still_has_a_page(tmp_path, units):
     text = Page(make_page(tmp_path, units, rejects=[{"reason": "not_found"}])).text
     assert "No row was embedded" in text and "not_found" in text
+
+
+def test_scores_without_embeddings_and_without_run_json_have_a_page(tmp_path):
+    write_scored(tmp_path, [[{}]])
+    path = tmp_path / "embeddings" / "unit-0.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["image_embedding", "text_embedding"]), path)
+    output = tmp_path / "page.html"
+    assert report.main(["--input", str(tmp_path), "--output", str(output)]) == 0
+    assert "The run has not finished" in output.read_text()
+
+
+def test_any_filesystem_will_do(tmp_path):
+    write_scored(tmp_path, [[{}]])
+    files = fsspec.filesystem("memory")
+    files.put(str(tmp_path / "embeddings"), "/report-test/embeddings", recursive=True)
+    argv = ["--input", "memory://report-test", "--output", "memory://report-test/page.html"]
+    assert report.main(argv) == 0
+    assert b"</html>" in files.cat_file("/report-test/page.html")
 
 
 @pytest.mark.parametrize("similarity", [-1.0, 0.0, 1.0])
