@@ -9,23 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clip_core import zero_shot
 from pipelines import storage
 from pipelines.accuracy import Accuracy
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.html_pages import MissingExtraError, require
+from pipelines.label_tables import labels_batch, labels_file
 from pipelines.plots import heat_map
 from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.scored_tables import (
+    FINGERPRINT_KEY,
     ScoredTables,
     ScoredTablesError,
     check_columns,
@@ -35,6 +36,7 @@ from pipelines.scored_tables import (
     row_count,
 )
 from pipelines.truth import TruthError, read_truth
+from schemas.labels import KEY_NAMES
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
@@ -46,16 +48,6 @@ BATCH_ROWS = 2048  # times a thousand labels: 8 MB of logits
 MAX_TEXT_BYTES = 16 << 20  # of a file of labels or templates
 PLOT_FORMATS = (".png", ".svg")
 _TEMPLATES = {"none": zero_shot.BARE_TEMPLATES, "simple": zero_shot.SIMPLE_TEMPLATES}
-_KEYS = ("uid", "source", "source_row")
-_SCHEMA = pa.schema(
-    [
-        pa.field("uid", pa.string(), nullable=False),
-        pa.field("source", pa.string()),
-        pa.field("source_row", pa.int64()),
-        pa.field("labels", pa.list_(pa.string())),
-        pa.field("probabilities", pa.list_(pa.float32())),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -154,19 +146,16 @@ def run(job: Job) -> Accuracy:
     """Labels every row, a file at a time; returns what the truth says, if there is any."""
     accuracy = Accuracy(job.labels)
     metadata = {
-        b"clip_beam.fingerprint": json.dumps(dict(job.tables.fingerprint), sort_keys=True),
+        FINGERPRINT_KEY: json.dumps(dict(job.tables.fingerprint), sort_keys=True),
         b"clip_beam.labels": json.dumps(job.labels),
         b"clip_beam.templates": json.dumps(job.templates),
     }
-    schema = _SCHEMA.with_metadata(metadata)
     rows = row_count(job.tables.embeddings)
     with meter(rows, "rows") as count:
         for uri in job.tables.embeddings:
-            table = pa.Table.from_batches(_labelled(uri, job, accuracy, count), _SCHEMA)
-            sink = pa.BufferOutputStream()
-            pq.write_table(table.cast(schema), sink, compression="zstd", write_page_checksum=True)
-            name = storage.base_name(uri)
-            storage.write_atomically(storage.join(job.output, LABELS, name), sink.getvalue())
+            data = labels_file(_labelled(uri, job, accuracy, count), metadata)
+            target = storage.join(job.output, LABELS, storage.base_name(uri))
+            storage.write_atomically(target, data)
     print(f"rows       {rows}")
     print(f"labels     {len(job.labels)}, by {len(job.templates)} prompts each")
     return accuracy
@@ -192,8 +181,10 @@ def read_lines(value: str, what: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def _labelled(uri: str, job: Job, accuracy: Accuracy, progress: Any) -> Iterator[pa.RecordBatch]:
-    columns = [*_KEYS, "image_embedding"]
+def _labelled(
+    uri: str, job: Job, accuracy: Accuracy, progress: Callable[[int], object]
+) -> Iterator[pa.RecordBatch]:
+    columns = [*KEY_NAMES, "image_embedding"]
     if job.truth_column and job.truth is None:
         columns.append(job.truth_column)
     for batch in iterate_batches(uri, columns, BATCH_ROWS):
@@ -201,7 +192,7 @@ def _labelled(uri: str, job: Job, accuracy: Accuracy, progress: Any) -> Iterator
         logits = zero_shot.zero_shot_logits(images, job.weights, job.logit_scale)
         if job.truth_column:
             accuracy.add(logits, _truth(batch, job))
-        yield _labels_batch(batch, logits, job)
+        yield labels_batch(batch, logits, job.labels, job.top_k)
         progress(batch.num_rows)
 
 
@@ -210,18 +201,6 @@ def _truth(batch: pa.RecordBatch, job: Job) -> list[str | None]:
         return [job.truth.get(uid) for uid in batch.column("uid").to_pylist()]
     values = batch.column(job.truth_column).to_pylist()
     return [None if value is None else str(value) for value in values]
-
-
-def _labels_batch(batch: pa.RecordBatch, logits: np.ndarray, job: Job) -> pa.RecordBatch:
-    order = np.argsort(-logits, axis=1, kind="stable")[:, : job.top_k]
-    probabilities = np.take_along_axis(zero_shot.softmax(logits), order, axis=1)
-    offsets = pa.array(np.arange(0, order.size + 1, job.top_k), pa.int32())
-    names = pa.array(job.labels, pa.string()).take(pa.array(order.reshape(-1)))
-    chances = pa.array(probabilities.astype(np.float32).reshape(-1))
-    lists = [pa.ListArray.from_arrays(offsets, values) for values in (names, chances)]
-    return pa.RecordBatch.from_arrays(
-        [*(batch.column(key) for key in _KEYS), *lists], schema=_SCHEMA
-    )
 
 
 def _finish_accuracy(accuracy: Accuracy, job: Job, plot: str | None) -> None:

@@ -44,13 +44,15 @@ TALLY = Tally()
 
 
 @contextmanager
-def meter(total: int, unit: str, stream: TextIO = sys.stderr) -> Iterator[Callable[[int], object]]:
+def meter(total: int, unit: str, stream: TextIO | None = None) -> Iterator[Callable[[int], object]]:
     """Shows how far a loop of this thread is; gives the function that counts what is done.
 
     Args:
         total: how many there are.
         unit: of what, in the plural.
+        stream: stderr when None.
     """
+    stream = stream or sys.stderr
     if stream.isatty():
         with tqdm(total=total, unit=f" {unit}", file=stream, dynamic_ncols=True) as bar:
             yield bar.update

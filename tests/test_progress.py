@@ -67,3 +67,11 @@ def test_meter_of_nothing_says_nothing():
     with meter(0, "rows", stream):
         pass
     assert stream.getvalue() == ""
+
+
+def test_meter_writes_to_the_stderr_of_the_moment(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", stream)
+    with meter(2, "rows") as count:
+        count(1)
+    assert "1/2" in stream.getvalue()
