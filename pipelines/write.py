@@ -18,9 +18,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines import progress, storage
 from pipelines.records import Reject, Scored, UnitCount, UnitResult
-from pipelines.scored_tables import EMBEDDINGS, FINGERPRINT_KEY, REJECTS
 from pipelines.tables import rejects_batch, scored_batch
 
+EMBEDDINGS = "embeddings"
+REJECTS = "rejects"
+FINGERPRINT_KEY = b"clip_beam.fingerprint"
 RESULT_KEY = b"clip_beam.unit"
 
 # Rows of a unit travel to its writer in blocks: a shuffled element costs far more than a row.
