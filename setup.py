@@ -26,6 +26,8 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<3"],
     # Ships the BPE vocabulary that the published OpenAI models were trained with.
     "openai": ["openai-clip"],
+    # Plots of the report and of `classify`; the pages' templates.
+    "report": ["jinja2>=3.1", "matplotlib>=3.9"],
     "s3": ["s3fs>=2024.6"],
     "test": [
         # flask and flask-cors are all that moto's S3 server needs of its large extra `server`.
@@ -34,6 +36,8 @@ EXTRAS = {
         "s3fs>=2024.6",
         "flask",
         "flask-cors",
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
         "openai-clip",
         "pytest>=8",
         "pytest-timeout>=2.3",
@@ -51,7 +55,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["clip_core*", "pipelines*", "schemas*"]),
-    package_data={"clip_core": ["models/tiny/*"]},
+    package_data={"clip_core": ["models/tiny/*"], "pipelines": ["pages/*"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["clip-beam=pipelines.cli:main"]},

@@ -18,6 +18,7 @@ import clip_core
 from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import ClipModel
 from clip_core.ranking import auroc
+from clip_core.zero_shot import zero_shot_weights
 from pipelines.sample_rows import SampleConfig, SampleRow, make_row
 from pipelines.scenes import COLOURS, SHAPES, Scene, random_scene, scene_rng
 
@@ -141,14 +142,9 @@ def zero_shot(model: ClipModel, config: SampleConfig) -> tuple[float, float, flo
 def _accuracy(
     model: ClipModel, images: np.ndarray, names: list[str], labels: list, truth: list
 ) -> float:
-    classes = np.stack([_class_embedding(model, name) for name in names])
+    classes = zero_shot_weights(model, names, TEMPLATES)
     nearest = (images @ classes.T).argmax(axis=1)
     return float(np.mean([labels[i] == true for i, true in zip(nearest, truth, strict=True)]))
-
-
-def _class_embedding(model: ClipModel, name: str) -> np.ndarray:
-    mean = embed_texts(model, [template.format(name) for template in TEMPLATES]).mean(axis=0)
-    return mean / np.linalg.norm(mean)
 
 
 def embed_images(model: ClipModel, rows: Sequence[SampleRow]) -> np.ndarray:

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
-    "demo": "make sample data, embed it with the bundled model, show what came out",
+    "demo": "make sample data, embed it with the bundled model, report on it",
     "sample": "write a sample image-text dataset, with the truth about it beside it",
     "check": "look at a sample and say what would go wrong with `embed`, before it does",
     "embed": "embed and score the image-text pairs of a manifest",
+    "classify": "label the images of a run by prompts, zero-shot",
+    "report": "write an HTML page about a run",
+    "search": "find the rows of a run nearest to a text or an image",
     "pretrain": "pretrain a CLIP from a manifest",
     "convert": "any checkpoint -> a model directory of safetensors",
     "verify": "test a model on this machine against plain fp32",

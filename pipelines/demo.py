@@ -1,7 +1,9 @@
-"""`clip-beam demo`: sample data in, scores out, and how well they tell true pairs from swapped.
+"""`clip-beam demo`: sample data in, scores and a report out, and how well they tell true pairs from
+swapped.
 
 OUTPUT/sample      pictures and captions, some swapped, some broken, and the truth about them
 OUTPUT/embedded    what `clip-beam embed` makes of them
+OUTPUT/report.html what `clip-beam report` makes of that
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from clip_core.ranking import auroc
-from pipelines import embed
+from pipelines import embed, report
 from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.html_pages import MissingExtraError
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 
@@ -39,14 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"$ clip-beam embed --manifest {sample} --output {embedded} --model tiny", flush=True)
     status = embed.main(["--manifest", str(sample), "--output", str(embedded), "--model", "tiny"])
     if status == 0:
-        print()
-        print(results_table(sample, embedded))
+        print(f"\n{results_table(sample, embedded)}\n")
+        status = _report(embedded, options.output / "report.html")
     return status
 
 
 def parser() -> argparse.ArgumentParser:
     """Builds the command line of `clip-beam demo`."""
-    flags = Parser(prog="clip-beam demo", description="Embed a sample dataset and show the result.")
+    flags = Parser(
+        prog="clip-beam demo",
+        description="Embed a sample dataset, report on it and show the result.",
+    )
     flags.add_argument("--output", type=Path, default=Path("demo-output"), help="[demo-output]")
     flags.add_argument("--rows", type=int, default=1000, help="[1000]")
     flags.add_argument("--seed", type=int, default=0, help="[0]")
@@ -71,6 +77,20 @@ def results_table(sample: Path, embedded: Path) -> str:
     lines.append(f"a true pair scores above a swapped one in {score:.1%} of cases (AUROC)")
     lines.append(f"broken pictures: {broken} drawn, {len(truth) - len(similarity)} rejected")
     return "\n".join(lines)
+
+
+def _report(embedded: Path, page: Path) -> int:
+    """Writes the page about the run, where the extra that draws it is installed."""
+    try:
+        report.require_extra()
+    except MissingExtraError as error:
+        print(f"no report: {error}")
+        return 0
+    print(f"$ clip-beam report --input {embedded} --output {page}", flush=True)
+    status = report.main(["--input", str(embedded), "--output", str(page)])
+    if status == 0:
+        print(f"\nopen {page} in a browser")
+    return status
 
 
 def _line(name: str, similarity: np.ndarray) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from tqdm import tqdm
@@ -39,6 +41,36 @@ class Tally:
 
 # Stages of an in-process run count here; on remote workers nobody looks at it.
 TALLY = Tally()
+
+
+@contextmanager
+def meter(total: int, unit: str, stream: TextIO | None = None) -> Iterator[Callable[[int], object]]:
+    """Shows how far a loop of this thread is; gives the function that counts what is done.
+
+    Args:
+        total: how many there are.
+        unit: of what, in the plural.
+        stream: stderr when None.
+    """
+    stream = stream or sys.stderr
+    if stream.isatty():
+        with tqdm(total=total, unit=f" {unit}", file=stream, dynamic_ncols=True) as bar:
+            yield bar.update
+        return
+    started_at = shown_at = time.monotonic()
+    done = 0
+
+    def count_done(count: int) -> None:
+        nonlocal done, shown_at
+        done += count
+        now = time.monotonic()
+        if now - shown_at >= LINE_INTERVAL_S:
+            shown_at = now
+            rate = done / (now - started_at)
+            left = f", {(total - done) / rate:.0f} s left" if rate else ""
+            print(f"{done} of {total} {unit}, {rate:.1f}/s{left}", file=stream, flush=True)
+
+    yield count_done
 
 
 class Progress:

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.records import UnitResult
+from pipelines.scored_tables import RUN_JSON
 
-RUN_JSON = "run.json"
 SUCCESS = "_SUCCESS"
 # The packages whose release can change a value in the tables.
 VERSIONED = ("clip-beam", "apache-beam", "ftfy", "numpy", "pillow", "pyarrow", "regex", "torch")

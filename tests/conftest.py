@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from stores import emulators
@@ -19,6 +22,9 @@ from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.records import Row
+from pipelines.scored_tables import FINGERPRINT_KEY
+from schemas.embeddings import embeddings_schema
+from schemas.rejects import rejects_schema
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 
@@ -94,3 +100,46 @@ def make_row(number: int = 0, **changes: object) -> Row:
 
 def plan(pattern: object, **settings: object):
     return plan_units(ManifestRequest(patterns=(str(pattern),), **settings))
+
+
+def write_scored(
+    root: Path,
+    units: list[list[dict]],
+    *,
+    rejects=(),
+    record=None,
+    fingerprint=None,
+    kept=(),
+    dim=4,
+) -> Path:
+    """Writes tables as `embed` does, a file for each list of rows; fields left out have defaults."""
+    defaults = {
+        "source": "/data/manifest.jsonl",
+        "text": "a red circle",
+        "original_width": 80,
+        "original_height": 70,
+        "similarity": 0.5,
+        "text_truncated": False,
+        "image_embedding": np.eye(dim, dtype=np.float32)[0],
+        "text_embedding": np.eye(dim, dtype=np.float32)[0],
+    }
+    metadata = {FINGERPRINT_KEY: json.dumps(fingerprint or {"checkpoint_sha256": "c0ffee"})}
+    schema = embeddings_schema(dim, kept=kept).with_metadata(metadata)
+    (root / "embeddings").mkdir(parents=True)
+    number = 0
+    for index, unit in enumerate(units):
+        rows = []
+        for row in unit:
+            rows.append(defaults | {"uid": f"row-{number}", "source_row": number} | row)
+            number += 1
+        table = pa.Table.from_pylist(rows, schema)
+        pq.write_table(table, root / "embeddings" / f"unit-{index}.parquet", row_group_size=50)
+    if rejects:
+        (root / "rejects").mkdir()
+        rows = [{"uid": f"bad-{n}", "stage": "decode"} | row for n, row in enumerate(rejects)]
+        pq.write_table(
+            pa.Table.from_pylist(rows, rejects_schema()), root / "rejects" / "unit-0.parquet"
+        )
+    if record is not None:
+        (root / "run.json").write_text(json.dumps(record))
+    return root

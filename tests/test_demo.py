@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -35,6 +36,19 @@ def test_broken_pictures_are_the_rejects(made):
 def test_table_shows_both_kinds_and_the_auroc(made):
     table = demo.results_table(made / "sample", made / "embedded")
     assert "true" in table and "swapped" in table and "(AUROC)" in table
+
+
+def test_report_is_written_beside_the_tables(made):
+    page = (made / "report.html").read_text(encoding="utf-8")
+    truth = [json.loads(line) for line in (made / "sample" / TRUTH).open()]
+    assert f">{len(truth)}<" in page and "data:image/jpeg;base64," in page
+
+
+def test_demo_goes_without_a_report_where_the_extra_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert demo.main(["--output", str(tmp_path / "out"), "--rows", "10"]) == 0
+    assert "no report: plots need matplotlib" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "report.html").exists()
 
 
 def test_demo_can_be_run_again_but_touches_no_foreign_directory(made, tmp_path, capsys):

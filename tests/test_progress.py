@@ -1,7 +1,7 @@
 import io
 
 from pipelines import progress
-from pipelines.progress import Progress, Tally
+from pipelines.progress import Progress, Tally, meter
 
 
 class Terminal(io.StringIO):
@@ -39,3 +39,39 @@ def test_bar_is_drawn_on_a_terminal_only(monkeypatch):
 
 def test_nothing_done_yet_is_no_division_by_zero(monkeypatch):
     assert shown(monkeypatch, io.StringIO(), 9, 0, 0, 0)[0].startswith("0 of 9 rows")
+
+
+def test_meter_draws_a_bar_on_a_terminal():
+    stream = Terminal()
+    with meter(9, "pictures", stream) as count:
+        count(4)
+        count(3)
+    assert "7/9" in stream.getvalue() and "pictures" in stream.getvalue()
+
+
+def test_meter_prints_plain_lines_now_and_then_elsewhere(monkeypatch):
+    seconds = iter([0, 4, 11, 12, 22])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    stream = io.StringIO()
+    with meter(44, "rows", stream) as count:
+        for _ in range(4):
+            count(11)
+    assert stream.getvalue().splitlines() == [
+        "22 of 44 rows, 2.0/s, 11 s left",
+        "44 of 44 rows, 2.0/s, 0 s left",
+    ]
+
+
+def test_meter_of_nothing_says_nothing():
+    stream = io.StringIO()
+    with meter(0, "rows", stream):
+        pass
+    assert stream.getvalue() == ""
+
+
+def test_meter_writes_to_the_stderr_of_the_moment(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", stream)
+    with meter(2, "rows") as count:
+        count(1)
+    assert "1/2" in stream.getvalue()

@@ -1,0 +1,55 @@
+"""Exact nearest rows: every embedding is looked at once, and no more than k rows are kept."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.scored_tables import (
+    ROW_COLUMNS,
+    ScoredRow,
+    ScoredTables,
+    embedding_matrix,
+    iterate_batches,
+    rows_at,
+)
+
+
+def nearest_rows(
+    tables: ScoredTables,
+    query: np.ndarray,
+    top_k: int,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> list[ScoredRow]:
+    """Returns the rows whose image embedding has the largest cosine to `query`, largest first.
+
+    Equal ones are ordered by uid, so that the answer does not depend on files or batches.
+
+    Args:
+        query: [dim] float32, L2-normalised.
+        progress: called with the number of rows of each batch.
+    """
+    best: list[ScoredRow] = []
+    for uri in tables.embeddings:
+        for batch in iterate_batches(uri, (*ROW_COLUMNS, "image_embedding")):
+            floor = best[-1].similarity if len(best) == top_k else -np.inf
+            best = heapq.nsmallest(top_k, best + _candidates(batch, query, top_k, floor), key=_rank)
+            progress(batch.num_rows)
+    return best
+
+
+def _candidates(
+    batch: pa.RecordBatch, query: np.ndarray, top_k: int, floor: float
+) -> list[ScoredRow]:
+    """Takes the best of a batch, with all that tie with the last of them."""
+    scores = embedding_matrix(batch.column("image_embedding")) @ query
+    if len(scores) > top_k:
+        floor = max(floor, np.partition(scores, -top_k)[-top_k])
+    return rows_at(batch, np.flatnonzero(scores >= floor), scores)
+
+
+def _rank(row: ScoredRow) -> tuple[float, str, str, int]:
+    return -row.similarity, row.uid, row.source, row.source_row

@@ -1,0 +1,70 @@
+"""The model for questions put to a run's embeddings: it must be the one that made them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pipelines.scored_tables import ScoredTables
+
+if TYPE_CHECKING:
+    from clip_core.loading import ClipModel
+
+# What decides whether two embeddings can be compared; precision only adds noise.
+_MUST_EQUAL = ("checkpoint_sha256", "architecture", "activation", "tokenizer", "preprocessing")
+
+
+class OtherModelError(ValueError):
+    """The model is not the one that made the embeddings: names the difference."""
+
+
+def add_model_flags(flags: argparse.ArgumentParser) -> None:
+    """Adds the flags that `load_query_model` reads."""
+    add = flags.add_argument
+    add("--model", help="the model that made the embeddings, as embed takes it [from run.json]")
+    add("--arch", help="architecture of a bare state dict [from run.json]")
+    add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict [run.json]")
+    add("--vocab", metavar="URI", help="BPE vocabulary [from run.json, else the model's]")
+    add("--device", default="cpu", help="cpu or cuda [cpu]")
+
+
+def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipModel:
+    """Loads the model that made the embeddings; what no flag names is taken from run.json.
+
+    Raises:
+        OtherModelError: if it is another, or none is named.
+        ValueError: if it cannot be loaded.
+    """
+    import clip_core
+
+    name = options.model or tables.options.get("model")
+    if not name:
+        raise OtherModelError(
+            "expected `--model`, as the run has not finished and run.json does not name it"
+        )
+    # What run.json says about its own model says nothing about another one.
+    own = tables.options if not options.model else {}
+    model = clip_core.load(
+        name,
+        device=options.device,
+        arch=options.arch or own.get("arch"),
+        activation=options.activation or own.get("activation"),
+        vocab=options.vocab or own.get("vocab"),
+    )
+    check_same_model(tables, model)
+    return model
+
+
+def check_same_model(tables: ScoredTables, model: ClipModel) -> None:
+    """Makes sure that a model's embeddings can be compared with those of the tables.
+
+    Raises:
+        OtherModelError: names the first difference.
+    """
+    for name in _MUST_EQUAL:
+        expected, got = tables.fingerprint.get(name), model.fingerprint.get(name)
+        if expected is not None and expected != got:
+            raise OtherModelError(
+                f"expected the model that made the embeddings, with {name} {expected!r}, got "
+                f"{got!r}; name it with `--model`, or embed again with this one"
+            )

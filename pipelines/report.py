@@ -1,0 +1,138 @@
+"""`clip-beam report`: one self-contained HTML page about a run of `embed`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines import storage
+from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.html_pages import MissingExtraError, require
+from pipelines.progress import meter
+from pipelines.report_page import render_report
+from pipelines.run_statistics import Statistics, cut_of_fraction, gather
+from pipelines.scored_tables import (
+    ScoredRow,
+    ScoredTables,
+    ScoredTablesError,
+    open_tables,
+    row_count,
+)
+from pipelines.thumbnails import Thumbnail, thumbnails
+
+FAILED = 1
+TOP_FRACTION = 0.3  # what LAION and DataComp style filtering keeps
+THUMBNAILS = 8
+MAX_THUMBNAILS = 100  # examples of each 0.001 of similarity are held in memory
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Checked options of the command; the flags' names and meanings."""
+
+    input: str
+    output: str
+    cut: float | None
+    top_fraction: float | None
+    thumbnails: int
+
+    def __post_init__(self) -> None:
+        if self.cut is not None and not -1 <= self.cut <= 1:
+            raise ValueError(f"`--cut` must be a similarity between -1 and 1, got {self.cut}")
+        if self.top_fraction is not None and not 0 < self.top_fraction <= 1:
+            raise ValueError(
+                f"`--top_fraction` must be above 0 and at most 1, got {self.top_fraction}"
+            )
+        if not 0 <= self.thumbnails <= MAX_THUMBNAILS:
+            raise ValueError(
+                f"`--thumbnails` must be between 0 and {MAX_THUMBNAILS}, got {self.thumbnails}"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    try:
+        config = ReportConfig(**vars(parser().parse_args(argv)))
+        require_extra()
+        tables = open_tables(config.input)
+    except (ValueError, OSError, MissingExtraError) as error:
+        return _fail(str(error), WRONG_USAGE)
+    try:
+        write_report(tables, config)
+    except (ScoredTablesError, OSError) as error:
+        return _fail(str(error), FAILED)
+    print(f"report     {config.output}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the command line of `clip-beam report`."""
+    flags = Parser(prog="clip-beam report", description="Write an HTML page about a run.")
+    add = flags.add_argument
+    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
+    add("--output", required=True, metavar="URI", help="HTML file to write")
+    cut = flags.add_mutually_exclusive_group()
+    cut.add_argument("--cut", type=float, metavar="SIMILARITY", help="threshold to look at")
+    cut.add_argument(
+        "--top_fraction",
+        type=float,
+        metavar="SHARE",
+        help=f"share of the rows whose threshold to look at [{TOP_FRACTION}]",
+    )
+    add(
+        "--thumbnails",
+        type=int,
+        default=THUMBNAILS,
+        metavar="N",
+        help=f"pictures of the best, the worst, and those at the cut, each [{THUMBNAILS}]",
+    )
+    return flags
+
+
+def require_extra() -> None:
+    """Makes sure that pages can be written.
+
+    Raises:
+        MissingExtraError: names the extra.
+    """
+    require("matplotlib", "plots")
+    require("jinja2", "pages")
+
+
+def write_report(tables: ScoredTables, config: ReportConfig) -> None:
+    """Gathers the statistics, fetches the pictures and writes the page in one piece.
+
+    Raises:
+        ScoredTablesError, OSError: if a table cannot be read or the page not be written.
+    """
+    rows = row_count(tables.embeddings + tables.rejects)
+    with meter(rows, "rows") as count:
+        statistics = gather(tables, config.thumbnails, count)
+    cut = config.cut
+    if cut is None:
+        cut = cut_of_fraction(statistics.similarity, config.top_fraction or TOP_FRACTION)
+    galleries = _galleries(statistics, cut, tables)
+    page = render_report(tables, statistics, cut, galleries)
+    storage.write_atomically(config.output, page.encode())
+
+
+def _galleries(
+    statistics: Statistics, cut: float, tables: ScoredTables
+) -> list[list[tuple[ScoredRow, Thumbnail]]]:
+    """Returns the pairs of the best, those at the cut, and the worst."""
+    parts = [statistics.best, statistics.at(cut), statistics.worst]
+    rows = [row for part in parts for row in part]
+    with meter(len(rows), "pictures") as count:
+        pictures = iter(thumbnails(rows, tables.options, count))
+    return [[(row, next(pictures)) for row in part] for part in parts]
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"clip-beam report: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

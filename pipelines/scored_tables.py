@@ -1,0 +1,201 @@
+"""Reads what `embed` wrote: its tables file by file and batch by batch, never as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+
+EMBEDDINGS = "embeddings"
+REJECTS = "rejects"
+RUN_JSON = "run.json"
+FINGERPRINT_KEY = b"clip_beam.fingerprint"
+ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
+BATCH_ROWS = 8192
+BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
+MAX_RUN_JSON_BYTES = 16 << 20
+
+
+class ScoredTablesError(ValueError):
+    """A directory that `embed` did not write, or a part of it that cannot be read."""
+
+
+@dataclass(frozen=True, order=True)
+class ScoredRow:
+    """A row without its embeddings; `similarity` is to its own caption, or to what was asked."""
+
+    similarity: float
+    uid: str
+    source: str
+    source_row: int
+    url: str | None = field(compare=False)
+    text: str | None = field(compare=False)
+    sha256: str | None = field(compare=False)
+
+
+@dataclass(frozen=True)
+class ScoredTables:
+    """The output directory of `embed`.
+
+    Attributes:
+        root: the directory's URI.
+        embeddings: URIs of the files of the embeddings table, sorted.
+        rejects: URIs of the files of the rejects table, sorted.
+        schema: of the embeddings table.
+        fingerprint: what decided the values, from the metadata of the first file.
+        record: what run.json says; empty while a run has not finished.
+    """
+
+    root: str
+    embeddings: tuple[str, ...]
+    rejects: tuple[str, ...]
+    schema: pa.Schema
+    fingerprint: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of the run, by flag."""
+        return self.record.get("options", {})
+
+
+def open_tables(root: str) -> ScoredTables:
+    """Finds the tables under an output directory of `embed`; reads one footer and run.json.
+
+    Raises:
+        ScoredTablesError: if there is no table, or it was not written by `embed`.
+        OSError: as the filesystem reports it.
+    """
+    root = storage.normalize(root)
+    embeddings = _parquet_files(storage.join(root, EMBEDDINGS))
+    if not embeddings:
+        raise ScoredTablesError(
+            f"expected the output directory of `clip-beam embed`, got {root!r}, which has no "
+            f"{EMBEDDINGS}/*.parquet; name another with `--input`"
+        )
+    schema = _schema(embeddings[0])
+    metadata = schema.metadata or {}
+    if FINGERPRINT_KEY not in metadata:
+        raise ScoredTablesError(f"{embeddings[0]} was not written by `clip-beam embed`")
+    return ScoredTables(
+        root=root,
+        embeddings=embeddings,
+        rejects=_parquet_files(storage.join(root, REJECTS)),
+        schema=schema.remove_metadata(),
+        fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
+        record=_run_record(storage.join(root, RUN_JSON)),
+    )
+
+
+def row_count(uris: Sequence[str]) -> int:
+    """Returns the rows of all files, from their footers."""
+    return sum(_footer_rows(uri) for uri in uris)
+
+
+def iterate_batches(
+    uri: str, columns: Sequence[str], batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Yields the record batches of one file, in order, with the given columns alone.
+
+    Raises:
+        ScoredTablesError: if a column is not there, or the file is damaged.
+        OSError: as the filesystem reports it.
+    """
+    try:
+        with storage.open_input(uri) as file:
+            parquet = pq.ParquetFile(
+                file, page_checksum_verification=True, buffer_size=BUFFER_BYTES
+            )
+            check_columns(parquet.schema_arrow, columns, uri)
+            for batch in parquet.iter_batches(batch_rows, columns=list(columns)):
+                yield batch.select(list(columns))
+    except pa.ArrowException as error:
+        raise _damaged(uri, error) from error
+    except OSError as error:  # Arrow's own have no number; those of filesystems have, or a class
+        if type(error) is not OSError or error.errno is not None:
+            raise
+        raise _damaged(uri, error) from error
+
+
+def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
+    """Makes sure that a table has columns.
+
+    Raises:
+        ScoredTablesError: names the first one that is absent, and those that are there.
+    """
+    absent = [name for name in columns if name not in schema.names]
+    if not absent:
+        return
+    remedy = f"it has {', '.join(schema.names)}"
+    if absent[0] in ("image_embedding", "text_embedding"):
+        remedy = "embed again without `--scores_only`"
+    raise ScoredTablesError(f"{uri} has no column {absent[0]!r}; {remedy}")
+
+
+def rows_at(
+    batch: pa.RecordBatch, indices: Iterable[int], similarity: np.ndarray | None = None
+) -> list[ScoredRow]:
+    """Takes rows out of a batch with `ROW_COLUMNS`.
+
+    Args:
+        similarity: [rows of the batch], or None for its own column.
+    """
+    chosen = np.fromiter(indices, np.int64)
+    if similarity is None:
+        similarity = batch.column("similarity").to_numpy(zero_copy_only=False)
+    rows = batch.select(ROW_COLUMNS).take(pa.array(chosen)).to_pylist()
+    scores = similarity[chosen].tolist()
+    return [ScoredRow(score, **row) for score, row in zip(scores, rows, strict=True)]
+
+
+def embedding_matrix(column: pa.Array) -> np.ndarray:
+    """Returns [rows, dim] float32 of an embedding column."""
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), column.type.list_size).astype("float32", copy=False)
+
+
+def _parquet_files(directory: str) -> tuple[str, ...]:
+    found = storage.list_files(directory)
+    return tuple(
+        uri
+        for uri in found
+        if uri.endswith(".parquet") and not storage.base_name(uri).startswith((".", "_"))
+    )
+
+
+def _schema(uri: str) -> pa.Schema:
+    try:
+        with storage.open_input(uri) as file:
+            return pq.read_schema(file)
+    except pa.ArrowException as error:
+        raise _damaged(uri, error) from error
+
+
+def _footer_rows(uri: str) -> int:
+    try:
+        with storage.open_input(uri) as file:
+            return pq.read_metadata(file).num_rows
+    except pa.ArrowException as error:
+        raise _damaged(uri, error) from error
+
+
+def _run_record(uri: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(storage.read_bytes(uri, MAX_RUN_JSON_BYTES))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ScoredTablesError(f"{uri} is damaged: {error}; run `embed` again") from error
+    return record if isinstance(record, dict) else {}
+
+
+def _damaged(uri: str, error: Exception) -> ScoredTablesError:
+    reason = str(error).split("\n", 1)[0]
+    return ScoredTablesError(f"{uri} is damaged ({reason}); remove it and run `embed` again")

@@ -1,0 +1,161 @@
+"""`clip-beam search`: the rows of a run whose pictures are nearest to a text or an image."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines import storage
+from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.decode import DecodeLimits, decode_image
+from pipelines.fetch import MAX_IMAGE_BYTES
+from pipelines.html_pages import render, require
+from pipelines.nearest import nearest_rows
+from pipelines.progress import meter
+from pipelines.query_model import add_model_flags, load_query_model
+from pipelines.records import RowFault
+from pipelines.scored_tables import (
+    ScoredRow,
+    ScoredTables,
+    ScoredTablesError,
+    check_columns,
+    open_tables,
+    row_count,
+)
+from pipelines.thumbnails import thumbnail_uri, thumbnails
+
+if TYPE_CHECKING:
+    from clip_core.loading import ClipModel
+
+FAILED = 1
+TOP_K = 10
+WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = parser().parse_args(argv)
+    try:
+        tables = _checked_tables(options)
+        image = _read_image(options.image) if options.image else None
+        query = _embed(load_query_model(tables, options), options.text, image)
+    except (ValueError, OSError, ImportError, RowFault) as error:
+        return _fail(str(error), WRONG_USAGE)
+    try:
+        total = row_count(tables.embeddings)
+        with meter(total, "rows") as count:
+            rows = nearest_rows(tables, query, options.top_k, count)
+        print(table(rows))
+        if options.html:
+            page = _gallery(tables, rows, total, options.text, image)
+            storage.write_atomically(options.html, page.encode())
+            print(f"\ngallery    {options.html}")
+    except (ScoredTablesError, OSError) as error:
+        return _fail(str(error), FAILED)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the command line of `clip-beam search`."""
+    flags = Parser(prog="clip-beam search", description="Find the rows nearest to a text or image.")
+    add = flags.add_argument
+    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
+    query = flags.add_mutually_exclusive_group()
+    query.add_argument("--text", help="what to look for, in words")
+    query.add_argument("--image", metavar="URI", help="what to look for, as a picture")
+    add("--top_k", type=int, default=TOP_K, help=f"rows to show [{TOP_K}]")
+    add("--html", metavar="URI", help="gallery with thumbnails to write")
+    add_model_flags(flags)
+    return flags
+
+
+def table(rows: Sequence[ScoredRow]) -> str:
+    """Returns a line for each row: similarity, uid, url, text."""
+    widths = {
+        name: max([len(name), *(min(len(_plain(getattr(row, name))), width) for row in rows)])
+        for name, width in WIDTHS.items()
+    }
+    heads = [f"{name:<{width}}" for name, width in widths.items()]
+    lines = ["  ".join(["similarity", *heads]).rstrip()]
+    for row in rows:
+        cells = [_cell(getattr(row, name), width) for name, width in widths.items()]
+        lines.append("  ".join([f"{row.similarity:>10.4f}", *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(value: str | None, width: int) -> str:
+    text = _plain(value)
+    return f"{text if len(text) <= width else text[: width - 1] + '…':<{width}}"
+
+
+def _plain(value: str | None) -> str:
+    """Takes out what would steer a terminal: captions come from strangers."""
+    return "".join(c if c.isprintable() else " " for c in value) if value else "-"
+
+
+def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarray:
+    """Returns the query [dim] float32, L2-normalised.
+
+    Raises:
+        RowFault: if the image cannot be decoded.
+    """
+    from clip_core.encoding import encode_pixels, encode_tokens
+
+    if image is not None:
+        pixels = decode_image(image, model.preprocessing, DecodeLimits()).pixels
+        return encode_pixels(model.clip, pixels[None])[0]
+    return encode_tokens(model.clip, model.tokenizer.tokenize([text or ""], truncate=True))[0]
+
+
+def _read_image(uri: str) -> bytes:
+    data = storage.read_bytes(uri, MAX_IMAGE_BYTES)
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ValueError(f"expected at most {MAX_IMAGE_BYTES} bytes in `--image` {uri!r}")
+    return data
+
+
+def _gallery(
+    tables: ScoredTables,
+    rows: Sequence[ScoredRow],
+    total: int,
+    text: str | None,
+    image: bytes | None,
+) -> str:
+    with meter(len(rows), "pictures") as count:
+        pictures = thumbnails(rows, tables.options, count)
+    return render(
+        "search.html",
+        title=text or "Nearest to this picture",
+        text=text,
+        root=tables.root,
+        rows_read=f"{total:,}",
+        picture=thumbnail_uri(image) if image is not None else None,
+        pairs=list(zip(rows, pictures, strict=True)),
+    )
+
+
+def _checked_tables(options: argparse.Namespace) -> ScoredTables:
+    if options.top_k < 1:
+        raise ValueError(f"`--top_k` must be a positive int, got {options.top_k}")
+    if options.text is None and options.image is None:
+        raise ValueError("expected `--text` or `--image`, got neither; say what to look for")
+    if options.text is not None and not options.text.strip():
+        raise ValueError("expected words as `--text`, got a blank one")
+    if options.html:
+        require("jinja2", "galleries")
+    tables = open_tables(options.input)
+    check_columns(tables.schema, ["image_embedding"], tables.embeddings[0])
+    return tables
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"clip-beam search: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

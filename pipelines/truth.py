@@ -1,0 +1,62 @@
+"""Reads the true class of rows from a file of its own, by uid."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+
+from pipelines import storage
+from pipelines.compression import decompressed
+from pipelines.manifest import format_of
+from pipelines.scored_tables import iterate_batches
+
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+
+class TruthError(ValueError):
+    """A file of true classes that cannot be read."""
+
+
+def read_truth(uri: str, column: str) -> dict[str, str]:
+    """Returns the class of each uid that has one. The whole of it is held in memory.
+
+    Args:
+        uri: a Parquet, JSONL, CSV or TSV file with a `uid` column.
+        column: the name of the class's column.
+
+    Raises:
+        TruthError: if the format is not known, or a column is absent.
+        OSError: as the filesystem reports it.
+    """
+    kind = format_of(uri)
+    if kind == "parquet":
+        pairs = _parquet_pairs(uri, column)
+    elif kind in ("jsonl", "csv", "tsv"):
+        pairs = _text_pairs(uri, kind, column)
+    else:
+        raise TruthError(f"expected a Parquet, JSONL, CSV or TSV file as `--truth`, got {uri!r}")
+    return {uid: str(value) for uid, value in pairs if value not in (None, "")}
+
+
+def _parquet_pairs(uri: str, column: str) -> Iterator[tuple[str, object]]:
+    for batch in iterate_batches(uri, ("uid", column)):
+        yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
+
+
+def _text_pairs(uri: str, kind: str, column: str) -> Iterator[tuple[str, object]]:
+    with storage.open_input(uri) as file:
+        lines = io.TextIOWrapper(decompressed(uri, file), encoding="utf-8", newline="")
+        rows = (
+            (json.loads(line) for line in lines if line.strip())
+            if kind == "jsonl"
+            else csv.DictReader(lines, delimiter=_DELIMITERS[kind])
+        )
+        try:
+            for row in rows:
+                yield row["uid"], row[column]
+        except KeyError as error:
+            raise TruthError(f"{uri} has no column {error}; name another") from error
+        except (ValueError, TypeError, csv.Error) as error:
+            raise TruthError(f"{uri} cannot be read: {error}") from error

@@ -1,0 +1,18 @@
+"""The labels table: the likeliest labels of every row that has an image embedding."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from schemas.embeddings import ROW_FIELDS
+
+KEY_NAMES = ("uid", "source", "source_row")
+
+# Both lists have one length in all rows; the likeliest label comes first.
+LABELS_SCHEMA = pa.schema(
+    [
+        *(field for field in ROW_FIELDS if field.name in KEY_NAMES),
+        pa.field("labels", pa.list_(pa.string())),
+        pa.field("probabilities", pa.list_(pa.float32())),
+    ]
+)

@@ -1,0 +1,166 @@
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_scored
+
+import clip_core
+from bench.quality import embed_images
+from pipelines import cli
+from pipelines.sample_rows import SampleConfig, make_row
+from pipelines.scenes import COLOURS, SHAPES
+
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Pictures of one object each, embedded by the bundled model; colour kept, shape in a file."""
+    root = tmp_path_factory.mktemp("classify")
+    model = clip_core.load("tiny")
+    config = SampleConfig(ROWS, 5, one_object=True)
+    scenes = [make_row(config, number) for number in range(ROWS)]
+    images = embed_images(model, scenes)
+    rows = [
+        {"uid": s.uid, "colour": s.truth.colour, "image_embedding": image, "text": s.text}
+        for s, image in zip(scenes, images, strict=True)
+    ]
+    truth = [{"uid": s.uid, "shape": s.truth.shape} for s in scenes]
+    (root / "truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth))
+    write_scored(
+        root / "scored",
+        [rows[:40], rows[40:], []],
+        kept=[pa.field("colour", pa.string())],
+        fingerprint=model.fingerprint,
+        record={"options": {"model": "tiny"}},
+        dim=model.config.embed_dim,
+    )
+    return root
+
+
+def run(scored, output, *flags):
+    argv = ["classify", "--input", str(scored / "scored"), "--output", str(output), *flags]
+    try:
+        return cli.main(argv)
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def read(output):
+    files = sorted((output / "labels").iterdir())
+    return pa.concat_tables([pq.read_table(file) for file in files])
+
+
+def test_kept_column_is_the_truth_and_colours_are_named(scored, tmp_path, capsys):
+    flags = ("--labels", ",".join(COLOURS), "--truth_column", "colour")
+    assert run(scored, tmp_path, *flags) == 0
+    assert "top-1      1.000" in capsys.readouterr().out
+    record = json.loads((tmp_path / "accuracy.json").read_text())
+    assert record["top_1"] == 1.0 and record["rows"] == ROWS
+
+
+def test_truth_of_a_file_is_joined_by_uid_and_an_ensemble_is_no_worse(scored, tmp_path):
+    (tmp_path / "labels.txt").write_text("\n".join(SHAPES) + "\n\n")
+    truth = ("--truth", str(scored / "truth.jsonl"), "--truth_column", "shape")
+    flags = ("--labels", str(tmp_path / "labels.txt"), *truth)
+    found = {}
+    for templates in ("none", "simple"):
+        assert run(scored, tmp_path / templates, *flags, "--templates", templates) == 0
+        found[templates] = json.loads((tmp_path / templates / "accuracy.json").read_text())
+    assert found["simple"]["top_1"] >= found["none"]["top_1"] > 0.9
+    assert found["simple"]["top_1"] == 1.0
+
+
+def test_rows_come_back_file_by_file_with_descending_probabilities(scored, tmp_path):
+    assert run(scored, tmp_path, "--labels", "red,green,blue", "--top_k", "2") == 0
+    names = [path.name for path in sorted((tmp_path / "labels").iterdir())]
+    assert names == ["unit-0.parquet", "unit-1.parquet", "unit-2.parquet"]
+    table = read(tmp_path)
+    expected = pq.read_table(scored / "scored" / "embeddings")
+    assert table["uid"].to_pylist() == expected["uid"].to_pylist()
+    assert table["source_row"].to_pylist() == expected["source_row"].to_pylist()
+    for labels, chances in zip(
+        table["labels"].to_pylist(), table["probabilities"].to_pylist(), strict=True
+    ):
+        assert len(labels) == len(set(labels)) == 2
+        assert 1.0001 > sum(chances) >= chances[0] >= chances[1] >= 0
+    metadata = pq.read_schema(tmp_path / "labels" / "unit-0.parquet").metadata
+    assert json.loads(metadata[b"clip_beam.labels"]) == ["red", "green", "blue"]
+    assert b"checkpoint_sha256" in metadata[b"clip_beam.fingerprint"]
+
+
+def test_probabilities_of_all_labels_sum_to_one(scored, tmp_path):
+    assert run(scored, tmp_path, "--labels", "red,green,blue", "--top_k", "9") == 0
+    for chances in read(tmp_path)["probabilities"].to_pylist():
+        assert sum(chances) == pytest.approx(1, abs=1e-5)
+
+
+def test_single_label_is_certain(scored, tmp_path):
+    assert run(scored, tmp_path, "--labels", "red") == 0
+    assert read(tmp_path)["probabilities"].to_pylist() == [[1.0]] * ROWS
+
+
+@pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_confusion_is_drawn_whatever_the_labels_say(scored, tmp_path, suffix, magic):
+    plot = tmp_path / f"c.{suffix}"
+    flags = ("--labels", r"$\bad{,<b>," + ",".join(COLOURS), "--truth_column", "colour")
+    assert run(scored, tmp_path, *flags, "--confusion_plot", str(plot)) == 0
+    assert plot.read_bytes().startswith(magic)
+
+
+def test_other_model_is_refused_with_the_difference(scored, tmp_path, model_dir, capsys):
+    assert run(scored, tmp_path, "--labels", "a,b", "--model", str(model_dir)) == 2
+    error = capsys.readouterr().err
+    assert "expected the model that made the embeddings, with checkpoint_sha256" in error
+    assert not (tmp_path / "labels").exists()
+
+
+def test_labels_that_are_there_are_kept_unless_overwritten(scored, tmp_path, capsys):
+    assert run(scored, tmp_path, "--labels", "a,b") == 0
+    assert run(scored, tmp_path, "--labels", "c,d") == 2
+    assert "holds labels already" in capsys.readouterr().err
+    assert run(scored, tmp_path, "--labels", "c,d", "--overwrite") == 0
+    assert set(read(tmp_path)["labels"].to_pylist()[0]) == {"c", "d"}
+
+
+def test_truth_that_fits_no_label_fails(scored, tmp_path, capsys):
+    assert run(scored, tmp_path, "--labels", "Red,Green", "--truth_column", "colour") == 1
+    assert "no row has one of the labels in 'colour'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ((), "required: --labels"),
+        (("--labels", ","), "at least one label"),
+        (("--labels", "a,a"), "'a' twice"),
+        (("--labels", "no/such.txt"), "there is no file 'no/such.txt'"),
+        (("--labels", "a,b", "--templates", "sample"), "got 'sample'"),
+        (("--labels", "a,b", "--top_k", "0"), "`--top_k` must be a positive int"),
+        (("--labels", "a,b", "--truth", "t.csv"), "expected `--truth_column`"),
+        (("--labels", "a,b", "--truth_column", "kind"), "has no column 'kind'"),
+        (("--labels", "a", "--truth_column", "colour", "--confusion_plot", "x.gif"), "must end in"),
+        (("--labels", "a,b", "--label", "x"), "did you mean --labels?"),
+        (("--labels", "a,b", "--model", "tinny"), "did you mean 'tiny'?"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(scored, tmp_path, capsys, flags, message):
+    assert run(scored, tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_scores_without_embeddings_are_refused_with_the_remedy(tmp_path, capsys):
+    write_scored(tmp_path / "scored", [[{}]])
+    path = tmp_path / "scored" / "embeddings" / "unit-0.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["image_embedding", "text_embedding"]), path)
+    assert run(tmp_path, tmp_path / "out", "--labels", "a,b") == 2
+    assert "embed again without `--scores_only`" in capsys.readouterr().err
+
+
+def test_classify_refuses_bad_flags_without_torch():
+    code = "import sys, pipelines.classify; assert not {'torch', 'apache_beam'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
