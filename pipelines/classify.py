@@ -168,11 +168,11 @@ def read_lines(value: str, what: str) -> tuple[str, ...]:
         ValueError: if it looks like the name of a file that is not there, or the file is no text.
     """
     if storage.exists(value):
-        data = storage.read_bytes(value, MAX_TEXT_BYTES)
-        if len(data) > MAX_TEXT_BYTES:
-            raise ValueError(f"expected at most {MAX_TEXT_BYTES} bytes of {what} in {value!r}")
         try:
+            data = storage.read_whole(value, MAX_TEXT_BYTES)
             lines = data.decode("utf-8-sig").splitlines()
+        except storage.TooLargeError as error:
+            raise ValueError(f"expected less of {what} in {value!r}, got {error}") from error
         except UnicodeDecodeError as error:
             raise ValueError(f"expected {what} as UTF-8 text in {value!r}: {error}") from error
         return tuple(line.strip() for line in lines if line.strip())

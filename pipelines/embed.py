@@ -37,13 +37,13 @@ from pipelines.encode import (
 from pipelines.fetch import FetchPolicy
 from pipelines.filesystems import StoreFault
 from pipelines.isolation import WorkerLostError
+from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
 from pipelines.redaction import redact, redacted, scrub, start_logging
-from pipelines.replay import EMBEDDINGS, REJECTS
 from pipelines.resume import check_replay, check_resumable, finished_units, pending_of
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
@@ -341,7 +341,7 @@ def fingerprint_of(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
 
 
 def _remove_tables(output: str) -> None:
-    for name in (EMBEDDINGS, REJECTS, run_record.RUN_JSON, run_record.SUCCESS):
+    for name in (EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS):
         storage.remove_tree(storage.join(output, name))
 
 

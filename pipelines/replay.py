@@ -18,12 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.records import Unit, UnitResult
 from schemas.manifest import Columns, ManifestError
 
 UNIT_KEY = b"clip_beam.source_unit"
-EMBEDDINGS = "embeddings"
-REJECTS = "rejects"
 
 
 def unit_to_json(unit: Unit) -> str:

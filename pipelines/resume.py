@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.layout import FINGERPRINT_KEY, RESULT_KEY
 from pipelines.options import REASONS, EmbedConfig
 from pipelines.records import Unit, UnitResult
 from pipelines.replay import EMBEDDINGS, REJECTS, pending_units
-from pipelines.write import FINGERPRINT_KEY, RESULT_KEY
 
 FOOTER_READERS = 16
 

@@ -10,10 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipelines import storage
+from pipelines.layout import RUN_JSON, SUCCESS
 from pipelines.records import UnitResult
-from pipelines.scored_tables import RUN_JSON
 
-SUCCESS = "_SUCCESS"
 # The packages whose release can change a value in the tables.
 VERSIONED = ("clip-beam", "apache-beam", "ftfy", "numpy", "pillow", "pyarrow", "regex", "torch")
 

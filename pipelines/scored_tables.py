@@ -12,11 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
 
-EMBEDDINGS = "embeddings"
-REJECTS = "rejects"
-RUN_JSON = "run.json"
-FINGERPRINT_KEY = b"clip_beam.fingerprint"
 ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
@@ -188,7 +185,7 @@ def _footer_rows(uri: str) -> int:
 
 def _run_record(uri: str) -> Mapping[str, Any]:
     try:
-        record = json.loads(storage.read_bytes(uri, MAX_RUN_JSON_BYTES))
+        record = json.loads(storage.read_whole(uri, MAX_RUN_JSON_BYTES))
     except FileNotFoundError:
         return {}
     except ValueError as error:

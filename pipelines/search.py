@@ -112,10 +112,10 @@ def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarra
 
 
 def _read_image(uri: str) -> bytes:
-    data = storage.read_bytes(uri, MAX_IMAGE_BYTES)
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ValueError(f"expected at most {MAX_IMAGE_BYTES} bytes in `--image` {uri!r}")
-    return data
+    try:
+        return storage.read_whole(uri, MAX_IMAGE_BYTES)
+    except storage.TooLargeError as error:
+        raise ValueError(f"expected a smaller `--image` than {uri!r}, got {error}") from error
 
 
 def _gallery(

@@ -17,19 +17,10 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines import progress, storage
+from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY
 from pipelines.records import Reject, Scored, Unit, UnitCount, UnitResult
-from pipelines.replay import (
-    EMBEDDINGS,
-    REJECTS,
-    UNIT_KEY,
-    merge_retried,
-    unit_file,
-    unit_to_json,
-)
+from pipelines.replay import UNIT_KEY, merge_retried, unit_file, unit_to_json
 from pipelines.tables import rejects_batch, scored_batch
-
-FINGERPRINT_KEY = b"clip_beam.fingerprint"
-RESULT_KEY = b"clip_beam.unit"
 
 # Rows of a unit travel to its writer in blocks: a shuffled element costs far more than a row.
 BLOCK_ROWS = 512

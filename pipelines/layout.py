@@ -1,0 +1,9 @@
+"""Names in an output directory and in the metadata of its files; nothing heavy is imported here."""
+
+EMBEDDINGS = "embeddings"
+REJECTS = "rejects"
+RUN_JSON = "run.json"
+SUCCESS = "_SUCCESS"
+
+FINGERPRINT_KEY = b"clip_beam.fingerprint"
+RESULT_KEY = b"clip_beam.unit"
