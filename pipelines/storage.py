@@ -18,6 +18,7 @@ from fsspec.utils import get_protocol
 
 LOCAL = "file"
 _HIDDEN = ("_", ".")
+_PARTIAL = ".partial-"
 _MISSING_EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
@@ -145,7 +146,7 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
         return
     path = normalize(uri)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".partial-")
+    descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_PARTIAL)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -156,6 +157,13 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def remove_partials(directory: str) -> None:
+    """Removes what `write_atomically` left in a local directory when its process was killed."""
+    if is_local(directory) and os.path.isdir(normalize(directory)):
+        for partial in Path(normalize(directory)).glob(f"{_PARTIAL}*"):
+            partial.unlink(missing_ok=True)
 
 
 def create_exclusively(uri: str, data: bytes) -> bool:

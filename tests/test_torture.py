@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 import torture
 import torture_images
 from torture_images import bad_images, bombs
 from torture_manifests import FORMS, bad_manifests, read_manifest, unaccounted
 
+from pipelines import storage
 from pipelines.records import Reject
 from schemas.rejects import Reason
 
@@ -62,3 +64,29 @@ def test_harness_sees_a_lost_row(tmp_path):
     assert unaccounted(ids, uids[1:], rejects) == 1
     told = Reject(None, "read", Reason.MALFORMED_ROW)
     assert unaccounted(ids, uids[1:], [told]) == 0
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # batches are tiny
+    yield
+    torch.set_num_threads(before)
+
+
+def test_faults_of_the_store_and_kills_lose_no_row(model_dir, one_thread):
+    tally = torture.faults_part(8, SEED, str(model_dir))
+    assert tally.ok, tally
+    assert tally.outcomes["kill"] and tally.outcomes["attempts"] > 8
+
+
+def test_killed_process_is_completed(model_dir, tmp_path, one_thread):
+    tally = torture.kills_part(1, 3, tmp_path, str(model_dir))
+    assert tally.ok and tally.outcomes["killed"] == 1, tally
+
+
+def test_harness_sees_a_row_that_the_job_loses(model_dir, one_thread, monkeypatch):
+    """Puts back a fault this harness found: files taken for absent when a retry is merged."""
+    strict = storage.exists
+    monkeypatch.setattr(storage, "exists", lambda uri: "/embeddings/" not in uri and strict(uri))
+    assert not torture.faults_part(1, SEED, str(model_dir)).ok
