@@ -92,17 +92,15 @@ def images_part(count: int, seed: int) -> Tally:
 def bombs_part() -> Tally:
     """Small files that claim to be large ones, at the size of ViT-B."""
     images = bombs().items()
-    before = _peak_mib()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before_mib = pages * resource.getpagesize() / 2**20
     tally = decode_all("bombs", images, 224, MAX_BOMB_S)
-    grown = _peak_mib() - before
-    if grown > MAX_BOMB_MIB:
-        tally.slow.append(f"{grown:.0f} MiB of memory, more than {MAX_BOMB_MIB}")
-    tally.outcomes[f"MiB more at the peak: {grown:.0f}"] = 1
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # What making the bombs took is part of it, so this is rather too much.
+    tally.outcomes["MiB of memory"] = round(peak_mib - before_mib)
+    if tally.outcomes["MiB of memory"] > MAX_BOMB_MIB:
+        tally.slow.append(f"{peak_mib - before_mib:.0f} MiB, more than {MAX_BOMB_MIB}")
     return tally
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def manifests_part(count: int, seed: int, folder: Path) -> Tally:
