@@ -1,15 +1,19 @@
 """The quick mode of the fault harness; `make torture` runs the long one."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 import torture
 import torture_images
+from conftest import make_row
 from torture_images import bad_images, bombs
 from torture_manifests import FORMS, bad_manifests, read_manifest, unaccounted
 
 from pipelines import storage
-from pipelines.records import Reject
+from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.records import Reject, RowFault
 from schemas.rejects import Reason
 
 SEED = 20
@@ -35,6 +39,20 @@ def test_bad_manifests_lose_no_row_silently(tmp_path):
     tally = torture.manifests_part(140, SEED, tmp_path)
     assert tally.ok, tally
     assert tally.outcomes["whole"] >= len(FORMS) and tally.outcomes["with rejects"] > 20
+
+
+def test_flipped_bit_is_found_where_the_manifest_has_hashes():
+    """Without a hash nearly all such pictures decode, to other pixels."""
+    rng = np.random.default_rng(SEED)
+    whole = torture_images.whole_images(rng)["JPEG-RGB-"]
+    expected = hashlib.sha256(whole).hexdigest()
+    for _ in range(360):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        row = make_row(image_bytes=bytes(data), expected_sha256=expected)
+        with pytest.raises(RowFault) as fault:
+            fetch_image(row, FetchPolicy())
+        assert fault.value.reason is Reason.HASH_MISMATCH
 
 
 def test_same_seed_gives_the_same_input():
