@@ -28,6 +28,7 @@ import torture_faults
 import torture_kills
 from torture_images import bad_images, bombs
 from torture_manifests import bad_manifests, read_manifest, unaccounted
+from tqdm import tqdm
 
 from clip_core.preprocess import Preprocess
 from pipelines import embed
@@ -153,7 +154,7 @@ def faults_part(count: int, seed: int, model: str) -> Tally:
     tally = Tally("fault runs")
     with torture_faults.faulty_store():
         expected = torture_faults.fault_free(model)
-        for number in range(seed, seed + count):
+        for number in _shown(range(seed, seed + count), tally.part):
             tally.inputs += 1
             began = time.perf_counter()
             try:
@@ -174,7 +175,7 @@ def kills_part(count: int, seed: int, folder: Path, model: str) -> Tally:
     manifest = torture_kills.write_data(folder / "kills")
     torture_kills.complete(manifest, folder / "whole", model)
     expected = torture_kills.tables(folder / "whole")
-    for number in range(seed, seed + count):
+    for number in _shown(range(seed, seed + count), tally.part):
         tally.inputs += 1
         began = time.perf_counter()
         output = folder / f"killed-{number}"
@@ -186,6 +187,10 @@ def kills_part(count: int, seed: int, folder: Path, model: str) -> Tally:
             tally.crashes.append(f"seed {number}: {error!r}")
         tally.note_time(f"seed {number}", began, 3 * MAX_RUN_S)
     return tally
+
+
+def _shown(numbers: range, part: str) -> Iterable[int]:
+    return tqdm(numbers, desc=part, unit=" runs", disable=None, leave=False)
 
 
 def show(tally: Tally) -> None:
