@@ -23,8 +23,10 @@ from pipelines.check_sample import SampleResult, dotted_keys, embed_sample, samp
 from pipelines.encode import load_model
 from pipelines.manifest import Plan, plan_units
 from pipelines.options import EmbedConfig
+from pipelines.records import Unit
 from pipelines.resume import check_replay, check_resumable, finished_units, pending_of
 from pipelines.run_lock import check_unlocked, lock_uri
+from schemas.manifest import Columns
 
 SAMPLE_ROWS = 200
 MAX_FILES_SHOWN = 5
@@ -114,19 +116,23 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
     for uri, unit in list(files.items())[:MAX_FILES_SHOWN]:
         rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else "tar"
         print(f"           {uri}: {rows}; {_columns(unit.columns)}")
-        dotted = findings.attempt(lambda unit=unit: dotted_keys(unit)) or []  # type: ignore[misc]
-        if dotted:
-            findings.problems.append(
-                f"{uri} has keys with dots, such as {dotted[0]!r}: a sample's key ends at the "
-                "first dot, so its image is not found; write the tar with other keys"
-            )
+        _check_keys(unit, findings)
     if len(files) > MAX_FILES_SHOWN:
         print(f"           and {len(files) - MAX_FILES_SHOWN} more")
     if not plan.units:
         findings.problems.append("the manifest has no rows")
 
 
-def _columns(columns: object) -> str:
+def _check_keys(unit: Unit, findings: Findings) -> None:
+    dotted = findings.attempt(lambda: dotted_keys(unit))
+    if dotted:
+        findings.problems.append(
+            f"{unit.uri} has keys with dots, such as {dotted[0]!r}: a sample's key ends at the "
+            "first dot, so its image is not found; write the tar with other keys"
+        )
+
+
+def _columns(columns: Columns) -> str:
     names = ("uid", "image_uri", "image_bytes", "text", "sha256")
     found = [(name, getattr(columns, name)) for name in names]
     return ", ".join(f"{name} {spelt!r}" for name, spelt in found if spelt)

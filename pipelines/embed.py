@@ -159,6 +159,8 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     model = load_model(spec)
     layout = layout_of(plan, model, config)
     lock.acquire()
+    for name in ("", EMBEDDINGS, REJECTS):
+        storage.remove_partials(storage.join(config.output, name))
     if config.overwrite:
         _remove_tables(config.output)
     finished = finished_units(config.output)

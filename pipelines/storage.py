@@ -20,6 +20,7 @@ from pipelines.filesystems import S3, StorageError, is_local, locate, open_retri
 __all__ = ["StorageError", "is_local"]
 
 _HIDDEN = ("_", ".")
+_PARTIAL = ".partial-"
 
 
 class TooLargeError(ValueError):
@@ -175,7 +176,7 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
         return
     path = normalize(uri)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".partial-")
+    descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_PARTIAL)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -186,6 +187,13 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def remove_partials(directory: str) -> None:
+    """Removes what `write_atomically` left in a local directory when its process was killed."""
+    if is_local(directory) and os.path.isdir(normalize(directory)):
+        for partial in Path(normalize(directory)).glob(f"{_PARTIAL}*"):
+            partial.unlink(missing_ok=True)
 
 
 @retried

@@ -59,7 +59,9 @@ def test_files_stay_small(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["clip_core", "clip_core.tokenizer", "pipelines", "pipelines.cli", "pipelines.sample"]
+    "module",
+    ["clip_core", "clip_core.tokenizer", "pipelines", "pipelines.cli", "pipelines.sample"]
+    + ["pipelines.decode_worker", "pipelines.isolation"],
 )
 def test_light_modules_import_neither_torch_nor_beam(module):
     code = f"import sys, {module}; assert not {{'torch', 'apache_beam'}} & set(sys.modules)"

@@ -111,3 +111,12 @@ def test_absent_files_and_directories_are_absent(tmp_path):
         assert storage.list_files(f"{root}/none") == []
     assert not storage.exists(str(tmp_path / "file" / "x"))
     assert storage.list_files(str(tmp_path / "file")) == []
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    storage.write_atomically(str(tmp_path / "whole"), b"x")
+    (tmp_path / ".partial-abc").write_bytes(b"half")
+    storage.remove_partials(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+    storage.remove_partials(str(tmp_path / "none"))
+    storage.remove_partials("memory://none")

@@ -1,13 +1,19 @@
 """The quick mode of the fault harness; `make torture` runs the long one."""
 
+import hashlib
+
 import numpy as np
 import pytest
+import torch
 import torture
 import torture_images
+from conftest import make_row
 from torture_images import bad_images, bombs
 from torture_manifests import FORMS, bad_manifests, read_manifest, unaccounted
 
-from pipelines.records import Reject
+from pipelines import storage
+from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.records import Reject, RowFault
 from schemas.rejects import Reason
 
 SEED = 20
@@ -33,6 +39,20 @@ def test_bad_manifests_lose_no_row_silently(tmp_path):
     tally = torture.manifests_part(140, SEED, tmp_path)
     assert tally.ok, tally
     assert tally.outcomes["whole"] >= len(FORMS) and tally.outcomes["with rejects"] > 20
+
+
+def test_flipped_bit_is_found_where_the_manifest_has_hashes():
+    """Without a hash nearly all such pictures decode, to other pixels."""
+    rng = np.random.default_rng(SEED)
+    whole = torture_images.whole_images(rng)["JPEG-RGB-"]
+    expected = hashlib.sha256(whole).hexdigest()
+    for _ in range(360):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        row = make_row(image_bytes=bytes(data), expected_sha256=expected)
+        with pytest.raises(RowFault) as fault:
+            fetch_image(row, FetchPolicy())
+        assert fault.value.reason is Reason.HASH_MISMATCH
 
 
 def test_same_seed_gives_the_same_input():
@@ -62,3 +82,29 @@ def test_harness_sees_a_lost_row(tmp_path):
     assert unaccounted(ids, uids[1:], rejects) == 1
     told = Reject(None, "read", Reason.MALFORMED_ROW)
     assert unaccounted(ids, uids[1:], [told]) == 0
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # batches are tiny
+    yield
+    torch.set_num_threads(before)
+
+
+def test_faults_of_the_store_and_kills_lose_no_row(model_dir, one_thread):
+    tally = torture.faults_part(8, SEED, str(model_dir))
+    assert tally.ok, tally
+    assert tally.outcomes["kill"] and tally.outcomes["attempts"] > 8
+
+
+def test_killed_process_is_completed(model_dir, tmp_path, one_thread):
+    tally = torture.kills_part(1, 3, tmp_path, str(model_dir))
+    assert tally.ok and tally.outcomes["killed"] == 1, tally
+
+
+def test_harness_sees_a_row_that_the_job_loses(model_dir, one_thread, monkeypatch):
+    """Puts back a fault this harness found: files taken for absent when a retry is merged."""
+    strict = storage.exists
+    monkeypatch.setattr(storage, "exists", lambda uri: "/embeddings/" not in uri and strict(uri))
+    assert not torture.faults_part(1, SEED, str(model_dir)).ok

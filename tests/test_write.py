@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -140,8 +141,6 @@ def test_nothing_is_finished_in_a_new_output(tmp_path):
     ],
 )
 def test_output_of_another_run_is_refused(layout, changes, fingerprint, message):
-    from dataclasses import replace
-
     write(layout, [scored(0)], [])
     with pytest.raises(ResumeError, match=message):
         check_resumable(finished_units(layout.root), [replace(UNIT, **changes)], fingerprint)
@@ -153,6 +152,35 @@ def test_foreign_file_in_the_output_is_refused(layout, tmp_path, content):
     (tmp_path / "embeddings" / "x.parquet").write_bytes(content)
     with pytest.raises(ResumeError, match="x.parquet was not written by `embed`"):
         finished_units(layout.root)
+
+
+def retry(layout, rows, rejects, only_rows):
+    """Writes what became of some retried rows of `UNIT`."""
+    count = UnitCount(replace(UNIT, only_rows=only_rows), len(rows) + len(rejects))
+    batches = (
+        [scored_batch(rows, layout.embeddings)] if rows else [],
+        [rejects_batch(rejects, layout.rejects)] if rejects else [],
+    )
+    return write_unit(layout, [count], *batches)
+
+
+def test_retried_rows_take_the_place_of_their_rejects_once_or_twice(layout, tmp_path):
+    write(layout, [scored(0), scored(2)], [reject(1), reject(3, Reason.TOO_LARGE)])
+    for _ in range(2):  # a runner may do a bundle again
+        result = retry(layout, [scored(1)], [], (1,))
+        assert (result.rows_read, result.embedded, result.rejects) == (4, 3, {"too_large": 1})
+    table = pq.read_table(tmp_path / "embeddings" / "unit-0.parquet")
+    assert table["source_row"].to_pylist() == [0, 1, 2]
+    rejects = pq.read_table(tmp_path / "rejects" / "unit-0.parquet")
+    assert rejects["source_row"].to_pylist() == [3]
+
+
+def test_retry_that_does_not_find_its_rows_writes_nothing(layout, tmp_path):
+    write(layout, [scored(0)], [reject(1), reject(2)])
+    before = (tmp_path / "embeddings" / "unit-0.parquet").read_bytes()
+    with pytest.raises(ConservationError, match="2 rows to retry, but 1 found in the manifest"):
+        retry(layout, [scored(1)], [], (1, 2))
+    assert (tmp_path / "embeddings" / "unit-0.parquet").read_bytes() == before
 
 
 def test_totals_add_up(layout):

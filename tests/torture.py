@@ -7,7 +7,10 @@ is raised, or a bound is passed. A native crash ends the program, naming the par
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
+import io
+import resource
 import sys
 import time
 import warnings
@@ -17,15 +20,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import torch
+import torture_faults
+import torture_kills
 from torture_images import bad_images, bombs
 from torture_manifests import bad_manifests, read_manifest, unaccounted
+from tqdm import tqdm
 
 from clip_core.preprocess import Preprocess
+from pipelines import embed
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.records import RowFault
 
 MAX_BOMB_S = 2.0
+MAX_BOMB_MIB = 1024
 MAX_IMAGE_S = 10.0
+MAX_RUN_S = 120.0
 
 
 @dataclass
@@ -79,7 +92,16 @@ def images_part(count: int, seed: int) -> Tally:
 
 def bombs_part() -> Tally:
     """Small files that claim to be large ones, at the size of ViT-B."""
-    return decode_all("bombs", bombs().items(), 224, MAX_BOMB_S)
+    images = bombs().items()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before_mib = pages * resource.getpagesize() / 2**20
+    tally = decode_all("bombs", images, 224, MAX_BOMB_S)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # What making the bombs took is part of it, so this is rather too much.
+    tally.outcomes["MiB of memory"] = round(peak_mib - before_mib)
+    if tally.outcomes["MiB of memory"] > MAX_BOMB_MIB:
+        tally.slow.append(f"{peak_mib - before_mib:.0f} MiB, more than {MAX_BOMB_MIB}")
+    return tally
 
 
 def manifests_part(count: int, seed: int, folder: Path) -> Tally:
@@ -104,6 +126,73 @@ def manifests_part(count: int, seed: int, folder: Path) -> Tally:
     return tally
 
 
+def job_part(count: int, seed: int, folder: Path, model: str) -> Tally:
+    """Damaged pictures in one manifest, through the whole job, Beam and all."""
+    tally = Tally("bad images, job", inputs=count)
+    names, images = zip(*bad_images(count, seed), strict=True)
+    text = [f"a star {number}" for number in range(count)]
+    table = pa.table({"uid": names, "image_bytes": images, "text": text})
+    pq.write_table(table, folder / "job.parquet")
+    flags = ["--manifest", str(folder / "job.parquet"), "--output", str(folder / "job")]
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = embed.main([*flags, "--model", model])
+    if status != 0:
+        tally.crashes.append(f"the job ended with {status}")
+        return tally
+    tables = {
+        name: ds.dataset(folder / "job" / name).to_table() for name in ("embeddings", "rejects")
+    }
+    found = Counter(uid for table in tables.values() for uid in table["uid"].to_pylist())
+    tally.unaccounted = sum(found[name] != 1 for name in names)
+    tally.outcomes["embedded"] = tables["embeddings"].num_rows
+    tally.outcomes.update(tables["rejects"]["reason"].to_pylist())
+    return tally
+
+
+def faults_part(count: int, seed: int, model: str) -> Tally:
+    """Runs under faults of the store and kills, until each gets through."""
+    tally = Tally("fault runs")
+    with torture_faults.faulty_store():
+        expected = torture_faults.fault_free(model)
+        for number in _shown(range(seed, seed + count), tally.part):
+            tally.inputs += 1
+            began = time.perf_counter()
+            try:
+                found = torture_faults.fault_run(number, model, expected)
+            except Exception as error:  # noqa: BLE001 - it is what is looked for
+                tally.crashes.append(f"seed {number}: {error!r}")
+                continue
+            tally.unaccounted += found.unaccounted + found.differing
+            tally.outcomes.update(found.struck)
+            tally.outcomes["attempts"] += found.attempts
+            tally.note_time(f"seed {number}", began, MAX_RUN_S)
+    return tally
+
+
+def kills_part(count: int, seed: int, folder: Path, model: str) -> Tally:
+    """Processes killed at seeded points on a real disk, and completed."""
+    tally = Tally("kills")
+    manifest = torture_kills.write_data(folder / "kills")
+    torture_kills.complete(manifest, folder / "whole", model)
+    expected = torture_kills.tables(folder / "whole")
+    for number in _shown(range(seed, seed + count), tally.part):
+        tally.inputs += 1
+        began = time.perf_counter()
+        output = folder / f"killed-{number}"
+        try:
+            killed = torture_kills.kill_run(number, manifest, output, model)
+            tally.outcomes["killed" if killed else "finished before"] += 1
+            tally.unaccounted += torture_kills.tables(output) != expected
+        except Exception as error:  # noqa: BLE001 - it is what is looked for
+            tally.crashes.append(f"seed {number}: {error!r}")
+        tally.note_time(f"seed {number}", began, 3 * MAX_RUN_S)
+    return tally
+
+
+def _shown(numbers: range, part: str) -> Iterable[int]:
+    return tqdm(numbers, desc=part, unit=" runs", disable=None, leave=False)
+
+
 def show(tally: Tally) -> None:
     """Prints the line of a part, and what was wrong in it."""
     outcomes = ", ".join(f"{name} {count}" for name, count in tally.outcomes.most_common())
@@ -122,16 +211,26 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--manifests", type=int, default=4_000)
+    parser.add_argument("--job_images", type=int, default=5_000)
+    parser.add_argument("--runs", type=int, default=1_000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--model", default="tiny")
     options = parser.parse_args()
     faulthandler.enable()
+    torch.set_num_threads(1)  # batches are tiny
     warnings.simplefilter("ignore")  # Pillow's, one for each kind of damage
     print(f"{'part':<16}{'inputs':>7}{'unaccounted':>13}{'crashes':>9}{'slowest s':>11}  outcomes")
     failed = 0
-    with TemporaryDirectory() as folder:
+    seed, model = options.seed, options.model
+    with TemporaryDirectory() as name:
+        folder = Path(name)
         for part in (
-            lambda: images_part(options.images, options.seed),
             bombs_part,
-            lambda: manifests_part(options.manifests, options.seed, Path(folder)),
+            lambda: images_part(options.images, seed),
+            lambda: manifests_part(options.manifests, seed, folder),
+            lambda: job_part(options.job_images, seed, folder, model),
+            lambda: faults_part(options.runs, seed, model),
+            lambda: kills_part(options.kills, seed, folder, model),
         ):
             tally = part()
             show(tally)

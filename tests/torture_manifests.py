@@ -94,7 +94,8 @@ FORMS: dict[str, Callable[[list[dict]], bytes]] = {
 def bad_manifests(count: int, seed: int) -> Iterator[tuple[str, bytes, set[str]]]:
     """Yields file name, content and the ids it must give; each form whole, then damaged.
 
-    A plain text file does not tell how long it once was: it must give what is still in it.
+    A plain text file does not tell how long it once was, nor does a tar whose tail has become
+    zeros: these must give what is still in them.
     """
     rng = np.random.default_rng(seed)
     names = list(FORMS)
@@ -105,7 +106,7 @@ def bad_manifests(count: int, seed: int) -> Iterator[tuple[str, bytes, set[str]]
         if number >= len(names):
             data = DAMAGES[number // len(names) % len(DAMAGES)](data, rng)
         ids = {row["uid"] for row in found}
-        plain = name.endswith(("jsonl", "csv", "tsv"))
+        plain = name.endswith(("jsonl", "csv", "tsv", "tar"))
         yield name, data, {uid for uid in ids if uid.encode() in data} if plain else ids
 
 
