@@ -17,7 +17,7 @@ MASK = "…"
 _SECRETS = re.compile(
     r"0x[0-9a-fA-F]+"
     r"|(?<=://)[^/\s'\"]*@"
-    r"|(?:\?|%3[Ff])[^\s'\"]*"
+    r"|(?:\?|%3[Ff])[^\s'\"]+"
     r"|(?P<name>(?i:sig|token|secret|password|signature|credential)(?:=|%3[Dd]))[^&\s'\"]+"
 )
 # In the name of a container (abfs://container@account) nothing is secret, in a password it is.
