@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
 import clip_core.loading
@@ -104,6 +105,8 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
     else the machine is at fault, not the row, and the error is raised. A row whose vectors are
     not finite is rejected as `non_finite`.
 
+    Counters: `special_tokens`, literal ones in captions, which the model reads as such.
+
     Args:
         spec: the model.
         checkpoint_sha256: of the weights the launcher saw; a worker that finds others fails.
@@ -115,6 +118,7 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
         self._spec = spec
         self._checkpoint_sha256 = checkpoint_sha256
         self._batch_size = batch_size
+        self._special_tokens = Metrics.counter(ClipHandler, "special_tokens")
 
     @property
     def batch_size(self) -> int:
@@ -150,6 +154,7 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
             is_out_of_memory=is_out_of_memory,
             release=_release_memory,
         )
+        self._special_tokens.inc(special_tokens(batch, model))
         return recovery.run(batch, batch_limit(self._spec))
 
     def get_num_bytes(self, batch: Sequence[Example]) -> int:
@@ -175,6 +180,13 @@ def encode_examples(batch: Sequence[Example], model: ClipModel) -> list[Embedded
         else Reject(example.row, "encode", Reason.NON_FINITE, "the model gave NaN or infinity")
         for example, image, text, ok in zip(batch, images, texts, finite, strict=True)
     ]
+
+
+def special_tokens(batch: Sequence[Example], model: ClipModel) -> int:
+    """Counts literal start and end tokens in captions: each moves what the model pools."""
+    tokens = np.stack([example.tokens for example in batch])
+    # Every row has one of each of its own.
+    return int((tokens >= model.tokenizer.start_id).sum()) - 2 * len(batch)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -208,3 +211,15 @@ def test_score_is_the_cosine_and_never_above_one():
     assert score(embedded).similarity == 1.0
     other = Embedded(make_row(), False, 1, 1, "00", vector, np.array([1.0, 0.0], np.float32))
     assert score(other).similarity == pytest.approx(0.6)
+
+
+def test_literal_special_tokens_of_captions_are_counted(handler, tokenizer, monkeypatch):
+    rows = list(examples(3, tokenizer))
+    assert encode.special_tokens(rows, handler.load_model()) == 0
+    tokens, _ = tokenizer.tokenize_row("a <|endoftext|> <|startoftext|> circle")
+    rows[1] = replace(rows[1], tokens=tokens)
+    assert encode.special_tokens(rows, handler.load_model()) == 2
+    counted = []
+    monkeypatch.setattr(handler, "_special_tokens", SimpleNamespace(inc=counted.append))
+    handler.run_inference(rows, handler.load_model())
+    assert counted == [2]
