@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -315,7 +315,7 @@ def embed_rows_of(model: ClipModel, spec: ModelSpec, config: EmbedConfig) -> Emb
     allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
     return EmbedRows(
         handler,
-        model.preprocessing,
+        replace(model.preprocessing, resampling=config.decode),
         model.tokenizer,
         FetchPolicy(allowed=allowed),
         DecodeLimits(reject_deep=config.deep_images == "reject"),

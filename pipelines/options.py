@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from clip_core.preprocess import POLICIES
+from clip_core.preprocess import POLICIES, RESAMPLINGS
 from pipelines.arguments import Parser
 from pipelines.urls import check_prefix
 from schemas.rejects import Reason
@@ -136,7 +136,12 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         default="clip",
         help="greyscale of 16 or 32 bits or floats: clipped at 255 as the original does [clip]",
     )
-    add("--decode", choices=("exact",), default="exact", help="how pictures are resized [exact]")
+    add(
+        "--decode",
+        choices=RESAMPLINGS,
+        default=RESAMPLINGS[0],
+        help="resize exactly, nearly so, or fast; see the README for speed and drift [exact]",
+    )
     add(
         "--image_policy",
         choices=POLICIES,

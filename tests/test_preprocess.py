@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from conftest import make_image
+from conftest import encode_image, make_image
 from PIL import Image
 
 from clip_core.config import OPENAI_MEAN, OPENAI_STD
@@ -97,3 +97,40 @@ def test_policies_agree_on_rgb_pictures_and_have_names_of_their_own():
     assert first.identity != Preprocess(32).identity
     with pytest.raises(ValueError, match="one of openai, rgb_first, got 'bgr'"):
         Preprocess(32, policy="bgr")
+
+
+@pytest.mark.parametrize("size", [(300, 200), (64, 300), (33, 40), (500, 333), (32, 32)])
+def test_near_resampling_is_within_a_few_grey_levels(size):
+    image = make_image(*size)
+    exact, near = (Preprocess(32, resampling=r).to_pixels(image) for r in ("exact", "near"))
+    difference = np.abs(exact.astype(int) - near)
+    assert near.shape == (3, 32, 32) and near.flags.c_contiguous
+    assert difference.max() <= 3 and (difference > 0).mean() < 0.3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK", "L", "1", "I;16"])
+def test_pictures_that_are_not_rgb_are_resized_exactly(mode):
+    image = (
+        make_image(90, 70).convert("I").convert("I;16")
+        if mode == "I;16"
+        else make_image(90, 70, mode)
+    )
+    for resampling in ("near", "fast"):
+        found = Preprocess(32, resampling=resampling).to_pixels(image)
+        assert (found == Preprocess(32).to_pixels(image)).all()
+
+
+def test_fast_resampling_lets_the_jpeg_decoder_halve():
+    smooth = make_image(640, 480).resize((64, 48)).resize((640, 480), Image.Resampling.BICUBIC)
+    data = encode_image(smooth, "JPEG", quality=95)
+    exact = Preprocess(32).to_pixels(Image.open(io.BytesIO(data)))
+    halved = Image.open(io.BytesIO(data))
+    fast = Preprocess(32, resampling="fast").to_pixels(halved)
+    assert halved.size == (80, 60)
+    assert np.abs(exact.astype(int) - fast).mean() < 8
+
+
+def test_resampling_is_part_of_the_identity():
+    assert len({Preprocess(32, resampling=r).identity for r in ("exact", "near", "fast")}) == 3
+    with pytest.raises(ValueError, match="`decode` must be one of exact, near, fast, got 'draft'"):
+        Preprocess(32, resampling="draft")
