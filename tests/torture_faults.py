@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from pipelines import embed
+from pipelines import embed, filesystems
 from pipelines.embed import Job
+from pipelines.faults import RetryPolicy
 from pipelines.fetch import FetchPolicy
 from pipelines.read import read_unit
 from pipelines.records import Example, Reject, Unit, UnitCount
@@ -125,14 +126,16 @@ class FaultyMemory(MemoryFileSystem):
 @contextlib.contextmanager
 def faulty_store() -> Iterator[None]:
     """Puts the faulty store in the place of `memory://`, and a plain loop in that of Beam."""
-    before = embed._run_pipeline, embed.FetchPolicy
+    before = embed._run_pipeline, embed.FetchPolicy, filesystems.RETRIES
+    at_once = RetryPolicy(backoff_s=0)
     fsspec.register_implementation("memory", FaultyMemory, clobber=True)
     embed._run_pipeline = plain_pipeline
-    embed.FetchPolicy = partial(FetchPolicy, backoff_s=0.0)
+    embed.FetchPolicy = partial(FetchPolicy, retries=at_once)
+    filesystems.RETRIES = at_once
     try:
         yield
     finally:
-        embed._run_pipeline, embed.FetchPolicy = before
+        embed._run_pipeline, embed.FetchPolicy, filesystems.RETRIES = before
         fsspec.register_implementation("memory", MemoryFileSystem, clobber=True)
         MemoryFileSystem.store.clear()
 

@@ -35,7 +35,7 @@ def struck(owner, name):
         return original(*arguments, **settings)
     setattr(owner, name, wrapped)
 for owner, name in ((os, "replace"), (os, "fsync"), (storage, "remove"), (encode, "encode_examples"),
-                    (storage, "read_bytes"), (storage, "remove_partials")):
+                    (storage, "read_whole"), (storage, "remove_partials")):
     struck(owner, name)
 embed._run_pipeline = plain_pipeline
 sys.exit(embed.main(sys.argv[2:]))
