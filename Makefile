@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test torture lint format quality tiny clean
+.PHONY: demo test torture bench lint format quality tiny clean
 
 demo: .venv/.installed
 	$(BIN)/clip-beam demo
@@ -13,6 +13,9 @@ test: .venv/.installed-dev
 # Thousands of bad inputs and a thousand faulty runs, in a quarter of an hour on two cores.
 torture: .venv/.installed-dev
 	$(BIN)/python tests/torture.py
+
+bench: .venv/.installed-dev
+	$(BIN)/python -m bench.throughput
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

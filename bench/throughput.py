@@ -1,0 +1,167 @@
+"""Pairs a second of the pipeline, its parts and its peers, in one run: `make bench`.
+
+Rounds are interleaved, so that what else the machine does falls on all alike; each figure is the
+median of the rounds. Weights are random: speed does not depend on them. Peers that are not
+installed are named as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.pairs import make_pairs, write_tars
+from bench.peers import PEERS, PeerMissing
+from clip_core.encoding import encode_pixels, encode_tokens
+from clip_core.initialization import new_model
+from clip_core.loading import load
+from clip_core.preprocess import RESAMPLINGS, Preprocess
+from clip_core.saving import save_model_directory
+from clip_core.tokenizer import Tokenizer
+from clip_core.variants import VARIANTS
+from clip_core.vocabulary import find_openai_merges
+from pipelines import embed
+from pipelines.encode import ModelSpec, load_model
+
+Pairs = list[tuple[bytes, str]]
+BATCH = 64
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and prints a table, and writes the figures as JSON."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--variant", default="ViT-B/32", choices=sorted(VARIANTS))
+    flags.add_argument("--pairs", type=int, default=128, help="in a round")
+    flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--json", type=Path, default=Path("bench.json"))
+    options = flags.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        model = _model_directory(Path(folder) / "model", options.variant)
+        rates = measure(model, make_pairs(options.pairs), options.rounds, Path(folder))
+    options.json.write_text(json.dumps(rates, indent=2) + "\n", encoding="utf-8")
+    _print_table(rates)
+
+
+def measure(model: Path, pairs: Pairs, rounds: int, folder: Path) -> dict[str, float]:
+    """Returns items a second by part, the median of interleaved rounds."""
+    parts = _parts(model, pairs, folder)
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(rounds):
+        for name, run in parts.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+            print(f"{name}: {len(pairs) / seconds[name][-1]:.2f}/s", file=sys.stderr, flush=True)
+    return {name: len(pairs) / statistics.median(values) for name, values in seconds.items()}
+
+
+def _parts(model: Path, pairs: Pairs, folder: Path) -> dict[str, Callable[[], object]]:
+    plain, ready = load(str(model)), load_model(ModelSpec(str(model)))
+    images = [image for image, _ in pairs]
+    pixels = np.stack([ready.preprocessing.to_pixels(_open(image)) for image in images])
+    tokens = ready.tokenizer.tokenize([text for _, text in pairs], truncate=True)
+    size = ready.preprocessing.size
+    parts: dict[str, Callable[[], object]] = {
+        f"decode {r}": lambda r=r: _decode(images, Preprocess(size, resampling=r))
+        for r in RESAMPLINGS
+    }
+    parts |= {
+        "images, plain": lambda: _in_batches(plain.encode_image, _normalized(plain, pixels)),
+        "images": lambda: [encode_pixels(ready.clip, p) for p in _batches(pixels)],
+        "texts, padded to 77": lambda: _in_batches(_padded(plain), torch.from_numpy(tokens)),
+        "texts": lambda: [encode_tokens(ready.clip, t) for t in _batches(tokens)],
+    }
+    (folder / "tars").mkdir()
+    write_tars(pairs, folder / "tars", rows=BATCH)
+    parts["pipeline"] = lambda: _pipeline(folder, model)
+    for name, prepare in PEERS.items():
+        try:
+            parts[name] = prepare(model, pairs, BATCH)
+        except PeerMissing as missing:
+            print(f"{name}: {missing}", file=sys.stderr)
+    return parts
+
+
+def _model_directory(directory: Path, variant: str) -> Path:
+    clip = new_model(VARIANTS[variant], 0).eval()
+    save_model_directory(directory, clip, Tokenizer(find_openai_merges()))
+    return directory
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def _decode(images: list[bytes], preprocess: Preprocess) -> None:
+    for image in images:
+        preprocess.to_pixels(_open(image))
+
+
+def _batches(array: np.ndarray) -> list[np.ndarray]:
+    return [array[first : first + BATCH] for first in range(0, len(array), BATCH)]
+
+
+def _normalized(model: object, pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(model.preprocessing.normalize(pixels))  # type: ignore[attr-defined]
+
+
+def _in_batches(encode: Callable, batch: torch.Tensor) -> None:
+    with torch.inference_mode():
+        for piece in batch.split(BATCH):
+            encode(piece)
+
+
+def _padded(model: object) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Encodes all 77 positions of every row, as the usual loop does."""
+    clip = model.clip  # type: ignore[attr-defined]
+
+    def encode(tokens: torch.Tensor) -> torch.Tensor:
+        x = clip.token_embedding(tokens) + clip.positional_embedding
+        for block in clip.transformer.blocks:
+            x = block(x, causal=True)
+        end = tokens.argmax(dim=-1)
+        return clip.ln_final(x)[torch.arange(len(x)), end] @ clip.text_projection
+
+    return encode
+
+
+def _pipeline(folder: Path, model: Path) -> None:
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    flags = ["--manifest", str(folder / "tars"), "--output", str(folder / "out")]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        if embed.main([*flags, "--model", str(model)]) != 0:
+            raise SystemExit("the pipeline failed; run it by hand")
+
+
+def _print_table(rates: dict[str, float]) -> None:
+    for name, rate in rates.items():
+        print(f"{name:<22} {rate:9.2f} /s")
+    print()
+    # One processor does both: the limit is the sum of their times.
+    limit = 1 / sum(1 / rates[name] for name in ("decode exact", "images", "texts"))
+    print(f"{'limit of its parts':<22} {limit:9.2f} pairs/s")
+    ratios = {
+        "pipeline / limit": rates["pipeline"] / limit,
+        "images / plain": rates["images"] / rates["images, plain"],
+        "texts / padded to 77": rates["texts"] / rates["texts, padded to 77"],
+    }
+    ratios |= {f"pipeline / {n}": rates["pipeline"] / rates[n] for n in PEERS if n in rates}
+    for name, ratio in ratios.items():
+        print(f"{name:<22} {ratio:9.2f}")
+
+
+if __name__ == "__main__":
+    main()
