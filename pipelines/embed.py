@@ -356,6 +356,9 @@ def _print_summary(
     print(f"embedded   {totals.embedded}")
     print(f"rejected   {totals.rejected}" + (f" ({reasons})" if reasons else ""))
     print(f"time       {seconds['wall']:.1f} s, {rate:.1f} rows/s")
+    stages = [f"{n} {seconds[n]:.1f} s" for n in ("fetch", "decode", "encode") if n in seconds]
+    if stages:
+        print(f"stages     {', '.join(stages)}, each over all its threads")
     if config.retry_rejects:
         retried = sum(len(unit.only_rows or ()) for unit in job.pending)
         embedded = totals.embedded - sum(result.embedded for result in job.finished)
