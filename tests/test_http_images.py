@@ -14,9 +14,7 @@ from conftest import make_row
 from pipelines import http_images
 from pipelines.faults import RetryPolicy
 from pipelines.fetch import FetchPolicy, fetch_image
-from pipelines.http_images import is_public
 from pipelines.records import RowFault
-from pipelines.urls import RefusedURL, is_under, parse_url
 from schemas.rejects import Reason
 
 RETRIES = RetryPolicy(attempts=3, backoff_s=0)
@@ -178,40 +176,6 @@ def test_listed_prefix_is_read(server, loopback_allowed):
     server.answers["/a%20b%C3%A9.png"] = (200, {}, b"quoted")
     assert fetch(server.root + "a bé.png?w=1 0", server.root) == b"quoted"
     assert server.hits[-1] == "/a%20b%C3%A9.png?w=1%200"
-
-
-@pytest.mark.parametrize(
-    ("url", "prefix", "expected"),
-    [
-        ("https://host/img/a.png", "https://host/img/", True),
-        ("https://host/img/a.png", "https://host/img", True),
-        ("https://HOST:443/img/a.png", "https://host/", True),
-        ("https://host/a.png", "https://", True),
-        ("https://host:8443/a.png", "https://", False),
-        ("https://host:8443/a.png", "https://host:8443/", True),
-        ("https://host/img2/a.png", "https://host/img", False),
-        ("https://host.evil.example/img/a.png", "https://host/", False),
-        ("https://evil.example/https://host/a.png", "https://host/", False),
-        ("http://host/a.png", "https://host/", False),
-        ("https://host/a.png", "http://", False),
-        ("https://host/a.png?x=https://other/", "https://other/", False),
-        ("https://bücher.example/a.png", "https://xn--bcher-kva.example/", True),
-        ("https://host/a.png", "gs://host/", False),
-    ],
-)
-def test_prefixes_compare_scheme_host_port_and_path_segments(url, prefix, expected):
-    assert is_under(parse_url(url), prefix) is expected
-
-
-@pytest.mark.parametrize("path", ["img/../b.png", "img/%2e%2e/b.png", "img/.%2E/b.png", "./a.png"])
-def test_steps_up_are_refused(path):
-    with pytest.raises(RefusedURL, match="step of its path"):
-        parse_url(f"https://host/{path}")
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
-def test_public_addresses_are_public(address):
-    assert is_public(address)
 
 
 def test_name_is_resolved_once_and_the_checked_address_is_used(server, monkeypatch):
