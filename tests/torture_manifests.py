@@ -83,11 +83,11 @@ FORMS: dict[str, Callable[[list[dict]], bytes]] = {
     "m.tsv": _separated("\t"),
     "m.parquet": _parquet,
     "m.tar": _tar,
-    "m.jsonl.gz": lambda found: gzip.compress(_jsonl(found)),
+    "m.jsonl.gz": lambda found: gzip.compress(_jsonl(found), mtime=0),
     "m.jsonl.zst": lambda found: _zstd(_jsonl(found)),
     "m.csv.bz2": lambda found: bz2.compress(_CSV(found)),
-    "m.csv.gz": lambda found: gzip.compress(_CSV(found)),
-    "m.tar.gz": lambda found: gzip.compress(_tar(found)),
+    "m.csv.gz": lambda found: gzip.compress(_CSV(found), mtime=0),
+    "m.tar.gz": lambda found: gzip.compress(_tar(found), mtime=0),
 }
 
 
