@@ -39,6 +39,17 @@ def embeddings_schema(
     return with_kept(own, kept)
 
 
+def model_column(column: str, model_name: str | None = None) -> str:
+    """Returns the name of a column that depends on the model.
+
+    Args:
+        column: `similarity`, `text_truncated`, `image_embedding` or `text_embedding`.
+        model_name: which model of a run with several, whose columns have its name in front; None
+            for a run with one model.
+    """
+    return column if model_name is None else f"{model_name}_{column}"
+
+
 ROW_FIELDS = (
     pa.field("uid", pa.string(), nullable=False),
     pa.field("source", pa.string()),

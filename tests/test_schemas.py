@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from schemas.embeddings import embeddings_schema
+from schemas.embeddings import embeddings_schema, model_column
 from schemas.manifest import ColumnOverrides, ManifestError, resolve_columns
 from schemas.rejects import Reason, rejects_schema
 
@@ -114,3 +114,8 @@ def test_flags_override_names():
 def test_absent_or_ambiguous_column_is_refused(columns, overrides, message):
     with pytest.raises(ManifestError, match=message):
         resolve_columns(fields(**columns), overrides)
+
+
+def test_columns_of_a_model_have_its_name_in_front():
+    assert model_column("similarity", "b32") == "b32_similarity"
+    assert model_column("similarity") == "similarity"
