@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clip_core.model import Attention, Clip, Mlp, Transformer, VisionTransformer, quick_gelu
-from clip_core.resnet import ModifiedResNet
+from clip_core.resnet import Bottleneck, ModifiedResNet
 
 # A hint for the layout of packed matrices: rows in a typical product.
 _ROWS = 512
@@ -34,11 +34,11 @@ def ready_to_encode(clip: Clip) -> Clip:
         _fold_batch_norm(clip.visual)
         clip.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if _can_pack(clip):
-        transformers = [clip.transformer]
+        _pack(clip.transformer)
         if isinstance(clip.visual, VisionTransformer):
-            transformers.append(clip.visual.transformer)
-        for transformer in transformers:
-            _pack(transformer)
+            _pack(clip.visual.transformer)
+        elif isinstance(clip.visual, ModifiedResNet):
+            _pack_resnet(clip.visual)
     return clip
 
 
@@ -55,6 +55,49 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(
             x, self._weight, self._bias, self._activation, [], "none"
         )
+
+
+class PackedConvolution(nn.Module):
+    """A convolution with its weight as oneDNN wants it, with what follows fused behind it."""
+
+    def __init__(self, convolution: nn.Conv2d, activation: str = "none") -> None:
+        super().__init__()
+        shape = [list(v) for v in (convolution.padding, convolution.stride, convolution.dilation)]
+        self._shape = (*shape, convolution.groups)
+        weight = convolution.weight.detach().contiguous(memory_format=torch.channels_last)
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._shape)
+        self._bias = cast(Tensor, convolution.bias).detach()
+        self._activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self._weight, self._bias, *self._shape, self._activation, [], ""
+        )
+
+    def add_relu(self, x: Tensor, other: Tensor) -> Tensor:
+        """Returns relu(convolution of x + other)."""
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, other, self._weight, self._bias, *self._shape, "add", 1.0, "relu", [], ""
+        )
+
+
+class PackedBottleneck(nn.Module):
+    """A bottleneck whose BatchNorms are folded, with its activations fused."""
+
+    def __init__(self, block: Bottleneck) -> None:
+        super().__init__()
+        self.conv1 = PackedConvolution(block.conv1, "relu")
+        self.conv2 = PackedConvolution(block.conv2, "relu")
+        self.avgpool = block.avgpool
+        self.conv3 = PackedConvolution(block.conv3)
+        self.downsample = block.downsample
+        if self.downsample is not None:
+            shortcut = PackedConvolution(cast(nn.Conv2d, getattr(self.downsample, "0")))
+            setattr(self.downsample, "0", shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = x if self.downsample is None else self.downsample(x)
+        return self.conv3.add_relu(self.avgpool(self.conv2(self.conv1(x))), residual)
 
 
 def _can_pack(clip: Clip) -> bool:
@@ -92,6 +135,14 @@ def _pack_mlp(mlp: Mlp) -> None:
 def _packed(*linear: Any) -> Any:
     """A `PackedLinear` that may stand where an `nn.Linear` stood."""
     return PackedLinear(*linear)
+
+
+def _pack_resnet(visual: ModifiedResNet) -> None:
+    for name in ("conv1", "conv2", "conv3"):
+        setattr(visual, name, PackedConvolution(getattr(visual, name), "relu"))
+    for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        for name, block in list(stage.named_children()):
+            setattr(stage, name, PackedBottleneck(cast(Bottleneck, block)))
 
 
 def _fold_batch_norm(visual: nn.Module) -> None:

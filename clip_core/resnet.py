@@ -107,17 +107,25 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Linear(width, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [batch, width, grid, grid] to [batch, embed_dim]."""
-        x = x.flatten(2).transpose(1, 2)  # [batch, grid * grid, width]
+        """Maps [batch, width, grid, grid] to [batch, embed_dim].
+
+        As there is one query, the key's matrix is applied to it and the value's to what it has
+        gathered, instead of both to every position.
+        """
+        x = x.flatten(2).transpose(1, 2)  # [batch, positions, width]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.positional_embedding.to(x.dtype)
-        query = self._split(self.q_proj(x[:, :1]))
-        key, value = self._split(self.k_proj(x)), self._split(self.v_proj(x))
-        mixed = F.scaled_dot_product_attention(query, key, value)  # [batch, heads, 1, head_width]
-        return self.c_proj(mixed.transpose(1, 2).flatten(1))
+        query = self.q_proj(x[:, 0]).unflatten(-1, (self.heads, -1))
+        asked = torch.einsum("bhd,hdw->bhw", query, self._by_head(self.k_proj))
+        bias = (query * self.k_proj.bias.unflatten(0, (self.heads, -1))).sum(dim=-1, keepdim=True)
+        scores = (asked @ x.transpose(1, 2) + bias) * query.shape[-1] ** -0.5
+        gathered = scores.softmax(dim=-1, dtype=torch.float32).to(x.dtype) @ x
+        value = torch.einsum("bhw,hdw->bhd", gathered, self._by_head(self.v_proj))
+        return self.c_proj(value.flatten(1) + self.v_proj.bias)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _by_head(self, linear: nn.Linear) -> Tensor:
+        """Views a weight as [heads, head_width, width]."""
+        return linear.weight.unflatten(0, (self.heads, -1))
 
 
 class ModifiedResNet(nn.Module):

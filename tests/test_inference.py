@@ -7,7 +7,7 @@ from conftest import random_clip
 from torch import nn
 
 from clip_core import inference
-from clip_core.inference import PackedLinear, ready_to_encode
+from clip_core.inference import PackedConvolution, PackedLinear, ready_to_encode
 from clip_core.loading import cast_precision
 
 
@@ -55,6 +55,9 @@ def test_everything_that_pays_is_packed_and_folded(tokenizer, variant):
     assert PackedLinear in kinds
     linear = [name for name, module in clip.named_modules() if isinstance(module, nn.Linear)]
     assert all(name.startswith("visual.attnpool") for name in linear)
+    assert (PackedConvolution in kinds) == (variant == "tiny-rn")
+    whole = [name for name, module in clip.named_modules() if isinstance(module, nn.Conv2d)]
+    assert all(name == "visual.conv1" and variant == "tiny-vit" for name in whole)
 
 
 def test_weights_are_not_kept_twice(tokenizer):
@@ -62,6 +65,16 @@ def test_weights_are_not_kept_twice(tokenizer):
     before = sum(parameter.numel() for parameter in clip.parameters())
     ready_to_encode(clip)
     assert sum(parameter.numel() for parameter in clip.parameters()) < before / 2
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_packed_resnet_takes_batches_of_any_size_and_layout(tokenizer, size):
+    clip = shaken("tiny-rn", tokenizer)
+    pixels = torch.randn(size, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = clip.encode_image(pixels)
+        found = ready_to_encode(clip).encode_image(pixels)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
