@@ -10,6 +10,8 @@ import os
 import posixpath
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -174,12 +176,42 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
         filesystem.makedirs(filesystem._parent(path), exist_ok=True)
         filesystem.pipe_file(path, bytes(data))
         return
-    path = normalize(uri)
+    with _replacing(normalize(uri)) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_output(uri: str) -> Iterator[BinaryIO]:
+    """Opens a file to write piece by piece; after the block it is whole under its name.
+
+    It is not there if the block raises. What goes to an object store waits on the local disk, so
+    that the upload can be tried again.
+    """
+    if is_local(uri):
+        with _replacing(normalize(uri)) as file:
+            yield file
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        yield cast(BinaryIO, file)
+        file.flush()
+        _upload(uri, file.name)
+
+
+@retried
+def _upload(uri: str, path: str) -> None:
+    filesystem, target = locate(uri)
+    filesystem.makedirs(filesystem._parent(target), exist_ok=True)
+    filesystem.put_file(path, target)
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    """Opens a local file beside its final name, which it gets when the block ends well."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_PARTIAL)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)

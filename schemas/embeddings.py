@@ -50,6 +50,19 @@ def model_column(column: str, model_name: str | None = None) -> str:
     return column if model_name is None else f"{model_name}_{column}"
 
 
+def model_names(schema: pa.Schema) -> list[str]:
+    """Returns the models of a run with several, in the order of its columns.
+
+    A model is told by its `similarity` and `text_truncated` together, so that a kept column such
+    as `caption_similarity` is none. A run of one model, whose columns have no name, has none.
+    """
+    suffix = model_column("similarity", "")
+    found = [name.removesuffix(suffix) for name in schema.names if name.endswith(suffix)]
+    return [name for name in found if name and model_column("text_truncated", name) in schema.names]
+
+
+MODEL_COLUMNS = ("similarity", "text_truncated", "image_embedding", "text_embedding")
+
 ROW_FIELDS = (
     pa.field("uid", pa.string(), nullable=False),
     pa.field("source", pa.string()),

@@ -1,0 +1,116 @@
+"""`clip-beam export`: the output of `embed` in the layouts of other tools, file by file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from pipelines import storage
+from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.export_datacomp import KEYS, datacomp
+from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
+from pipelines.exported_run import ExportedRun, ExportError, Layout, choose_model
+from pipelines.progress import meter
+from pipelines.scored_tables import ScoredTablesError, open_tables, row_count
+
+FAILED = 1
+LAYOUTS: Mapping[str, Callable[[ExportedRun], Layout]] = {
+    "clip_retrieval": ClipRetrieval,
+    "laion": Laion,
+    "tables": SeparateTables,
+}
+FORMATS = ("datacomp", *LAYOUTS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = parser().parse_args(argv)
+    try:
+        run = open_run(options)
+        layout = choose_layout(run, options)
+        _check_output(run.output, layout.directories, options.overwrite)
+    except (ValueError, OSError) as error:
+        return _fail(str(error), WRONG_USAGE)
+    try:
+        export(run, layout)
+    except (ScoredTablesError, OSError) as error:
+        return _fail(str(error), FAILED)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the command line of `clip-beam export`."""
+    flags = Parser(prog="clip-beam export", description="Write a run in another tool's layout.")
+    add = flags.add_argument
+    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
+    add("--output", required=True, metavar="URI", help="directory to write")
+    add("--format", required=True, choices=FORMATS, help="layout; `tables`: scores and vectors")
+    add("--model_name", metavar="NAME", help="which model of a run with several")
+    add("--datacomp_key", choices=KEYS, help="DataComp's name of the model [by architecture]")
+    add("--overwrite", action="store_true", help="remove the export that the output holds")
+    return flags
+
+
+def open_run(options: argparse.Namespace) -> ExportedRun:
+    """Finds the run and the model that is asked for.
+
+    Raises:
+        ValueError, OSError: what is wrong, in one sentence with the remedy.
+    """
+    if options.datacomp_key and options.format != "datacomp":
+        raise ExportError(
+            f"`--datacomp_key` does nothing with `--format {options.format}`; drop it"
+        )
+    tables = open_tables(options.input)
+    name = options.model_name
+    # Those two take all models of a run, unless one is named.
+    if name or options.format not in ("datacomp", "tables"):
+        name = choose_model(tables.schema, name)
+    return ExportedRun(tables, storage.normalize(options.output), name)
+
+
+def choose_layout(run: ExportedRun, options: argparse.Namespace) -> Layout:
+    """Returns the layout, after its own checks of the run.
+
+    Raises:
+        ExportError: if the run has not what the layout needs.
+    """
+    if options.format == "datacomp":
+        return datacomp(run, options.datacomp_key)
+    return LAYOUTS[options.format](run)
+
+
+def export(run: ExportedRun, layout: Layout) -> None:
+    """Writes every file, and prints a summary."""
+    files = run.tables.embeddings
+    rows = row_count(files)
+    layout.start()
+    with meter(rows, "rows") as count:
+        for uri in files:
+            layout.write(uri)
+            count(row_count([uri]))
+    print(f"rows       {rows}")
+    for line in layout.finish():
+        print(line)
+    print(f"output     {run.output}")
+
+
+def _check_output(output: str, names: Sequence[str], overwrite: bool) -> None:
+    for directory in (storage.join(output, name) for name in names):
+        storage.remove_partials(directory)
+        if overwrite:
+            storage.remove_tree(directory)
+        elif storage.list_files(directory):
+            raise ExportError(
+                f"{directory} holds an export already; pass `--overwrite` or name another"
+            )
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"clip-beam export: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

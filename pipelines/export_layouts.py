@@ -1,0 +1,157 @@
+"""The layouts of clip-retrieval and LAION, and the run's own as two tables."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import storage
+from pipelines.exported_run import VECTORS, ExportedRun, check_vectors, write_npy, write_rows
+from pipelines.scored_tables import row_count
+
+_KEY = ("uid", "source", "source_row")
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")  # always within int64
+
+
+class ClipRetrieval:
+    """What `clip-retrieval index` and autofaiss take.
+
+    OUTPUT/img_emb/img_emb_<k>.npy     [rows, dim] float16, L2-normalised
+    OUTPUT/text_emb/text_emb_<k>.npy   likewise
+    OUTPUT/metadata/metadata_<k>.parquet
+
+    Embeddings files without rows are left out: readers skip an empty `.npy`, but not the metadata
+    beside it, and would then pair all later files wrongly.
+    """
+
+    directories = ("img_emb", "text_emb", "metadata")
+
+    def __init__(self, run: ExportedRun) -> None:
+        check_vectors(run.tables, [run.column(name) for name in VECTORS], "clip_retrieval")
+        self._run = run
+        self._width = len(str(max(len(run.tables.embeddings) - 1, 0)))
+        self._files = 0
+
+    def start(self) -> None:
+        """Nothing belongs before the files."""
+
+    def write(self, uri: str) -> None:
+        """Writes the three files of one embeddings file: its metadata last."""
+        if not row_count([uri]):
+            return
+        k = f"{self._files:0{self._width}}"
+        for kind, name in (("img_emb", "image_embedding"), ("text_emb", "text_embedding")):
+            column = self._run.column(name)
+            dim = self._run.tables.schema.field(column).type.list_size
+            target = storage.join(self._run.output, kind, f"{kind}_{k}.npy")
+            with storage.open_output(target) as file:
+                write_npy(file, uri, column, dim)
+        target = storage.join(self._run.output, "metadata", f"metadata_{k}.parquet")
+        columns = [*self._run.kept, self._run.column("similarity")]
+        write_rows(self._run, uri, target, columns, self._batch)
+        self._files += 1
+
+    def finish(self) -> Sequence[str]:
+        """Returns lines for the summary."""
+        return [f"files      {self._files} of each kind"]
+
+    def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A picture without a reference, whose bytes were in the manifest, goes by its uid."""
+        own = {
+            "image_path": pc.coalesce(batch.column("url"), batch.column("uid")),
+            "caption": batch.column("text"),
+            "url": batch.column("url"),
+            "similarity": batch.column(self._run.column("similarity")),
+        }
+        return _with_rest(own, batch, [name for name in self._run.kept if name != "text"])
+
+
+class Laion:
+    """LAION's metadata: OUTPUT/metadata/<unit>.parquet.
+
+    `SAMPLE_ID` is the uid where that is a decimal number, else 63 bits of its SHA-256; the uid
+    itself comes after LAION's columns, and then what the run kept.
+    """
+
+    directories = ("metadata",)
+
+    def __init__(self, run: ExportedRun) -> None:
+        self._run = run
+
+    def start(self) -> None:
+        """Nothing belongs before the files."""
+
+    def write(self, uri: str) -> None:
+        """Writes the rows of one embeddings file under its own name."""
+        target = storage.join(self._run.output, "metadata", storage.base_name(uri))
+        columns = [*self._run.kept, self._run.column("similarity")]
+        write_rows(self._run, uri, target, columns, self._batch)
+
+    def finish(self) -> Sequence[str]:
+        """Returns lines for the summary."""
+        return [f"files      {len(self._run.tables.embeddings)}"]
+
+    def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        ids = [sample_id(uid) for uid in batch.column("uid").to_pylist()]
+        own = {
+            "SAMPLE_ID": pa.array(ids, pa.int64()),
+            "URL": batch.column("url"),
+            "TEXT": batch.column("text"),
+            "HEIGHT": batch.column("original_height").cast(pa.int32()),
+            "WIDTH": batch.column("original_width").cast(pa.int32()),
+            "similarity": batch.column(self._run.column("similarity")).cast(pa.float64()),
+        }
+        taken = ("source", "source_row", "original_height", "original_width")
+        return _with_rest(own, batch, [name for name in self._run.kept if name not in taken])
+
+
+class SeparateTables:
+    """The run as two tables, joined by (`source`, `source_row`), which are unique.
+
+    OUTPUT/scores/<unit>.parquet    all columns but the embeddings, of every model
+    OUTPUT/vectors/<unit>.parquet   uid, source, source_row and the embeddings
+    """
+
+    directories = ("scores", "vectors")
+
+    def __init__(self, run: ExportedRun) -> None:
+        names = run.tables.schema.names
+        self._run = run
+        self._vectors = [name for name in names if name.endswith(VECTORS) and name not in run.kept]
+        columns = self._vectors or [run.column(name) for name in VECTORS]
+        check_vectors(run.tables, columns, "tables")
+        self._scores = [name for name in names if name not in self._vectors]
+
+    def start(self) -> None:
+        """Nothing belongs before the files."""
+
+    def write(self, uri: str) -> None:
+        """Writes the two files of one embeddings file."""
+        tables = {"vectors": [*_KEY, *self._vectors], "scores": self._scores}
+        for table, columns in tables.items():
+            target = storage.join(self._run.output, table, storage.base_name(uri))
+            write_rows(self._run, uri, target, columns, lambda batch: batch)
+
+    def finish(self) -> Sequence[str]:
+        """Returns lines for the summary."""
+        return ["tables     scores and vectors, joined by (source, source_row)"]
+
+
+def sample_id(uid: str) -> int:
+    """Returns a number for a uid: itself if it is one, else 63 bits of its SHA-256."""
+    if _DECIMAL.fullmatch(uid):
+        return int(uid)
+    return int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big") >> 1
+
+
+def _with_rest(
+    own: dict[str, pa.Array], batch: pa.RecordBatch, rest: Sequence[str]
+) -> pa.RecordBatch:
+    """Appends columns of the run whose names, whatever their case, the layout does not have."""
+    taken = {name.lower() for name in own}
+    more = {name: batch.column(name) for name in rest if name.lower() not in taken}
+    return pa.RecordBatch.from_pydict(own | more)

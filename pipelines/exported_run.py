@@ -1,0 +1,166 @@
+"""A run that is to be written in another layout, and the writers that all layouts share."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.layout import FINGERPRINT_KEY
+from pipelines.scored_tables import (
+    ScoredTables,
+    ScoredTablesError,
+    embedding_matrix,
+    iterate_batches,
+    row_count,
+)
+from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
+
+VECTORS = ("image_embedding", "text_embedding")
+ToBatch = Callable[[pa.RecordBatch], pa.RecordBatch]
+
+
+class ExportError(ValueError):
+    """What was asked for cannot be made of this run: says what to do."""
+
+
+@dataclass(frozen=True)
+class ExportedRun:
+    """The output of `embed` and where it goes.
+
+    Attributes:
+        output: directory to write.
+        model_name: the model whose columns are taken; None where the run has one, without a name.
+    """
+
+    tables: ScoredTables
+    output: str
+    model_name: str | None
+
+    def column(self, name: str) -> str:
+        """Returns the name of a column that depends on the model."""
+        return model_column(name, self.model_name)
+
+    @property
+    def kept(self) -> list[str]:
+        """Columns that depend on no model, in the order of the table."""
+        models = {None, *model_names(self.tables.schema)}
+        depend = {model_column(name, model) for name in MODEL_COLUMNS for model in models}
+        return [name for name in self.tables.schema.names if name not in depend]
+
+    @property
+    def metadata(self) -> Mapping[bytes, str]:
+        """Metadata of every Parquet file: what decided the values."""
+        return {FINGERPRINT_KEY: json.dumps(dict(self.tables.fingerprint), sort_keys=True)}
+
+
+class Layout(Protocol):
+    """A way to lay a run out in files."""
+
+    @property
+    def directories(self) -> Sequence[str]:
+        """Names of the directories it fills."""
+
+    def start(self) -> None:
+        """Writes what belongs before the files."""
+
+    def write(self, uri: str) -> None:
+        """Writes what becomes of one file of the embeddings table."""
+
+    def finish(self) -> Sequence[str]:
+        """Returns lines for the summary."""
+
+
+def choose_model(schema: pa.Schema, model_name: str | None) -> str | None:
+    """Returns the name of the model to export, None for a run of one model without a name.
+
+    Raises:
+        ExportError: if the choice is open, or there is no such model.
+    """
+    names = model_names(schema)
+    if model_name is None and len(names) < 2:
+        return names[0] if names else None
+    if model_name is None:
+        raise ExportError(f"expected `--model_name`, as the run has models {', '.join(names)}")
+    if model_name not in names:
+        there = f"the run has models {', '.join(names)}" if names else "the run has one, unnamed"
+        raise ExportError(
+            f"`--model_name` names {model_name!r}, {there}; "
+            + ("name one of these" if names else "leave the flag out")
+        )
+    return model_name
+
+
+def check_vectors(tables: ScoredTables, columns: Sequence[str], format_name: str) -> None:
+    """Makes sure that the run has embeddings.
+
+    Raises:
+        ExportError: if it was made with `--scores_only`.
+    """
+    absent = [name for name in columns if name not in tables.schema.names]
+    if absent:
+        raise ExportError(
+            f"`--format {format_name}` needs embeddings, but the table has no {absent[0]!r}; embed "
+            "again without `--scores_only`, or export with `--format laion`"
+        )
+
+
+def write_rows(
+    run: ExportedRun, uri: str, target: str, columns: Sequence[str], to_batch: ToBatch
+) -> None:
+    """Writes the rows of one file as Parquet, batch by batch, in their order.
+
+    Args:
+        columns: those that `to_batch` needs; nothing else is read.
+        to_batch: turns a batch of the embeddings table into one of the layout's; it is given one
+            without rows first, for the schema.
+    """
+    fields = [run.tables.schema.field(name) for name in columns]
+    empty = pa.RecordBatch.from_arrays(
+        [pa.array([], field.type) for field in fields], schema=pa.schema(fields)
+    )
+    schema = to_batch(empty).schema.with_metadata(run.metadata)
+    vectors = {field.name for field in schema if pa.types.is_fixed_size_list(field.type)}
+    with (
+        storage.open_output(target) as file,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=[name for name in schema.names if name not in vectors],
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        for batch in iterate_batches(uri, columns):
+            writer.write_batch(to_batch(batch).cast(schema))
+
+
+def write_npy(file: IO[bytes], uri: str, column: str, dim: int) -> None:
+    """Writes an embedding column as `.npy`: [rows, dim] float16, the header first, then batches."""
+    rows = row_count([uri])
+    header = {"descr": "<f2", "fortran_order": False, "shape": (rows, dim)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for batch in iterate_batches(uri, [column]):
+        if batch.column(0).null_count:
+            raise ScoredTablesError(f"{uri} has a row without {column!r}; run `embed` again")
+        file.write(embedding_matrix(batch.column(0)).astype("<f2").tobytes())
+
+
+def write_npz(target: str, uri: str, columns: Mapping[str, str], schema: pa.Schema) -> None:
+    """Writes embedding columns as the members of one `.npz`, uncompressed as `np.savez` does.
+
+    Args:
+        columns: column of the embeddings table by key of the archive.
+    """
+    with storage.open_output(target) as file, zipfile.ZipFile(file, "w") as archive:
+        for key, column in columns.items():
+            # A fixed time: equal input gives equal bytes.
+            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
+                write_npy(member, uri, column, schema.field(column).type.list_size)
