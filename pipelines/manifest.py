@@ -13,7 +13,7 @@ from pipelines import storage, webdataset
 from pipelines.compression import SUFFIXES
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
-from pipelines.replay import is_rejects_table, unit_of_rejects
+from pipelines.replay import is_output_table, unit_of_table
 from pipelines.text_manifests import scan_text
 from schemas.manifest import ColumnOverrides, Columns, ManifestError, resolve_columns
 
@@ -177,8 +177,8 @@ def _plan_parquet(whole: Unit, request: ManifestRequest, beside_tar: bool) -> _F
     except DamagedParquet as error:
         damage = f"not a whole Parquet file: {error}"
         return _FilePlan([replace(whole, damage=damage)], [], readable=False)
-    if is_rejects_table(schema):
-        return _plan_rejects(whole.uri, schema, request)
+    if is_output_table(schema):
+        return _plan_rows_again(whole.uri, schema, request)
     columns = _columns(schema, whole.uri, request)
     if beside_tar and columns.status:  # img2dataset's output: the other rows are in the tar
         kept = [pa.field(name, pa.string()) for name in columns.kept]  # as in the tar
@@ -198,13 +198,13 @@ def _plan_parquet(whole: Unit, request: ManifestRequest, beside_tar: bool) -> _F
     return _FilePlan(units, [schema.field(name) for name in columns.kept])
 
 
-def _plan_rejects(uri: str, schema: pa.Schema, request: ManifestRequest) -> _FilePlan:
+def _plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> _FilePlan:
     if request.columns != ColumnOverrides():
         raise ManifestError(
-            f"{uri} is a rejects table, which knows the columns of its manifest; leave out "
+            f"{uri} is a table of `clip-beam`, which knows the columns of its manifest; leave out "
             "`--image_column`, `--text_column`, `--id_column` and `--keep_columns`"
         )
-    unit = unit_of_rejects(uri, schema, request.only_reasons)
+    unit = unit_of_table(uri, schema, request.only_reasons)
     if request.image_root is not None:
         unit = replace(unit, image_root=storage.normalize(request.image_root))
     kept = [schema.field(name) for name in unit.columns.kept]

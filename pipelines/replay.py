@@ -1,9 +1,9 @@
-"""Retries rejected rows: a rejects table says which rows of which units to read again.
+"""Reads rows again: a table of a run, or what a filter kept of it, says which rows of which units.
 
-A rejected row is always read anew from the manifest it came from, never from the rejects table: so
-members of tars, inline images and expected hashes are what they were in the first run. For that
-every file of the table holds its unit, as JSON, in its metadata. Like a command line, it says which
-files are read: replay only tables of your own.
+They are always read anew from the manifest they came from, never from the table: so members of
+tars, inline images and expected hashes are what they were in the first run. For that every file of
+a table holds its unit, as JSON, in its metadata. Like a command line, it says which files are read:
+replay only tables of your own.
 """
 
 from __future__ import annotations
@@ -37,38 +37,41 @@ def unit_from_json(text: str | bytes) -> Unit:
     return Unit(**values, columns=Columns(**{**columns, "kept": tuple(columns["kept"])}))
 
 
-def is_rejects_table(schema: pa.Schema) -> bool:
-    """Tells a file of a rejects table from any other Parquet manifest."""
+def is_output_table(schema: pa.Schema) -> bool:
+    """Tells a file that `embed` or `filter` wrote from any other Parquet manifest."""
     return UNIT_KEY in (schema.metadata or {})
 
 
-def unit_of_rejects(uri: str, schema: pa.Schema, reasons: Collection[str]) -> Unit:
-    """Returns the unit a file of a rejects table came from, with only its rejected rows to read.
+def unit_of_table(uri: str, schema: pa.Schema, reasons: Collection[str]) -> Unit:
+    """Returns the unit a file of a table came from, with only the rows of the file to read.
 
     Args:
-        reasons: only rows with one of these; empty for all.
+        reasons: of a rejects table, only rows with one of these; empty for all.
 
     Raises:
-        ManifestError: if the manifest it came from is gone or has changed.
+        ManifestError: if the manifest it came from is gone or has changed, or the table has no
+            reasons.
     """
+    if reasons and "reason" not in schema.names:
+        raise ManifestError(f"`--only_reasons` needs a rejects table, got {uri}; leave it out")
     unit = unit_from_json(schema.metadata[UNIT_KEY])
     try:
         size = storage.file_size(unit.uri)
     except FileNotFoundError as error:
         raise ManifestError(
-            f"the manifest {unit.uri}, which the rejects of {uri} came from, is not there any more"
+            f"the manifest {unit.uri}, which the rows of {uri} came from, is not there any more"
         ) from error
     if size != unit.manifest_bytes:
         raise ManifestError(
-            f"the manifest {unit.uri} had {unit.manifest_bytes} bytes when its rows were rejected "
-            f"and has {size} now; embed it anew"
+            f"the manifest {unit.uri} had {unit.manifest_bytes} bytes when {uri} "
+            f"was written and has {size} now; embed it anew"
         )
-    return replace(unit, only_rows=rejected_rows(uri, reasons))
+    return replace(unit, only_rows=table_rows(uri, reasons))
 
 
-def rejected_rows(uri: str, reasons: Collection[str] = ()) -> tuple[int, ...]:
-    """Returns the source rows in a file of a rejects table, sorted, perhaps by reason."""
-    table = read_table(uri, ["source_row", "reason"])
+def table_rows(uri: str, reasons: Collection[str] = ()) -> tuple[int, ...]:
+    """Returns the source rows in a file of a table, sorted; of rejects perhaps by reason."""
+    table = read_table(uri, ["source_row", *(["reason"] if reasons else [])])
     if reasons:
         table = table.filter(pc.field("reason").isin(list(reasons)))
     return tuple(sorted(table["source_row"].to_pylist()))
@@ -96,7 +99,7 @@ def pending_units(
             pending.append(_torn(output, unit, result))
         elif set(result.rejects) & set(retried):
             uri = unit_file(output, REJECTS, unit.unit_id)
-            pending.append(replace(unit, only_rows=rejected_rows(uri, retried)))
+            pending.append(replace(unit, only_rows=table_rows(uri, retried)))
     return pending
 
 

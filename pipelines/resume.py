@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.layout import FINGERPRINT_KEY, RESULT_KEY
+from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY
 from pipelines.options import REASONS, EmbedConfig
 from pipelines.records import Unit, UnitResult
-from pipelines.replay import EMBEDDINGS, REJECTS, pending_units
+from pipelines.replay import pending_units
 
 FOOTER_READERS = 16
 
@@ -94,10 +94,11 @@ def check_replay(units: Sequence[Unit], config: EmbedConfig) -> None:
     Raises:
         ResumeError: if they do not.
     """
-    own = storage.join(storage.normalize(config.output), REJECTS, "")
+    output = storage.normalize(config.output)
+    own = tuple(storage.join(output, table, "") for table in (EMBEDDINGS, REJECTS))
     if any(storage.join(storage.normalize(uri), "").startswith(own) for uri in config.manifest):
         raise ResumeError(
-            "`--manifest` names the rejects of `--output` itself; to retry them in their place, "
+            "`--manifest` names a table of `--output` itself; to retry its rejects in their place, "
             "pass the manifest they came from and `--retry_rejects`"
         )
     is_replay = config.retry_rejects or any(unit.only_rows is not None for unit in units)

@@ -11,13 +11,13 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines import progress, storage
 from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY
+from pipelines.parquet_output import parquet_bytes
 from pipelines.records import Reject, Scored, Unit, UnitCount, UnitResult
 from pipelines.replay import UNIT_KEY, merge_retried, unit_file, unit_to_json
 from pipelines.tables import rejects_batch, scored_batch
@@ -109,6 +109,7 @@ def write_unit(
     metadata = {
         FINGERPRINT_KEY: json.dumps(dict(layout.fingerprint), sort_keys=True),
         RESULT_KEY: json.dumps(result.to_json() | {"manifest_bytes": unit.manifest_bytes}),
+        UNIT_KEY: unit_to_json(unit),
     }
     if unit.only_rows is None:
         _write_rejects(layout, unit, rejected, metadata)
@@ -125,27 +126,9 @@ def _write_rejects(
 ) -> None:
     uri = layout.uri(REJECTS, unit.unit_id)
     if rejected.num_rows:
-        source = {UNIT_KEY: unit_to_json(unit)}
-        storage.write_atomically(uri, parquet_bytes(rejected, {**metadata, **source}))
+        storage.write_atomically(uri, parquet_bytes(rejected, metadata))
     elif storage.exists(uri):  # of an attempt that was killed, or before all were retried
         storage.remove(uri)
-
-
-def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, str]) -> pa.Buffer:
-    """Encodes a table: zstd, page checksums, and no dictionaries for vectors.
-
-    Dictionary encoding of random floats costs most of the writing time and saves nothing.
-    """
-    sink = pa.BufferOutputStream()
-    plain = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        sink,
-        compression="zstd",
-        use_dictionary=plain,
-        write_page_checksum=True,
-    )
-    return sink.getvalue()
 
 
 def _check_conservation(count: UnitCount, embeddings: pa.Table, rejected: pa.Table) -> None:

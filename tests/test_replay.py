@@ -195,7 +195,9 @@ def test_mended_rejects_are_embedded_into_another_output(failed, model_dir, tmp_
 def test_what_makes_no_sense_is_refused_in_one_sentence(failed, model_dir, tmp_path, capsys):
     manifest, output, flags = failed
     cases = [
-        ((output / "rejects", output), "names the rejects of `--output` itself"),
+        ((output / "rejects", output), "names a table of `--output` itself"),
+        ((output / "embeddings", output), "names a table of `--output` itself"),
+        ((output / "embeddings", tmp_path / "b", "--only_reasons", "not_found"), "leave it out"),
         ((output / "rejects", tmp_path / "b", "--text_column", "text"), "leave out `--image_col"),
         ((manifest, tmp_path / "b", "--only_reasons", "not_found"), "needs `--retry_rejects`"),
         ((manifest, output, "--retry_rejects", "--only_reasons", "notfound"), "mean not_found?"),
@@ -230,9 +232,9 @@ def test_only_the_wanted_rows_are_read_and_no_further(tmp_path):
     assert [record.row.source_row for record in read_unit(some)] == [3, 7]
 
 
-def test_rejects_without_a_source_are_no_rejects_table():
-    assert not replay.is_rejects_table(pa.schema([("url", pa.string())]))
+def test_table_without_a_source_is_a_plain_manifest():
+    assert not replay.is_output_table(pa.schema([("url", pa.string())]))
     with pytest.raises(ManifestError, match="not there any more"):
         unit = Unit("u", "/none/m.csv", "csv", Columns(), "/", 0, 1)
         schema = pa.schema([], {replay.UNIT_KEY: replay.unit_to_json(unit)})
-        replay.unit_of_rejects("r.parquet", schema, ())
+        replay.unit_of_table("r.parquet", schema, ())
