@@ -24,6 +24,8 @@ BASE = [
 EXTRAS = {
     # Beam's own extra, kept out of the base install: hundreds of MB of cloud clients.
     "dataflow": ["apache-beam[gcp]>=2.77,<3"],
+    # Evaluates the predicates of `filter --where`.
+    "filter": ["duckdb>=1.1"],
     # Ships the BPE vocabulary that the published OpenAI models were trained with.
     "openai": ["openai-clip"],
     # Plots of the report and of `classify`; the pages' templates.
@@ -34,6 +36,8 @@ EXTRAS = {
         "gcp-storage-emulator",
         "moto[s3]>=5",
         "s3fs>=2024.6",
+        "duckdb>=1.1",
+        "embedding-reader>=1.8",
         "flask",
         "flask-cors",
         "jinja2>=3.1",

@@ -20,7 +20,7 @@ from clip_core import zero_shot
 from pipelines import storage
 from pipelines.accuracy import Accuracy
 from pipelines.arguments import WRONG_USAGE, Parser
-from pipelines.html_pages import MissingExtraError, require
+from pipelines.extras import MissingExtraError, require
 from pipelines.label_tables import labels_batch, labels_file
 from pipelines.plots import heat_map
 from pipelines.progress import meter

@@ -13,6 +13,7 @@ COMMANDS = {
     "sample": "write a sample image-text dataset, with the truth about it beside it",
     "check": "look at a sample and say what would go wrong with `embed`, before it does",
     "embed": "embed and score the image-text pairs of a manifest",
+    "filter": "keep the rows of a run that are worth training on",
     "classify": "label the images of a run by prompts, zero-shot",
     "report": "write an HTML page about a run",
     "export": "write a run in the layout of DataComp, clip-retrieval, LAION, or as two tables",

@@ -21,7 +21,7 @@ import pyarrow.dataset as ds
 from clip_core.ranking import auroc
 from pipelines import embed, report
 from pipelines.arguments import WRONG_USAGE, Parser
-from pipelines.html_pages import MissingExtraError
+from pipelines.extras import MissingExtraError
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 

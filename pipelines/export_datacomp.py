@@ -8,24 +8,19 @@ OUTPUT/subset.npy                  all uids, sorted, as the resharder takes them
 from __future__ import annotations
 
 import hashlib
-import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
 from pipelines.exported_run import ExportedRun, ExportError, check_vectors, write_npz, write_rows
 from pipelines.scored_tables import iterate_batches
+from pipelines.uid_subset import is_hex, write_subset
 from schemas.embeddings import model_column, model_names
 
 KEYS = ("b32", "l14")
 _KEY_OF = {"ViT-B/32": "b32", "ViT-L/14": "l14"}
 _BOXES = pa.list_(pa.list_(pa.float64()))
-_HEX = re.compile(r"[0-9a-fA-F]{32}")
-_UID = np.dtype("u8,u8")
-_SORTED_ROWS = 1 << 20  # of the subset, turned into numbers at once
 
 
 class DataComp:
@@ -81,7 +76,7 @@ class DataComp:
         for uri in self._run.tables.embeddings:
             for batch in iterate_batches(uri, ["uid"]):
                 uids = batch.column(0).to_pylist()
-                self._foreign += sum(_HEX.fullmatch(uid) is None for uid in uids)
+                self._foreign += sum(not is_hex(uid) for uid in uids)
                 yield [hex_uid(uid) for uid in uids]
 
     def _columns(self) -> list[tuple[str, str, pa.DataType]]:
@@ -143,29 +138,4 @@ def datacomp(run: ExportedRun, key: str | None) -> DataComp:
 
 def hex_uid(uid: str) -> str:
     """Returns a uid of 32 hex digits as it is, else the first 32 of its SHA-256."""
-    return uid if _HEX.fullmatch(uid) else hashlib.sha256(uid.encode()).hexdigest()[:32]
-
-
-def write_subset(target: str, uids: Iterator[list[str]]) -> int:
-    """Writes a subset file: uids as pairs of uint64, sorted; returns how many.
-
-    They are sorted on the disk: as 16 big-endian bytes, whose order is that of the numbers.
-
-    Args:
-        uids: 32 hex digits each, in batches.
-    """
-    with tempfile.TemporaryFile() as scratch, storage.open_output(target) as file:
-        for batch in uids:
-            scratch.write(bytes.fromhex("".join(batch)))
-        scratch.flush()
-        rows = scratch.tell() // _UID.itemsize
-        descr = np.lib.format.dtype_to_descr(_UID)
-        header = {"descr": descr, "fortran_order": False, "shape": (rows,)}
-        np.lib.format.write_array_header_1_0(file, header)
-        if rows:
-            keys = np.memmap(scratch, "S16", "r+", shape=(rows,))
-            keys.sort()
-            for start in range(0, rows, _SORTED_ROWS):
-                block = keys[start : start + _SORTED_ROWS]
-                file.write(block.view(">u8").astype("<u8").tobytes())
-    return rows
+    return uid if is_hex(uid) else hashlib.sha256(uid.encode()).hexdigest()[:32]

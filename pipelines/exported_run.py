@@ -10,10 +10,10 @@ from typing import IO, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.layout import FINGERPRINT_KEY
+from pipelines.parquet_output import write_parquet
 from pipelines.scored_tables import (
     ScoredTables,
     ScoredTablesError,
@@ -127,19 +127,8 @@ def write_rows(
         [pa.array([], field.type) for field in fields], schema=pa.schema(fields)
     )
     schema = to_batch(empty).schema.with_metadata(run.metadata)
-    vectors = {field.name for field in schema if pa.types.is_fixed_size_list(field.type)}
-    with (
-        storage.open_output(target) as file,
-        pq.ParquetWriter(
-            file,
-            schema,
-            compression="zstd",
-            use_dictionary=[name for name in schema.names if name not in vectors],
-            write_page_checksum=True,
-        ) as writer,
-    ):
-        for batch in iterate_batches(uri, columns):
-            writer.write_batch(to_batch(batch).cast(schema))
+    batches = iterate_batches(uri, columns)
+    write_parquet(target, schema, (to_batch(batch) for batch in batches))
 
 
 def write_npy(file: IO[bytes], uri: str, column: str, dim: int) -> None:

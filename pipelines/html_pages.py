@@ -3,32 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-
-class MissingExtraError(ImportError):
-    """A package of an extra is not installed: says what to run."""
-
-
-def require(package: str, what: str) -> None:
-    """Makes sure that a package of the extra `report` is installed.
-
-    Args:
-        what: what needs it, for the message.
-
-    Raises:
-        MissingExtraError: names the extra.
-    """
-    try:
-        import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(
-            f'{what} need {package}, which is not installed; run `pip install "clip-beam[report]"`'
-        ) from error
 
 
 def render(template: str, **values: Any) -> str:

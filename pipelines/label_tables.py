@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clip_core.zero_shot import softmax
+from pipelines.parquet_output import parquet_bytes
 from schemas.labels import KEY_NAMES, LABELS_SCHEMA
 
 
@@ -35,8 +35,4 @@ def labels_batch(
 def labels_file(batches: Iterable[pa.RecordBatch], metadata: Mapping[bytes, str]) -> pa.Buffer:
     """Encodes a labels table as Parquet, with page checksums as all tables have."""
     table = pa.Table.from_batches(list(batches), LABELS_SCHEMA)
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True
-    )
-    return sink.getvalue()
+    return parquet_bytes(table, metadata)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
-from pipelines.html_pages import MissingExtraError, require
+from pipelines.extras import MissingExtraError, require
 from pipelines.progress import meter
 from pipelines.report_page import render_report
 from pipelines.run_statistics import Statistics, cut_of_fraction, gather

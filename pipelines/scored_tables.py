@@ -77,7 +77,7 @@ def open_tables(root: str) -> ScoredTables:
             f"expected the output directory of `clip-beam embed`, got {root!r}, which has no "
             f"{EMBEDDINGS}/*.parquet; name another with `--input`"
         )
-    schema = _schema(embeddings[0])
+    schema = file_schema(embeddings[0])
     metadata = schema.metadata or {}
     if FINGERPRINT_KEY not in metadata:
         raise ScoredTablesError(f"{embeddings[0]} was not written by `clip-beam embed`")
@@ -89,6 +89,19 @@ def open_tables(root: str) -> ScoredTables:
         fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
         record=_run_record(storage.join(root, RUN_JSON)),
     )
+
+
+def file_schema(uri: str) -> pa.Schema:
+    """Returns the schema of one file, with its metadata.
+
+    Raises:
+        ScoredTablesError: if the file is damaged.
+    """
+    try:
+        with storage.open_input(uri) as file:
+            return pq.read_schema(file)
+    except pa.ArrowException as error:
+        raise _damaged(uri, error) from error
 
 
 def row_count(uris: Sequence[str]) -> int:
@@ -165,14 +178,6 @@ def _parquet_files(directory: str) -> tuple[str, ...]:
         for uri in found
         if uri.endswith(".parquet") and not storage.base_name(uri).startswith((".", "_"))
     )
-
-
-def _schema(uri: str) -> pa.Schema:
-    try:
-        with storage.open_input(uri) as file:
-            return pq.read_schema(file)
-    except pa.ArrowException as error:
-        raise _damaged(uri, error) from error
 
 
 def _footer_rows(uri: str) -> int:

@@ -12,8 +12,9 @@ import numpy as np
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.decode import DecodeLimits, decode_image
+from pipelines.extras import require
 from pipelines.fetch import MAX_IMAGE_BYTES
-from pipelines.html_pages import render, require
+from pipelines.html_pages import render
 from pipelines.nearest import nearest_rows
 from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model

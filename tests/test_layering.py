@@ -16,8 +16,8 @@ MODULES = sorted(
 # The entry points and the composite see all stages; the others see records and plain helpers.
 STAGES = {"read", "fetch", "decode", "run_ahead", "encode", "score", "write"}
 ENTRY_POINTS = {
-    "check", "classify", "cli", "convert", "demo", "embed", "embed_rows", "export", "pretrain",
-    "report", "sample", "search", "verify",
+    "check", "classify", "cli", "convert", "demo", "embed", "embed_rows", "export", "filter",
+    "pretrain", "report", "sample", "search", "verify",
 }  # fmt: skip
 TORCH_ALLOWED = {"encode", "pretrain"}
 

@@ -1,0 +1,262 @@
+"""`clip-beam filter`: keeps the rows of a run that are worth training on.
+
+OUTPUT/kept/<unit>.parquet   the kept rows with all their columns; a manifest for `embed` again
+OUTPUT/uids.npy              their uids as DataComp's resharder takes them, where they are 32 hex
+OUTPUT/filter.json           last: the conditions, and the rows left after each
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.exact_duplicates import exact_duplicates
+from pipelines.exported_run import choose_model
+from pipelines.extras import MissingExtraError
+from pipelines.kept_rows import check_output, write_kept
+from pipelines.near_duplicates import near_duplicates
+from pipelines.progress import meter
+from pipelines.row_rules import (
+    PRESETS,
+    PredicateError,
+    Preset,
+    Rule,
+    similarity_rule,
+    sql_rule,
+)
+from pipelines.scored_tables import (
+    ScoredTables,
+    ScoredTablesError,
+    check_columns,
+    iterate_batches,
+    open_tables,
+    row_count,
+)
+from pipelines.selection import Selection
+from pipelines.top_fraction import threshold_of_fraction
+from schemas.embeddings import model_column
+
+FAILED = 1
+DEDUP_THRESHOLD = 0.95
+LEAST_THRESHOLD = 0.8  # below, hash tables get as many as comparing all pairs would cost
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Checked options of the command; the flags' names and meanings."""
+
+    input: str
+    output: str | None
+    preset: str | None
+    min_similarity: float | None
+    top_fraction: float | None
+    where: tuple[str, ...]
+    dedup: str | None
+    dedup_threshold: float
+    model_name: str | None
+    dry_run: bool
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        if self.output is None and not self.dry_run:
+            raise ValueError("expected `--output`, or `--dry_run` to see what would be kept")
+        if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
+            raise ValueError(
+                f"`--min_similarity` must be between -1 and 1, got {self.min_similarity}"
+            )
+        if self.top_fraction is not None and not 0 < self.top_fraction <= 1:
+            raise ValueError(
+                f"`--top_fraction` must be above 0 and at most 1, got {self.top_fraction}"
+            )
+        if not LEAST_THRESHOLD <= self.dedup_threshold < 1:
+            raise ValueError(
+                f"`--dedup_threshold` must be at least {LEAST_THRESHOLD} and below 1, got "
+                f"{self.dedup_threshold}"
+            )
+        conditions = (self.preset, self.min_similarity, self.top_fraction, self.dedup)
+        if not self.where and all(condition is None for condition in conditions):
+            raise ValueError(
+                "expected a condition, got none; give `--min_similarity`, `--top_fraction`, "
+                "`--where`, `--dedup` or `--preset`"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a checked command will do.
+
+    Attributes:
+        rules: conditions on columns other than the score, in their order.
+        min_similarity, top_fraction: the condition on the score; one of them or neither.
+        score, embedding: columns of the model.
+    """
+
+    tables: ScoredTables
+    rules: tuple[Rule, ...]
+    min_similarity: float | None
+    top_fraction: float | None
+    score: str
+    embedding: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = vars(parser().parse_args(argv))
+    try:
+        config = FilterConfig(**options | {"where": tuple(options["where"])})
+        plan = prepare(config)
+        if config.output and not config.dry_run:
+            check_output(config.output, config.overwrite)
+    except (ValueError, OSError, MissingExtraError) as error:
+        return _fail(str(error), WRONG_USAGE)
+    try:
+        selection = select(plan, config)
+        print(waterfall(selection, row_count(plan.tables.rejects)))
+        if config.output and not config.dry_run:
+            for line in write_kept(plan.tables, selection, config.output, _record(config)):
+                print(line)
+    except (ScoredTablesError, PredicateError, OSError) as error:
+        return _fail(str(error), FAILED)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Builds the command line of `clip-beam filter`."""
+    flags = Parser(
+        prog="clip-beam filter",
+        description="Keep rows of a run, by conditions that all have to hold.",
+    )
+    add = flags.add_argument
+    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
+    add("--output", metavar="URI", help="directory to write")
+    recipes = "; ".join(f"{name}: {preset.does}" for name, preset in PRESETS.items())
+    add("--preset", choices=PRESETS, help=f"published recipe ({recipes})")
+    score = flags.add_mutually_exclusive_group()
+    score.add_argument("--min_similarity", type=float, metavar="COSINE", help="least similarity")
+    score.add_argument(
+        "--top_fraction",
+        type=float,
+        metavar="SHARE",
+        help="least similarity, as what this share of all embedded rows reach; ties are kept",
+    )
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="SQL",
+        help="predicate over the columns, in DuckDB's dialect; may be given again",
+    )
+    add(
+        "--dedup",
+        choices=("exact", "near"),
+        help="of rows with one picture keep the best; near: also of those with almost one",
+    )
+    add(
+        "--dedup_threshold",
+        type=float,
+        default=DEDUP_THRESHOLD,
+        metavar="COSINE",
+        help=f"of two pictures that are nearly one [{DEDUP_THRESHOLD}]",
+    )
+    add("--model_name", metavar="NAME", help="which model of a run with several")
+    add("--dry_run", action="store_true", help="print what each condition leaves, write nothing")
+    add("--overwrite", action="store_true", help="remove the kept rows that the output holds")
+    return flags
+
+
+def prepare(config: FilterConfig) -> Plan:
+    """Checks everything that can be checked before the work.
+
+    Raises:
+        ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
+    """
+    tables = open_tables(config.input)
+    name = choose_model(tables.schema, config.model_name)
+    preset = PRESETS[config.preset] if config.preset else Preset("")
+    rules = (*preset.rules, *(sql_rule(predicate, tables.schema) for predicate in config.where))
+    asked = config.min_similarity is not None or config.top_fraction is not None
+    plan = Plan(
+        tables,
+        rules,
+        config.min_similarity if asked else preset.min_similarity,
+        config.top_fraction if asked else preset.top_fraction,
+        model_column("similarity", name),
+        model_column("image_embedding", name),
+    )
+    columns = [*(column for rule in rules for column in rule.columns), plan.score]
+    columns += [plan.embedding] if config.dedup == "near" else []
+    check_columns(tables.schema, columns, tables.embeddings[0])
+    return plan
+
+
+def select(plan: Plan, config: FilterConfig) -> Selection:
+    """Applies the conditions: on single rows, on the score, then on rows with one picture.
+
+    Raises:
+        ScoredTablesError, PredicateError, OSError: if a table cannot be read or a predicate fails.
+    """
+    rows = row_count(plan.tables.embeddings)
+    rules = [*plan.rules, *score_rules(plan)]
+    passes = bool(rules) + bool(config.dedup) + (config.dedup == "near")
+    with meter(rows * passes, "rows") as count:
+        selection = Selection(plan.tables.embeddings, count)
+        if rules:
+            selection.apply(rules)
+        if config.dedup:
+            worse = exact_duplicates(selection, plan.score)
+            selection.drop(worse, "one row for each picture")
+        if config.dedup == "near":
+            threshold = config.dedup_threshold
+            worse = near_duplicates(selection, plan.embedding, plan.score, threshold)
+            selection.drop(worse, f"no better row within cosine {threshold}")
+    return selection
+
+
+def score_rules(plan: Plan) -> list[Rule]:
+    """Returns the rule on the score, if any; a share of rows is looked up in the tables."""
+    if plan.min_similarity is not None:
+        return [similarity_rule(plan.min_similarity, plan.score)]
+    if plan.top_fraction is None:
+        return []
+
+    def scores() -> Iterator[np.ndarray]:
+        for uri in plan.tables.embeddings:
+            for batch in iterate_batches(uri, [plan.score]):
+                yield batch.column(0).drop_null().to_numpy(zero_copy_only=False)
+
+    threshold = threshold_of_fraction(scores, plan.top_fraction)
+    if threshold is None:  # no row has a score
+        return []
+    return [similarity_rule(threshold, plan.score, f" (top {plan.top_fraction:.4g})")]
+
+
+def waterfall(selection: Selection, rejects: int) -> str:
+    """Returns a line for each condition: the rows that are left, and their share of all."""
+    embedded = selection.steps[0][1]
+    steps = [("read", embedded + rejects), *selection.steps]
+    width = max(len("condition"), *(len(name) for name, _ in steps))
+    lines = [f"{'condition':<{width}}{'rows left':>13}{'of all':>9}"]
+    for name, rows in steps:
+        share = rows / (embedded + rejects) if embedded + rejects else 0.0
+        lines.append(f"{name:<{width}}{rows:>13,}{share:>9.1%}")
+    return "\n".join(lines)
+
+
+def _record(config: FilterConfig) -> dict[str, Any]:
+    own = ("output", "dry_run", "overwrite")
+    return {name: value for name, value in vars(config).items() if name not in own}
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"clip-beam filter: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Finds the similarity that a fraction of all rows reach: exactly, by counting, without sorting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+_HALF = 1 << 16
+
+Scores = Callable[[], Iterable[np.ndarray]]
+
+
+def threshold_of_fraction(scores: Scores, fraction: float) -> float | None:
+    """Returns the least similarity to keep, by DataComp's rule.
+
+    The rule (DataComp `baselines`, 2023): of N values in descending order, the one at index
+    int(N * fraction); rows of at least that value are kept, ties among them. The upper 16 bits of
+    all values are counted first, then the lower 16 bits of those that share the wanted upper ones,
+    so a megabyte does for any number of rows.
+
+    Args:
+        scores: called twice; gives [rows] float32 arrays. Values that are not finite are left out.
+        fraction: in (0, 1]; 1 keeps all.
+
+    Returns:
+        A float32 value, or None when there is no finite score.
+    """
+    upper = _count(key >> 16 for key in map(_ordered_keys, scores()))
+    total = int(upper.sum())
+    if not total:
+        return None
+    wanted = min(int(total * fraction), total - 1)
+    high, before = _find(upper, wanted)
+    lower = _count(key[key >> 16 == high] & 0xFFFF for key in map(_ordered_keys, scores()))
+    low, _ = _find(lower, wanted - before)
+    return _value(high << 16 | low)
+
+
+def _ordered_keys(scores: np.ndarray) -> np.ndarray:
+    """Maps finite floats to uint32 of the same order; -0.0 and 0.0 are one value."""
+    bits = (scores[np.isfinite(scores)].astype(np.float32) + np.float32(0)).view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+
+
+def _value(key: int) -> float:
+    bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
+    return float(np.array(bits, np.uint32).view(np.float32))
+
+
+def _count(halves: Iterable[np.ndarray]) -> np.ndarray:
+    counts = np.zeros(_HALF, np.int64)
+    for half in halves:
+        counts += np.bincount(half, minlength=_HALF)
+    return counts
+
+
+def _find(counts: np.ndarray, index: int) -> tuple[int, int]:
+    """Returns the bin of the value at `index` in descending order, and how many are above it."""
+    reached = counts[::-1].cumsum()
+    place = int(np.searchsorted(reached, index, side="right"))
+    return _HALF - 1 - place, int(reached[place - 1]) if place else 0
