@@ -22,6 +22,7 @@ from pipelines.accuracy import Accuracy
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.extras import MissingExtraError, require
 from pipelines.label_tables import labels_batch, labels_file
+from pipelines.overwriting import make_room
 from pipelines.plots import heat_map
 from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
@@ -127,7 +128,7 @@ def prepare(options: argparse.Namespace) -> Job:
         columns.append(options.truth_column)
     check_columns(tables.schema, columns, tables.embeddings[0])
     truth = read_truth(options.truth, options.truth_column) if options.truth else None
-    _check_output(options.output, options.overwrite)
+    make_room(options.output, [LABELS], options.overwrite)
     model = load_query_model(tables, options)
     return Job(
         tables=tables,
@@ -247,14 +248,6 @@ def _check_flags(options: argparse.Namespace) -> None:
                 f"{options.confusion_plot!r}"
             )
         require("matplotlib", "plots")
-
-
-def _check_output(output: str, overwrite: bool) -> None:
-    directory = storage.join(output, LABELS)
-    if overwrite:
-        storage.remove_tree(directory)
-    elif storage.list_files(directory):
-        raise ValueError(f"{directory} holds labels already; pass `--overwrite` or name another")
 
 
 def _logit_scale(model: ClipModel) -> float:

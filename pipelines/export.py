@@ -11,6 +11,7 @@ from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.export_datacomp import KEYS, datacomp
 from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.exported_run import ExportedRun, ExportError, Layout, choose_model
+from pipelines.overwriting import make_room
 from pipelines.progress import meter
 from pipelines.scored_tables import ScoredTablesError, open_tables, row_count
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run = open_run(options)
         layout = choose_layout(run, options)
-        _check_output(run.output, layout.directories, options.overwrite)
+        make_room(run.output, layout.outputs, options.overwrite)
     except (ValueError, OSError) as error:
         return _fail(str(error), WRONG_USAGE)
     try:
@@ -62,9 +63,11 @@ def open_run(options: argparse.Namespace) -> ExportedRun:
         raise ExportError(
             f"`--datacomp_key` does nothing with `--format {options.format}`; drop it"
         )
-    tables = open_tables(options.input)
     name = options.model_name
-    # Those two take all models of a run, unless one is named.
+    if name and options.format == "tables":
+        raise ExportError("`--format tables` takes all models of a run; drop `--model_name`")
+    tables = open_tables(options.input)
+    # DataComp has columns for two models, which a run may have by these names.
     if name or options.format not in ("datacomp", "tables"):
         name = choose_model(tables.schema, name)
     return ExportedRun(tables, storage.normalize(options.output), name)
@@ -94,17 +97,6 @@ def export(run: ExportedRun, layout: Layout) -> None:
     for line in layout.finish():
         print(line)
     print(f"output     {run.output}")
-
-
-def _check_output(output: str, names: Sequence[str], overwrite: bool) -> None:
-    for directory in (storage.join(output, name) for name in names):
-        storage.remove_partials(directory)
-        if overwrite:
-            storage.remove_tree(directory)
-        elif storage.list_files(directory):
-            raise ExportError(
-                f"{directory} holds an export already; pass `--overwrite` or name another"
-            )
 
 
 def _fail(message: str, status: int) -> int:

@@ -18,6 +18,7 @@ from pipelines.scored_tables import iterate_batches
 from pipelines.uid_subset import is_hex, write_subset
 from schemas.embeddings import model_column, model_names
 
+SUBSET = "subset.npy"
 KEYS = ("b32", "l14")
 _KEY_OF = {"ViT-B/32": "b32", "ViT-L/14": "l14"}
 _BOXES = pa.list_(pa.list_(pa.float64()))
@@ -36,7 +37,7 @@ class DataComp:
         ExportError: if the run has no embeddings.
     """
 
-    directories = ("metadata",)
+    outputs = ("metadata", SUBSET)
 
     def __init__(self, run: ExportedRun, models: Mapping[str, str | None]) -> None:
         self._run = run
@@ -47,7 +48,7 @@ class DataComp:
 
     def start(self) -> None:
         """Writes the subset file, and learns whether any uid has to be mapped."""
-        target = storage.join(self._run.output, "subset.npy")
+        target = storage.join(self._run.output, SUBSET)
         self._rows = write_subset(target, self._uids())
 
     def write(self, uri: str) -> None:
@@ -67,7 +68,7 @@ class DataComp:
     def finish(self) -> Sequence[str]:
         """Returns lines for the summary."""
         names = ", ".join(f"clip_{key}_similarity_score" for key in self._models)
-        lines = [f"scores     {names}", f"subset     {self._rows} uids in subset.npy"]
+        lines = [f"scores     {names}", f"subset     {self._rows} uids in {SUBSET}"]
         if self._foreign:
             lines.append(f"uids       {self._foreign} hashed to 32 hex digits, see original_uid")
         return lines
@@ -94,10 +95,15 @@ class DataComp:
             ("original_width", "original_width", whole),
             ("original_height", "original_height", whole),
             *scores,
-            *(boxes if "face_bboxes" in self._run.tables.schema.names else []),
+            *(boxes if self._has_boxes() else []),
             ("sha256", "sha256", text),
             *([("original_uid", "uid", text)] if self._foreign else []),
         ]
+
+    def _has_boxes(self) -> bool:
+        schema = self._run.tables.schema
+        kind = schema.field("face_bboxes").type if "face_bboxes" in schema.names else None
+        return kind is not None and pa.types.is_list(kind) and pa.types.is_list(kind.value_type)
 
     def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         arrays = {name: batch.column(src).cast(kind) for name, src, kind in self._columns()}
@@ -137,5 +143,5 @@ def datacomp(run: ExportedRun, key: str | None) -> DataComp:
 
 
 def hex_uid(uid: str) -> str:
-    """Returns a uid of 32 hex digits as it is, else the first 32 of its SHA-256."""
-    return uid if is_hex(uid) else hashlib.sha256(uid.encode()).hexdigest()[:32]
+    """Returns a uid of 32 hex digits in lower case, else the first 32 of its SHA-256."""
+    return uid.lower() if is_hex(uid) else hashlib.sha256(uid.encode()).hexdigest()[:32]

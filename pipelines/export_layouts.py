@@ -28,7 +28,7 @@ class ClipRetrieval:
     beside it, and would then pair all later files wrongly.
     """
 
-    directories = ("img_emb", "text_emb", "metadata")
+    outputs = ("img_emb", "text_emb", "metadata")
 
     def __init__(self, run: ExportedRun) -> None:
         check_vectors(run.tables, [run.column(name) for name in VECTORS], "clip_retrieval")
@@ -77,7 +77,7 @@ class Laion:
     itself comes after LAION's columns, and then what the run kept.
     """
 
-    directories = ("metadata",)
+    outputs = ("metadata",)
 
     def __init__(self, run: ExportedRun) -> None:
         self._run = run
@@ -116,7 +116,7 @@ class SeparateTables:
     OUTPUT/vectors/<unit>.parquet   uid, source, source_row and the embeddings
     """
 
-    directories = ("scores", "vectors")
+    outputs = ("scores", "vectors")
 
     def __init__(self, run: ExportedRun) -> None:
         names = run.tables.schema.names

@@ -65,8 +65,8 @@ class Layout(Protocol):
     """A way to lay a run out in files."""
 
     @property
-    def directories(self) -> Sequence[str]:
-        """Names of the directories it fills."""
+    def outputs(self) -> Sequence[str]:
+        """Names of the files and directories it writes."""
 
     def start(self) -> None:
         """Writes what belongs before the files."""

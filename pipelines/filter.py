@@ -19,8 +19,9 @@ from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.exact_duplicates import exact_duplicates
 from pipelines.exported_run import choose_model
 from pipelines.extras import MissingExtraError
-from pipelines.kept_rows import check_output, write_kept
+from pipelines.kept_rows import OUTPUTS, write_kept
 from pipelines.near_duplicates import near_duplicates
+from pipelines.overwriting import make_room
 from pipelines.progress import meter
 from pipelines.row_rules import (
     PRESETS,
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = FilterConfig(**options | {"where": tuple(options["where"])})
         plan = prepare(config)
         if config.output and not config.dry_run:
-            check_output(config.output, config.overwrite)
+            make_room(config.output, OUTPUTS, config.overwrite)
     except (ValueError, OSError, MissingExtraError) as error:
         return _fail(str(error), WRONG_USAGE)
     try:

@@ -17,21 +17,7 @@ from pipelines.uid_subset import is_hex, write_subset
 KEPT = "kept"
 UIDS = "uids.npy"
 FILTER_JSON = "filter.json"
-
-
-def check_output(output: str, overwrite: bool) -> None:
-    """Makes room for the kept rows.
-
-    Raises:
-        ValueError: if there are some already.
-    """
-    storage.remove_partials(storage.join(output, KEPT))
-    found = [storage.join(output, name) for name in (FILTER_JSON, UIDS, KEPT)]
-    for uri in found:
-        if overwrite:
-            storage.remove_tree(uri)
-        elif storage.list_files(uri) or storage.exists(uri):
-            raise ValueError(f"{uri} is there already; pass `--overwrite` or name another output")
+OUTPUTS = (FILTER_JSON, UIDS, KEPT)
 
 
 def write_kept(

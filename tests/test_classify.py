@@ -121,7 +121,7 @@ def test_other_model_is_refused_with_the_difference(scored, tmp_path, model_dir,
 def test_labels_that_are_there_are_kept_unless_overwritten(scored, tmp_path, capsys):
     assert run(scored, tmp_path, "--labels", "a,b") == 0
     assert run(scored, tmp_path, "--labels", "c,d") == 2
-    assert "holds labels already" in capsys.readouterr().err
+    assert "is there already; pass `--overwrite`" in capsys.readouterr().err
     assert run(scored, tmp_path, "--labels", "c,d", "--overwrite") == 0
     assert set(read(tmp_path)["labels"].to_pylist()[0]) == {"c", "d"}
 
