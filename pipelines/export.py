@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
 from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.exported_run import ExportedRun, ExportError, Layout, choose_model
@@ -17,11 +18,13 @@ from pipelines.scored_tables import ScoredTablesError, open_tables, row_count
 
 FAILED = 1
 LAYOUTS: Mapping[str, Callable[[ExportedRun], Layout]] = {
+    "bigquery": BigQuery,
     "clip_retrieval": ClipRetrieval,
     "laion": Laion,
     "tables": SeparateTables,
 }
 FORMATS = ("datacomp", *LAYOUTS)
+WHOLE = ("bigquery", "tables")  # layouts that take a run as it is, with all its models
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +49,12 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
     add("--output", required=True, metavar="URI", help="directory to write")
-    add("--format", required=True, choices=FORMATS, help="layout; `tables`: scores and vectors")
+    add(
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="layout; `tables`: scores and vectors apart; `bigquery`: schemas to load by",
+    )
     add("--model_name", metavar="NAME", help="which model of a run with several")
     add("--datacomp_key", choices=KEYS, help="DataComp's name of the model [by architecture]")
     add("--overwrite", action="store_true", help="remove the export that the output holds")
@@ -64,11 +72,13 @@ def open_run(options: argparse.Namespace) -> ExportedRun:
             f"`--datacomp_key` does nothing with `--format {options.format}`; drop it"
         )
     name = options.model_name
-    if name and options.format == "tables":
-        raise ExportError("`--format tables` takes all models of a run; drop `--model_name`")
+    if name and options.format in WHOLE:
+        raise ExportError(
+            f"`--format {options.format}` takes all models of a run; drop `--model_name`"
+        )
     tables = open_tables(options.input)
     # DataComp has columns for two models, which a run may have by these names.
-    if name or options.format not in ("datacomp", "tables"):
+    if name or options.format not in ("datacomp", *WHOLE):
         name = choose_model(tables.schema, name)
     return ExportedRun(tables, storage.normalize(options.output), name)
 

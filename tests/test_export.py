@@ -288,6 +288,25 @@ def test_any_filesystem_will_do(run):
     assert storage.file_size(f"{output}/subset.npy") == 60 * 16 + 128
 
 
+def test_bigquery_gets_a_schema_for_each_table_and_commands(tmp_path, capsys):
+    run = write_scored(tmp_path / "run", [[{}]], rejects=[{"reason": "not_found"}])
+    output = exported(run, "bigquery")
+    said = capsys.readouterr().out
+    for name, path in (("embeddings", "embeddings/unit-0"), ("rejects", "rejects/unit-0")):
+        fields = json.loads((output / f"{name}.schema.json").read_text())
+        names = [entry["name"] for entry in fields]
+        assert names == pq.read_schema(run / f"{path}.parquet").names
+        assert (
+            "bq load --source_format=PARQUET --parquet_enable_list_inference "
+            f"DATASET.{name} '{run}/{name}/*.parquet' {output}/{name}.schema.json"
+        ) in said
+
+
+def test_bigquery_refuses_what_it_cannot_load(run, capsys):
+    told = refused(capsys, run, "--format", "bigquery")
+    assert "no type for list" in told and "'face_bboxes'" in told
+
+
 @pytest.mark.parametrize("layout", ["datacomp", "laion"])
 def test_output_is_kept_unless_it_may_be_overwritten(run, layout, capsys):
     output = exported(run, layout)
