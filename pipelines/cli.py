@@ -16,7 +16,7 @@ COMMANDS = {
     "filter": "keep the rows of a run that are worth training on",
     "classify": "label the images of a run by prompts, zero-shot",
     "report": "write an HTML page about a run",
-    "export": "write a run in the layout of DataComp, clip-retrieval, LAION, BigQuery, or as two tables",
+    "export": "write a run as DataComp, clip-retrieval, LAION or BigQuery have it",
     "search": "find the rows of a run nearest to a text or an image",
     "pretrain": "pretrain a CLIP from a manifest",
     "convert": "any checkpoint -> a model directory of safetensors",
