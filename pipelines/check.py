@@ -18,7 +18,7 @@ from typing import TypeVar
 from clip_core.loading import ClipModel
 from pipelines import embed, storage
 from pipelines import options as flags
-from pipelines.arguments import WRONG_USAGE
+from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.check_sample import SampleResult, dotted_keys, embed_sample, sample_rows
 from pipelines.encode import load_model
 from pipelines.manifest import Plan, plan_units
@@ -67,8 +67,7 @@ class Findings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    own = flags.parser("check", "Say what would go wrong in `embed`, and how long it would take.")
-    own.add_argument("--sample", type=int, default=SAMPLE_ROWS, help=f"rows [{SAMPLE_ROWS}]")
+    own = parser()
     try:
         config, options = flags.parse(argv, own)
         sample = own.parse_known_args(argv)[0].sample
@@ -85,6 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = len(findings.problems)
     print(f"{_number(count, 'problem')} found")
     return 1 if findings.problems else 0
+
+
+def parser() -> Parser:
+    """Builds the command line of `clip-beam check`: that of `embed` and a flag more."""
+    own = flags.parser("check", "Say what would go wrong in `embed`, and how long it would take.")
+    own.add_argument("--sample", type=int, default=SAMPLE_ROWS, help=f"rows [{SAMPLE_ROWS}]")
+    return own
 
 
 def check(config: EmbedConfig, sample: int, here: bool, findings: Findings) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
-    "demo": "make sample data, embed it with the bundled model, report on it",
+    "demo": "make sample data, embed, filter and classify it, report on it",
     "sample": "write a sample image-text dataset, with the truth about it beside it",
     "check": "look at a sample and say what would go wrong with `embed`, before it does",
     "embed": "embed and score the image-text pairs of a manifest",

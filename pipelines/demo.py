@@ -1,33 +1,39 @@
-"""`clip-beam demo`: sample data in, scores and a report out, and how well they tell true pairs from
-swapped.
+"""`clip-beam demo`: sample data in, all that is made of it out, and how well that meets the truth.
 
 OUTPUT/sample      pictures and captions, some swapped, some broken, and the truth about them
 OUTPUT/embedded    what `clip-beam embed` makes of them
-OUTPUT/report.html what `clip-beam report` makes of that
+OUTPUT/filtered    what `clip-beam filter` keeps of that
+OUTPUT/labels      what `clip-beam classify` sees in it
+OUTPUT/report.html what `clip-beam report` tells of it
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
 
 from clip_core.ranking import auroc
-from pipelines import embed, report
+from pipelines import classify, embed, filter, report
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.extras import MissingExtraError
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
+from pipelines.scenes import BACKGROUNDS
 
 MARKER = ".clip-beam-demo"  # a directory that holds it was made here and may be made anew
 SWAP_RATE = 0.15
 BROKEN_RATE = 0.03
+KEPT_FRACTION = 0.8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,20 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"clip-beam demo: {error}", file=sys.stderr)
         return WRONG_USAGE
-    embedded = options.output / "embedded"
-    print(f"$ clip-beam embed --manifest {sample} --output {embedded} --model tiny", flush=True)
-    status = embed.main(["--manifest", str(sample), "--output", str(embedded), "--model", "tiny"])
-    if status == 0:
-        print(f"\n{results_table(sample, embedded)}\n")
-        status = _report(embedded, options.output / "report.html")
-    return status
+    return _show(sample, options.output)
 
 
 def parser() -> argparse.ArgumentParser:
     """Builds the command line of `clip-beam demo`."""
     flags = Parser(
         prog="clip-beam demo",
-        description="Embed a sample dataset, report on it and show the result.",
+        description="Embed, filter and classify a sample dataset and report on it.",
     )
     flags.add_argument("--output", type=Path, default=Path("demo-output"), help="[demo-output]")
     flags.add_argument("--rows", type=int, default=1000, help="[1000]")
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 def results_table(sample: Path, embedded: Path) -> str:
     """Compares the scores with the truth: a line for each kind of row."""
-    truth = {row["uid"]: row for row in map(json.loads, (sample / TRUTH).open(encoding="utf-8"))}
+    truth = _truth(sample)
     table = ds.dataset(embedded / "embeddings").to_table(columns=["uid", "similarity"])
     swaps = [truth[uid]["swap"] for uid in table["uid"].to_pylist()]
     similarity = table["similarity"].to_numpy()
@@ -79,18 +79,57 @@ def results_table(sample: Path, embedded: Path) -> str:
     return "\n".join(lines)
 
 
-def _report(embedded: Path, page: Path) -> int:
+def swaps_kept(sample: Path, filtered: Path) -> str:
+    """Says how many of the swapped captions a filter has left."""
+    kept = ds.dataset(filtered / "kept").to_table(columns=["uid"])["uid"].to_pylist()
+    swapped = [uid for uid, row in _truth(sample).items() if row["swap"] != "none"]
+    left = len(set(kept) & set(swapped))
+    return f"swapped captions: {len(swapped)} drawn, {left} of them among the {len(kept)} kept"
+
+
+def _show(sample: Path, output: Path) -> int:
+    """Runs the commands one after the other, as they would be typed; returns the exit status."""
+    embedded, filtered = output / "embedded", output / "filtered"
+    status = _run(embed, "--manifest", sample, "--output", embedded, "--model", "tiny")
+    if status:
+        return status
+    print(f"\n{results_table(sample, embedded)}\n")
+    kept = ("--top_fraction", KEPT_FRACTION)
+    status = _run(filter, "--input", embedded, *kept, "--output", filtered)
+    if status:
+        return status
+    print(f"\n{swaps_kept(sample, filtered)}\n")
+    truth = ("--truth", sample / TRUTH, "--truth_column", "background")
+    labels = ("--labels", ",".join(sorted(BACKGROUNDS)), "--output", output / "labels")
+    status = _run(classify, "--input", embedded, *labels, *truth)
+    return status or _report(embedded, output / "report.html", *kept)
+
+
+def _run(command: ModuleType, *flags: object) -> int:
+    """Shows a command and runs it."""
+    argv = [str(flag) for flag in flags]
+    name = command.__name__.rpartition(".")[2]
+    print(f"$ {shlex.join(['clip-beam', name, *argv])}", flush=True)
+    status: int = command.main(argv)
+    return status
+
+
+def _report(embedded: Path, page: Path, *flags: object) -> int:
     """Writes the page about the run, where the extra that draws it is installed."""
     try:
         report.require_extra()
     except MissingExtraError as error:
-        print(f"no report: {error}")
+        print(f"\nno report: {error}")
         return 0
-    print(f"$ clip-beam report --input {embedded} --output {page}", flush=True)
-    status = report.main(["--input", str(embedded), "--output", str(page)])
+    print()
+    status = _run(report, "--input", embedded, "--output", page, *flags)
     if status == 0:
         print(f"\nopen {page} in a browser")
     return status
+
+
+def _truth(sample: Path) -> dict[str, dict[str, Any]]:
+    return {row["uid"]: row for row in map(json.loads, (sample / TRUTH).open(encoding="utf-8"))}
 
 
 def _line(name: str, similarity: np.ndarray) -> str:

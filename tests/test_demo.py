@@ -38,6 +38,21 @@ def test_table_shows_both_kinds_and_the_auroc(made):
     assert "true" in table and "swapped" in table and "(AUROC)" in table
 
 
+def test_filter_keeps_a_share_and_no_swapped_caption(made):
+    truth = {t["uid"]: t for t in map(json.loads, (made / "sample" / TRUTH).open())}
+    kept = ds.dataset(made / "filtered" / "kept").to_table()["uid"].to_pylist()
+    assert 0.7 * 200 < len(kept) < 0.85 * 200
+    swapped = [uid for uid in kept if truth[uid]["swap"] != "none"]
+    told = demo.swaps_kept(made / "sample", made / "filtered")
+    assert f"{len(swapped)} of them among the {len(kept)} kept" in told
+    assert len(swapped) <= 0.03 * len(kept)
+
+
+def test_labels_meet_the_truth(made):
+    accuracy = json.loads((made / "labels" / "accuracy.json").read_text())
+    assert accuracy["top_1"] > 0.95 and accuracy["rows"] > 180
+
+
 def test_report_is_written_beside_the_tables(made):
     page = (made / "report.html").read_text(encoding="utf-8")
     truth = [json.loads(line) for line in (made / "sample" / TRUTH).open()]
