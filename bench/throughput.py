@@ -34,7 +34,7 @@ from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
 from clip_core.vocabulary import find_openai_merges
 from pipelines import embed
-from pipelines.encode import ModelSpec, load_model
+from pipelines.encode import ModelSpec, load_models
 
 Pairs = list[tuple[bytes, str]]
 BATCH = 64
@@ -69,7 +69,8 @@ def measure(model: Path, pairs: Pairs, rounds: int, folder: Path) -> dict[str, f
 
 
 def _parts(model: Path, pairs: Pairs, folder: Path) -> dict[str, Callable[[], object]]:
-    plain, ready = load(str(model)), load_model(ModelSpec(str(model)))
+    plain = load(str(model))
+    (ready,) = load_models((ModelSpec(str(model)),)).models
     images = [image for image, _ in pairs]
     pixels = np.stack([ready.preprocessing.to_pixels(_open(image)) for image in images])
     tokens = ready.tokenizer.tokenize([text for _, text in pairs], truncate=True)

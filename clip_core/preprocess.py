@@ -67,16 +67,19 @@ class Preprocess:
         bicubic = "bicubic" if self.resampling == "exact" else f"bicubic ({self.resampling})"
         return f"{order} {bicubic} {self.size} mean {self.mean} std {self.std}"
 
-    def to_pixels(self, image: Image.Image) -> np.ndarray:
+    def to_pixels(
+        self, image: Image.Image, original_size: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """Resizes, crops and converts a picture.
 
         Args:
             image: any mode Pillow can convert to RGB.
+            original_size: (width, height) of a picture that a JPEG decoder may have halved.
 
         Returns:
             [3, size, size] uint8, contiguous.
         """
-        resized = resized_size(*image.size, self.size)
+        resized = resized_size(*(original_size or image.size), self.size)
         if self.resampling == "fast":  # does nothing where the format cannot, or it is read already
             image.draft(None, resized)
         if self.policy == "rgb_first":

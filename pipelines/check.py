@@ -15,12 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from clip_core.loading import ClipModel
-from pipelines import embed, storage
 from pipelines import options as flags
+from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.check_sample import SampleResult, dotted_keys, embed_sample, sample_rows
-from pipelines.encode import load_model
+from pipelines.job_parts import (
+    RunModels,
+    embed_rows_of,
+    fingerprint_of,
+    layout_of,
+    load_run_models,
+    manifest_request,
+)
 from pipelines.manifest import Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.records import Unit
@@ -95,16 +101,16 @@ def parser() -> Parser:
 
 def check(config: EmbedConfig, sample: int, here: bool, findings: Findings) -> None:
     """Runs all checks, each as far as those before it allow."""
-    plan = findings.attempt(lambda: plan_units(embed.manifest_request(config)))
+    plan = findings.attempt(lambda: plan_units(manifest_request(config)))
     if plan is not None:
         findings.attempt(lambda: check_replay(plan.units, config))
         _check_manifest(plan, findings)
-    model = findings.attempt(lambda: _loaded(config, here))
+    models = findings.attempt(lambda: _loaded(config, here))
     findings.attempt(lambda: _check_writable(config.output))
-    if plan is None or model is None:
+    if plan is None or models is None:
         return
-    findings.attempt(lambda: _check_output(config, plan, model))
-    result = findings.attempt(lambda: _embedded(config, plan, model, here, sample))
+    findings.attempt(lambda: _check_output(config, plan, models))
+    result = findings.attempt(lambda: _embedded(config, plan, models, sample))
     if result is not None and result.rows:
         _judge(result, config, findings)
         _estimate(result, plan)
@@ -144,15 +150,16 @@ def _columns(columns: Columns) -> str:
     return ", ".join(f"{name} {spelt!r}" for name, spelt in found if spelt)
 
 
-def _loaded(config: EmbedConfig, here: bool) -> ClipModel:
-    spec = embed.model_spec(config, here)
-    model = load_model(spec)
-    about = model.fingerprint
-    print(
-        f"model      {about['architecture']}; {model.config.embed_dim} dimensions; on "
-        f"{spec.device} in {spec.precision}; tokenizer {about['tokenizer']}"
-    )
-    return model
+def _loaded(config: EmbedConfig, here: bool) -> RunModels:
+    models = load_run_models(config, here)
+    for name, spec, model in zip(models.names, models.specs, models.loaded, strict=True):
+        about = model.fingerprint
+        print(
+            f"model      {f'{name}: ' if name else ''}{about['architecture']}; "
+            f"{model.config.embed_dim} dimensions; on {spec.device} in {spec.precision}; "
+            f"tokenizer {about['tokenizer']}"
+        )
+    return models
 
 
 def _check_writable(output: str) -> None:
@@ -169,23 +176,21 @@ def _check_writable(output: str) -> None:
     print(f"output     {output} can be written")
 
 
-def _check_output(config: EmbedConfig, plan: Plan, model: ClipModel) -> None:
+def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
     finished = finished_units(config.output)
     if config.overwrite:
         print(f"           {len(finished)} units there, which `--overwrite` removes")
         return
-    check_resumable(finished, plan.units, embed.fingerprint_of(model, config))
+    check_resumable(finished, plan.units, fingerprint_of(models, config))
     if finished:
         pending = pending_of(plan.units, finished, config)
         print(f"           {len(finished)} units are finished, {len(pending)} left to do")
 
 
-def _embedded(
-    config: EmbedConfig, plan: Plan, model: ClipModel, here: bool, sample: int
-) -> SampleResult:
-    transform = embed.embed_rows_of(model, embed.model_spec(config, here), config)
+def _embedded(config: EmbedConfig, plan: Plan, models: RunModels, sample: int) -> SampleResult:
+    transform = embed_rows_of(models, config)
     records = sample_rows(plan.units, sample)
-    return embed_sample(records, transform, embed.layout_of(plan, model, config))
+    return embed_sample(records, transform, layout_of(plan, models, config))
 
 
 def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> None:

@@ -17,13 +17,14 @@ from tqdm import tqdm
 from pipelines import storage
 from pipelines.compression import decompressed
 from pipelines.embed_rows import EmbedRows
+from pipelines.parquet_output import parquet_bytes
 from pipelines.read import read_unit
 from pipelines.records import Embedded, Example, Reject, Row, Unit
 from pipelines.run_ahead import run_steps
 from pipelines.score import score
 from pipelines.tables import rejects_batch, scored_batch
 from pipelines.webdataset import IMAGE_FIELDS
-from pipelines.write import OutputLayout, parquet_bytes
+from pipelines.write import OutputLayout
 
 MAX_UNITS = 10  # that a sample is taken from
 MEMBERS_LOOKED_AT = 200
@@ -115,7 +116,7 @@ def _counted(rejects: Sequence[Reject], embedded: Sequence[Embedded]) -> SampleR
         result.rejects[name] += 1
         place = f"{reject.row.source_row} of {reject.row.source}"
         result.details.setdefault(name, f"{place}: {reject.detail}" if reject.detail else place)
-    result.truncated = sum(found.text_truncated for found in embedded)
+    result.truncated = sum(any(v.text_truncated for v in found.vectors) for found in embedded)
     uids = Counter([found.row.uid for found in rejects] + [found.row.uid for found in embedded])
     result.repeated_ids = sum(count > 1 for count in uids.values())
     return result
@@ -125,7 +126,7 @@ def _table_bytes(
     embedded: Sequence[Embedded], rejects: Sequence[Reject], layout: OutputLayout
 ) -> int:
     batches = [
-        scored_batch([score(found) for found in embedded], layout.embeddings),
+        scored_batch([score(found) for found in embedded], layout.embeddings, layout.models),
         rejects_batch(rejects, layout.rejects),
     ]
     return sum(parquet_bytes(pa.Table.from_batches([batch]), {}).size for batch in batches)

@@ -32,7 +32,6 @@ from pipelines.scored_tables import (
     ScoredTablesError,
     check_columns,
     embedding_matrix,
-    iterate_batches,
     open_tables,
     row_count,
 )
@@ -122,8 +121,8 @@ def prepare(options: argparse.Namespace) -> Job:
     zero_shot.check_labels(labels)
     templates = _TEMPLATES.get(options.templates) or read_lines(options.templates, "templates")
     zero_shot.check_templates(templates)
-    tables = open_tables(options.input)
-    columns = ["image_embedding"]
+    tables = open_tables(options.input).of_model(options.model_name)
+    columns = [tables.column("image_embedding")]
     if options.truth_column and not options.truth:
         columns.append(options.truth_column)
     check_columns(tables.schema, columns, tables.embeddings[0])
@@ -188,7 +187,7 @@ def _labelled(
     columns = [*KEY_NAMES, "image_embedding"]
     if job.truth_column and job.truth is None:
         columns.append(job.truth_column)
-    for batch in iterate_batches(uri, columns, BATCH_ROWS):
+    for batch in job.tables.batches(uri, columns, BATCH_ROWS):
         images = embedding_matrix(batch.column("image_embedding"))
         logits = zero_shot.zero_shot_logits(images, job.weights, job.logit_scale)
         if job.truth_column:

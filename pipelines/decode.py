@@ -1,20 +1,18 @@
-"""Decodes images and tokenises captions. Any bytes give an example or a named fault."""
+"""Decodes images. Any bytes give pixels or a named fault."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from clip_core.preprocess import Preprocess, resized_size
-from clip_core.tokenizer import Tokenizer
-from pipelines.records import Example, Row, RowFault
+from pipelines.records import RowFault
 from schemas.rejects import Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -47,47 +45,20 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """Pixels [3, size, size] uint8, and the size of the picture before resizing."""
+    """The pixels for each preprocessing, [3, size, size] uint8, and the size before resizing."""
 
-    pixels: np.ndarray
+    pixels: tuple[np.ndarray, ...]
     original_width: int
     original_height: int
 
 
-ImageDecoder = Callable[[bytes, Preprocess, DecodeLimits], DecodedImage]
+ImageDecoder = Callable[[bytes, Sequence[Preprocess], DecodeLimits], DecodedImage]
 
 
-def decode_example(
-    row: Row,
-    data: bytes,
-    preprocess: Preprocess,
-    tokenizer: Tokenizer,
-    limits: DecodeLimits,
-    decoder: ImageDecoder | None = None,
-) -> Example:
-    """Turns a row and its encoded image into an example.
-
-    Args:
-        decoder: what decodes the image; None for `decode_image`.
-
-    Raises:
-        RowFault: as the decoder does.
-    """
-    image = (decoder or decode_image)(data, preprocess, limits)
-    tokens, truncated = tokenizer.tokenize_row(row.text or "")
-    return Example(
-        row=replace(row, image_bytes=None),
-        pixels=image.pixels,
-        tokens=tokens,
-        text_truncated=truncated,
-        original_width=image.original_width,
-        original_height=image.original_height,
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
-
-
-def decode_image(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> DecodedImage:
-    """Decodes the first frame of an image and preprocesses it.
+def decode_image(
+    data: bytes, preprocesses: Sequence[Preprocess], limits: DecodeLimits
+) -> DecodedImage:
+    """Decodes the first frame of an image, once, and preprocesses it for each model.
 
     Raises:
         RowFault: `not_an_image`, `unsupported_format`, `truncated_image`, `too_many_pixels`,
@@ -102,10 +73,13 @@ def decode_image(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> D
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            _check_size(width, height, preprocess.size, limits)
+            _check_size(width, height, max(p.size for p in preprocesses), limits)
             if limits.reject_deep and image.mode.startswith(_DEEP_MODES):
                 raise _fault(Reason.DEEP_PIXELS, f"pixels of mode {image.mode} exceed 8 bits")
-            return DecodedImage(preprocess.to_pixels(image), width, height)
+            # The largest first, as a JPEG decoder may halve the picture for the first one.
+            by_size = sorted(set(preprocesses), key=lambda p: p.size, reverse=True)
+            pixels = {p: p.to_pixels(image, (width, height)) for p in by_size}
+            return DecodedImage(tuple(pixels[p] for p in preprocesses), width, height)
     except RowFault:
         raise
     except UnidentifiedImageError as error:

@@ -1,7 +1,8 @@
 """The main loop of a worker process of `pipelines.isolation`.
 
-Reads from a socket a pickled (decoder, preprocessing, limits), then images. Answers each with a
-JSON object: the reason and detail of a reject; or width and height, and then the pixels' bytes.
+Reads from a socket a pickled (decoder, preprocessings, limits), then images. Answers each with a
+JSON object: the reason and detail of a reject; or width and height, and then the bytes of the
+pixels for each preprocessing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _GRACE_S = 5
 def main(descriptor: int) -> None:
     """Serves until the other end of the socket is closed."""
     connection = Connection(descriptor)
-    decode, preprocess, limits = pickle.loads(connection.recv_bytes())
+    decode, preprocesses, limits = pickle.loads(connection.recv_bytes())
     _limit_memory(limits.max_memory_bytes)
     connection.send_bytes(b"ready")
     with suppress(EOFError, OSError):
@@ -30,14 +31,14 @@ def main(descriptor: int) -> None:
             # Ends a decoder that hangs when the process that would kill it is no more.
             signal.alarm(int(limits.max_seconds) + _GRACE_S)
             try:
-                image = decode(data, preprocess, limits)
+                image = decode(data, preprocesses, limits)
             except RowFault as fault:
                 answer = {"reason": fault.reason.value, "detail": fault.detail}
                 connection.send_bytes(json.dumps(answer).encode())
             else:
                 answer = {"width": image.original_width, "height": image.original_height}
                 connection.send_bytes(json.dumps(answer).encode())
-                connection.send_bytes(image.pixels.tobytes())
+                connection.send_bytes(b"".join(pixels.tobytes() for pixels in image.pixels))
             signal.alarm(0)
 
 

@@ -11,34 +11,27 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from clip_core.loading import ClipModel
 from pipelines import options as flags
-from pipelines import run_record, storage, timings
+from pipelines import run_record, storage, summary, timings
 from pipelines.allocator import return_freed_memory
-from pipelines.decode import DecodeLimits
 from pipelines.embed_rows import EmbedRows
-from pipelines.encode import (
-    BATCH_SIZE,
-    ClipHandler,
-    EncoderFailedError,
-    ModelChangedError,
-    ModelSpec,
-    load_model,
-    resolve_device,
-    resolve_precision,
-)
-from pipelines.fetch import FetchPolicy
+from pipelines.encode import EncoderFailedError, ModelChangedError
 from pipelines.filesystems import StoreFault
 from pipelines.isolation import WorkerLostError
+from pipelines.job_parts import (
+    embed_rows_of,
+    layout_of,
+    load_run_models,
+    manifest_request,
+)
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
-from pipelines.manifest import ManifestRequest, Plan, plan_units
+from pipelines.manifest import Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
@@ -48,8 +41,6 @@ from pipelines.resume import check_replay, check_resumable, finished_units, pend
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
 from pipelines.write import ConservationError, OutputLayout, WriteUnits
-from schemas.embeddings import embeddings_schema
-from schemas.rejects import rejects_schema
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -131,8 +122,11 @@ def _main(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
     except Terminated:
         return _fail("terminated", TERMINATED)
     try:
+        start = time.monotonic() - started_at
         seconds = run(job, options, lock)
-        return finish(job, config, seconds | {"wall": time.monotonic() - started_at})
+        seconds |= {"start": start, "wall": time.monotonic() - started_at}
+        here = flags.runs_here(options)
+        return finish(job, config, summary.shares_of_wall(seconds) if here else seconds)
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
         for cause in _causes(error):  # the runner wraps even what a signal raises
             if isinstance(cause, KeyboardInterrupt):
@@ -155,9 +149,8 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     """
     plan = plan_units(manifest_request(config))
     check_replay(plan.units, config)
-    spec = model_spec(config, here)
-    model = load_model(spec)
-    layout = layout_of(plan, model, config)
+    models = load_run_models(config, here)
+    layout = layout_of(plan, models, config)
     lock.acquire()
     for name in ("", EMBEDDINGS, REJECTS):
         storage.remove_partials(storage.join(config.output, name))
@@ -169,24 +162,8 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
         plan=plan,
         pending=tuple(pending_of(plan.units, finished, config)),
         finished=tuple(unit.result for unit in finished),
-        embed_rows=embed_rows_of(model, spec, config),
+        embed_rows=embed_rows_of(models, config),
         layout=layout,
-    )
-
-
-def layout_of(plan: Plan, model: ClipModel, config: EmbedConfig) -> OutputLayout:
-    """Returns where and what a run writes."""
-    kept = list(plan.kept)
-    return OutputLayout(
-        root=config.output,
-        embeddings=embeddings_schema(
-            model.config.embed_dim,
-            config.embedding_dtype,
-            scores_only=config.scores_only,
-            kept=kept,
-        ),
-        rejects=rejects_schema(kept),
-        fingerprint=fingerprint_of(model, config),
     )
 
 
@@ -272,76 +249,6 @@ def _run_pipeline(job: Job, units: Sequence[Unit], options: PipelineOptions) -> 
     return timings.stage_seconds(result)
 
 
-def manifest_request(config: EmbedConfig) -> ManifestRequest:
-    """Returns the flags about the manifest."""
-    return ManifestRequest(
-        patterns=config.manifest,
-        format=config.manifest_format,
-        image_column=config.image_column,
-        text_column=config.text_column,
-        id_column=config.id_column,
-        keep_columns=config.keep_columns,
-        image_root=config.image_root,
-        rows_per_unit=config.rows_per_unit,
-        only_reasons=config.only_reasons,
-    )
-
-
-def model_spec(config: EmbedConfig, here: bool) -> ModelSpec:
-    """Returns the flags about the model, device and precision resolved."""
-    if not here and "auto" in (config.device, config.precision):
-        raise ValueError(
-            "expected `--device` and `--precision` to be named when the workers run elsewhere, got "
-            "`auto`; pass, for example, `--device cuda --precision bf16`"
-        )
-    device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
-    return ModelSpec(
-        uri=config.model,
-        device=device,
-        precision=precision,
-        arch=config.arch,
-        activation=config.activation,
-        vocab=config.vocab,
-        cache=config.model_cache,
-        image_policy=config.image_policy,
-    )
-
-
-def embed_rows_of(model: ClipModel, spec: ModelSpec, config: EmbedConfig) -> EmbedRows:
-    """Returns the transform of a run."""
-    batch_size = config.batch_size or BATCH_SIZE.get(spec.device, BATCH_SIZE["cuda"])
-    handler = ClipHandler(spec, model.fingerprint["checkpoint_sha256"], batch_size)
-    allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
-    return EmbedRows(
-        handler,
-        replace(model.preprocessing, resampling=config.decode),
-        model.tokenizer,
-        FetchPolicy(allowed=allowed),
-        DecodeLimits(reject_deep=config.deep_images == "reject"),
-        config.isolate_decoding,
-    )
-
-
-def fingerprint_of(model: ClipModel, config: EmbedConfig) -> dict[str, Any]:
-    """Returns everything that decides the values in the tables, and nothing else."""
-    names = (
-        "allow_images_from",
-        "decode",
-        "deep_images",
-        "embedding_dtype",
-        "id_column",
-        "image_column",
-        "image_root",
-        "keep_columns",
-        "scores_only",
-        "text_column",
-    )
-    values = {name: getattr(config, name) for name in names}
-    lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-    return redacted(dict(model.fingerprint) | values | lists)
-
-
 def _remove_tables(output: str) -> None:
     for name in (EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS):
         storage.remove_tree(storage.join(output, name))
@@ -350,15 +257,9 @@ def _remove_tables(output: str) -> None:
 def _print_summary(
     job: Job, config: EmbedConfig, totals: Totals, seconds: Mapping[str, float]
 ) -> None:
-    reasons = ", ".join(f"{name} {count}" for name, count in totals.rejects.items())
-    rate = (totals.rows_read - job.done_rows) / seconds["wall"]
-    print(f"rows read  {totals.rows_read}")
-    print(f"embedded   {totals.embedded}")
-    print(f"rejected   {totals.rejected}" + (f" ({reasons})" if reasons else ""))
-    print(f"time       {seconds['wall']:.1f} s, {rate:.1f} rows/s")
-    stages = [f"{n} {seconds[n]:.1f} s" for n in ("fetch", "decode", "encode") if n in seconds]
-    if stages:
-        print(f"stages     {', '.join(stages)}, each over all its threads")
+    rows = totals.rows_read - job.done_rows
+    for line in [*summary.count_lines(totals), *summary.time_lines(seconds, rows)]:
+        print(line)
     if config.retry_rejects:
         retried = sum(len(unit.only_rows or ()) for unit in job.pending)
         embedded = totals.embedded - sum(result.embedded for result in job.finished)

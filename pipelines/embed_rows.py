@@ -6,25 +6,21 @@ writes no files.
 
 from __future__ import annotations
 
-import os
-import threading
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
-from pipelines.decode import DecodeLimits, ImageDecoder, decode_example, decode_image
+from pipelines.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
 from pipelines.encode import ClipHandler
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.isolation import decode_isolated
-from pipelines.records import Example, Row
+from pipelines.records import Example, ModelInput, Row
 from pipelines.run_ahead import RunAhead, Step
 from pipelines.score import ScorePairs
-
-# More threads fetch than decode: a decoded picture may take a quarter of a gigabyte.
-_CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
 @dataclass(eq=False)
@@ -37,28 +33,33 @@ class EmbedRows(beam.PTransform):
     Consumes: `Row`.
     Produces: a dict with `Scored` under `scored` and `Reject` under `rejects`; every row comes out
         of exactly one of them.
-    Counters: those of `RunAhead` (`rows`, `rejects`, `fetch_usec`, `decode_usec`) and of Beam's
-        `RunInference`.
+    Counters: those of `RunAhead` (`rows`, `rejects`, `wait_usec`, `fetch_usec`, `decode_usec`,
+        `tokenize_usec`) and of Beam's `RunInference`.
 
     Attributes:
+        handler: of one model or several.
+        preprocesses, tokenizers: one for each model, in the handler's order.
         isolate_decoding: whether images are decoded in processes of their own, so that a native
             crash or a hang costs one row and not the worker.
     """
 
     handler: ClipHandler
-    preprocess: Preprocess
-    tokenizer: Tokenizer
+    preprocesses: tuple[Preprocess, ...]
+    tokenizers: tuple[Tokenizer, ...]
     fetch_policy: FetchPolicy = FetchPolicy()
     decode_limits: DecodeLimits = DecodeLimits()
     isolate_decoding: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What is done with each row before it is encoded: fetch, then decode and tokenise."""
+        """What is done with each row before it is encoded."""
         decoder = decode_isolated if self.isolate_decoding else decode_image
+        decode = Decode(self.preprocesses, self.decode_limits, decoder)
         return (
-            ("fetch", _Fetch(self.fetch_policy)),
-            ("decode", _Decode(self.preprocess, self.tokenizer, self.decode_limits, decoder)),
+            Step("fetch", _Fetch(self.fetch_policy)),
+            # Of a process of its own, the thread's time would tell nothing.
+            Step("decode", decode, computes=not self.isolate_decoding),
+            Step("tokenize", Tokenize(self.tokenizers), computes=True),
         )
 
     def expand(self, rows: beam.PCollection) -> dict[str, beam.PCollection]:
@@ -80,16 +81,35 @@ class _Fetch:
 
 
 @dataclass(frozen=True)
-class _Decode:
-    """Row and encoded image bytes -> example."""
+class Decode:
+    """Encoded image bytes -> what is known of them, and the pixels for each model."""
 
-    preprocess: Preprocess
-    tokenizer: Tokenizer
+    preprocesses: tuple[Preprocess, ...]
     limits: DecodeLimits
-    decoder: ImageDecoder
+    decoder: ImageDecoder = decode_image
 
-    def __call__(self, row: Row, data: bytes) -> Example:
-        with _CORES:
-            return decode_example(
-                row, data, self.preprocess, self.tokenizer, self.limits, self.decoder
-            )
+    def __call__(self, row: Row, data: bytes) -> tuple[str, DecodedImage]:
+        image = self.decoder(data, self.preprocesses, self.limits)
+        return hashlib.sha256(data).hexdigest(), image
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """A row and its decoded image -> example; a caption is tokenised once for equal tokenizers."""
+
+    tokenizers: tuple[Tokenizer, ...]
+
+    def __call__(self, row: Row, decoded: tuple[str, DecodedImage]) -> Example:
+        sha256, image = decoded
+        distinct = {tokenizer.identity: tokenizer for tokenizer in self.tokenizers}
+        found = {name: t.tokenize_row(row.text or "") for name, t in distinct.items()}
+        return Example(
+            row=replace(row, image_bytes=None),
+            inputs=tuple(
+                ModelInput(pixels, *found[tokenizer.identity])
+                for pixels, tokenizer in zip(image.pixels, self.tokenizers, strict=True)
+            ),
+            original_width=image.original_width,
+            original_height=image.original_height,
+            sha256=sha256,
+        )

@@ -18,7 +18,7 @@ from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.inference import ready_to_encode
 from clip_core.loading import ClipModel
 from pipelines.batch_recovery import BatchLimit, BatchRecovery
-from pipelines.records import Embedded, Example, Reject, RowFault
+from pipelines.records import Embedded, Example, ModelInput, Reject, RowFault, Vectors
 from schemas.rejects import Reason
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
@@ -57,9 +57,20 @@ class EncoderFailedError(RuntimeError):
     """The device or its memory is at fault, and not a row."""
 
 
+@dataclass(frozen=True, eq=False)
+class LoadedModels:
+    """The models of a run, in its order; Beam keeps a weak reference, which no tuple can have."""
+
+    models: tuple[ClipModel, ...]
+
+
 @lru_cache(maxsize=1)
-def load_model(spec: ModelSpec) -> ClipModel:
-    """Loads a model once per process: the slices of a local run and all threads share it."""
+def load_models(specs: tuple[ModelSpec, ...]) -> LoadedModels:
+    """Loads models once per process: the slices of a local run and all threads share them."""
+    return LoadedModels(tuple(_load(spec) for spec in specs))
+
+
+def _load(spec: ModelSpec) -> ClipModel:
     model = clip_core.loading.load(
         spec.uri,
         device=spec.device,
@@ -91,13 +102,13 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def batch_limit(spec: ModelSpec) -> BatchLimit:
-    """Returns what this process has learnt about the batches that fit beside this model."""
+def batch_limit(specs: tuple[ModelSpec, ...]) -> BatchLimit:
+    """Returns what this process has learnt about the batches that fit beside these models."""
     return BatchLimit()
 
 
-class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
-    """Embeds batches of examples; a row that cannot be encoded becomes a reject, alone.
+class ClipHandler(ModelHandler[Example, "Embedded | Reject", LoadedModels]):
+    """Embeds batches of examples by one model or several; a row that cannot be becomes a reject.
 
     A batch that does not fit into memory is halved, and later ones begin at the size that fits. A
     batch that fails otherwise is bisected down to the rows that make it fail. A row is rejected
@@ -108,15 +119,17 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
     Counters: `special_tokens`, literal ones in captions, which the model reads as such.
 
     Args:
-        spec: the model.
-        checkpoint_sha256: of the weights the launcher saw; a worker that finds others fails.
+        specs: the models.
+        checkpoints: SHA-256 of the weights the launcher saw; a worker that finds others fails.
         batch_size: rows in a batch; also the least, as Beam would start with batches of one.
     """
 
-    def __init__(self, spec: ModelSpec, checkpoint_sha256: str, batch_size: int) -> None:
+    def __init__(
+        self, specs: Sequence[ModelSpec], checkpoints: Sequence[str], batch_size: int
+    ) -> None:
         super().__init__()
-        self._spec = spec
-        self._checkpoint_sha256 = checkpoint_sha256
+        self._specs = tuple(specs)
+        self._checkpoints = tuple(checkpoints)
         self._batch_size = batch_size
         self._special_tokens = Metrics.counter(ClipHandler, "special_tokens")
 
@@ -125,21 +138,22 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
         """Rows in a batch."""
         return self._batch_size
 
-    def load_model(self) -> ClipModel:
-        """Loads the model, once per process."""
-        model = load_model(self._spec)
-        found = model.fingerprint["checkpoint_sha256"]
-        if found != self._checkpoint_sha256:
-            raise ModelChangedError(
-                f"expected the checkpoint with SHA-256 {self._checkpoint_sha256}, got {found}; "
-                "start the job again once the model no longer changes"
-            )
-        return model
+    def load_model(self) -> LoadedModels:
+        """Loads the models, once per process."""
+        loaded = load_models(self._specs)
+        for model, expected in zip(loaded.models, self._checkpoints, strict=True):
+            found = model.fingerprint["checkpoint_sha256"]
+            if found != expected:
+                raise ModelChangedError(
+                    f"expected the checkpoint with SHA-256 {expected}, got {found}; start the job "
+                    "again once the model no longer changes"
+                )
+        return loaded
 
     def run_inference(
         self,
         batch: Sequence[Example],
-        model: ClipModel,
+        model: LoadedModels,
         inference_args: dict[str, Any] | None = None,
     ) -> list[Embedded | Reject]:
         """Returns a record for each example, in order. A list, so that failures surface here.
@@ -148,18 +162,19 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
             EncoderFailedError: if, after a row failed, a blank picture fails as well.
         """
         recovery = BatchRecovery(
-            work=lambda rows: encode_examples(rows, model),
-            check_machine=lambda: _encode_blank(model),
+            work=lambda rows: encode_examples(rows, model.models),
+            check_machine=lambda: _encode_blank(model.models),
             blame=_blamed,
             is_out_of_memory=is_out_of_memory,
             release=_release_memory,
         )
-        self._special_tokens.inc(special_tokens(batch, model))
-        return recovery.run(batch, batch_limit(self._spec))
+        self._special_tokens.inc(special_tokens(batch, model.models[0]))
+        return recovery.run(batch, batch_limit(self._specs))
 
     def get_num_bytes(self, batch: Sequence[Example]) -> int:
         """Counts array bytes; Beam's default would pickle every batch to find out."""
-        return sum(example.pixels.nbytes + example.tokens.nbytes for example in batch)
+        inputs = (given for example in batch for given in example.inputs)
+        return sum(given.pixels.nbytes + given.tokens.nbytes for given in inputs)
 
     def batch_elements_kwargs(self) -> dict[str, int]:
         """Fixes the batch size: Beam's estimator would begin with batches of one."""
@@ -169,22 +184,32 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", ClipModel]):
         return "ClipHandler"
 
 
-def encode_examples(batch: Sequence[Example], model: ClipModel) -> list[Embedded | Reject]:
+def encode_examples(
+    batch: Sequence[Example], models: Sequence[ClipModel]
+) -> list[Embedded | Reject]:
     """Encodes a batch in one go; a row whose vectors are not finite becomes a reject."""
-    images = encode_pixels(model.clip, np.stack([example.pixels for example in batch]))
-    texts = encode_tokens(model.clip, np.stack([example.tokens for example in batch]))
+    inputs = zip(*(example.inputs for example in batch), strict=True)
+    columns = [_vectors(given, model) for given, model in zip(inputs, models, strict=True)]
+    return [
+        _embedded(example, vectors)
+        for example, vectors in zip(batch, zip(*columns, strict=True), strict=True)
+    ]
+
+
+def _vectors(inputs: Sequence[ModelInput], model: ClipModel) -> list[Vectors | None]:
+    """Returns the vectors of each row by one model, None for those that are not finite."""
+    images = encode_pixels(model.clip, np.stack([given.pixels for given in inputs]))
+    texts = encode_tokens(model.clip, np.stack([given.tokens for given in inputs]))
     finite = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
     return [
-        _embedded(example, image, text)
-        if ok
-        else Reject(example.row, "encode", Reason.NON_FINITE, "the model gave NaN or infinity")
-        for example, image, text, ok in zip(batch, images, texts, finite, strict=True)
+        Vectors(image, text, given.text_truncated) if ok else None
+        for given, image, text, ok in zip(inputs, images, texts, finite, strict=True)
     ]
 
 
 def special_tokens(batch: Sequence[Example], model: ClipModel) -> int:
-    """Counts literal start and end tokens in captions: each moves what the model pools."""
-    tokens = np.stack([example.tokens for example in batch])
+    """Counts literal start and end tokens in captions: each moves what the first model pools."""
+    tokens = np.stack([example.inputs[0].tokens for example in batch])
     # Every row has one of each of its own.
     return int((tokens >= model.tokenizer.start_id).sum()) - 2 * len(batch)
 
@@ -196,12 +221,13 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
 
 
-def _encode_blank(model: ClipModel) -> None:
+def _encode_blank(models: Sequence[ClipModel]) -> None:
     """Encodes a black picture without a caption: a model that cannot do this can do nothing."""
-    size = model.preprocessing.size
     try:
-        encode_pixels(model.clip, np.zeros((1, 3, size, size), np.uint8))
-        encode_tokens(model.clip, model.tokenizer.tokenize_row("")[0][None])
+        for model in models:
+            size = model.preprocessing.size
+            encode_pixels(model.clip, np.zeros((1, 3, size, size), np.uint8))
+            encode_tokens(model.clip, model.tokenizer.tokenize_row("")[0][None])
     except Exception as error:  # whatever a broken device makes torch raise
         raise EncoderFailedError(
             f"the model cannot encode even a blank picture ({type(error).__name__}: {error}), so "
@@ -220,13 +246,15 @@ def _blamed(example: Example, error: Exception) -> Reject:
     return RowFault("encode", reason, detail).to_reject(example.row)
 
 
-def _embedded(example: Example, image: np.ndarray, text: np.ndarray) -> Embedded:
+def _embedded(example: Example, vectors: Sequence[Vectors | None]) -> Embedded | Reject:
+    finite = tuple(found for found in vectors if found is not None)
+    if len(finite) < len(vectors):
+        detail = "the model gave NaN or infinity"
+        return Reject(example.row, "encode", Reason.NON_FINITE, detail)
     return Embedded(
         row=example.row,
-        text_truncated=example.text_truncated,
+        vectors=finite,
         original_width=example.original_width,
         original_height=example.original_height,
         sha256=example.sha256,
-        image_embedding=image,
-        text_embedding=text,
     )

@@ -11,7 +11,7 @@ from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
 from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
-from pipelines.exported_run import ExportedRun, ExportError, Layout, choose_model
+from pipelines.exported_run import ExportedRun, ExportError, Layout
 from pipelines.overwriting import make_room
 from pipelines.progress import meter
 from pipelines.scored_tables import ScoredTablesError, open_tables, row_count
@@ -79,8 +79,8 @@ def open_run(options: argparse.Namespace) -> ExportedRun:
     tables = open_tables(options.input)
     # DataComp has columns for two models, which a run may have by these names.
     if name or options.format not in ("datacomp", *WHOLE):
-        name = choose_model(tables.schema, name)
-    return ExportedRun(tables, storage.normalize(options.output), name)
+        tables = tables.of_model(name)
+    return ExportedRun(tables, storage.normalize(options.output))
 
 
 def choose_layout(run: ExportedRun, options: argparse.Namespace) -> Layout:

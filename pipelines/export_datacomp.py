@@ -123,7 +123,7 @@ def choose_keys(run: ExportedRun, names: Sequence[str], key: str | None) -> dict
     named: dict[str, str | None] = {name: name for name in names if name in KEYS}
     if key is None and named:
         return named
-    architecture = str(run.tables.fingerprint.get("architecture"))
+    architecture = str(run.tables.model_fingerprint.get("architecture"))
     key = key or (_KEY_OF.get(architecture) if len(names) < 2 else None)
     if key is None:
         raise ExportError(
@@ -136,7 +136,8 @@ def choose_keys(run: ExportedRun, names: Sequence[str], key: str | None) -> dict
 def datacomp(run: ExportedRun, key: str | None) -> DataComp:
     """Returns the layout for the model that was chosen, else for those named b32 and l14."""
     models = model_names(run.tables.schema)
-    names = [run.model_name] if run.model_name else models
+    chosen = run.tables.model_name
+    names = [chosen] if chosen else models
     if len(names) > 1 and (key or not set(names) & set(KEYS)):
         raise ExportError(f"expected `--model_name`, as the run has models {', '.join(names)}")
     return DataComp(run, choose_keys(run, names, key))

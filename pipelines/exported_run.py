@@ -36,22 +36,21 @@ class ExportedRun:
     """The output of `embed` and where it goes.
 
     Attributes:
+        tables: of the chosen model, where one was chosen.
         output: directory to write.
-        model_name: the model whose columns are taken; None where the run has one, without a name.
     """
 
     tables: ScoredTables
     output: str
-    model_name: str | None
 
     def column(self, name: str) -> str:
         """Returns the name of a column that depends on the model."""
-        return model_column(name, self.model_name)
+        return self.tables.column(name)
 
     @property
     def kept(self) -> list[str]:
         """Columns that depend on no model, in the order of the table."""
-        models = {None, *model_names(self.tables.schema)}
+        models: list[str | None] = [*model_names(self.tables.schema)] or [None]
         depend = {model_column(name, model) for name in MODEL_COLUMNS for model in models}
         return [name for name in self.tables.schema.names if name not in depend]
 
@@ -76,26 +75,6 @@ class Layout(Protocol):
 
     def finish(self) -> Sequence[str]:
         """Returns lines for the summary."""
-
-
-def choose_model(schema: pa.Schema, model_name: str | None) -> str | None:
-    """Returns the name of the model to export, None for a run of one model without a name.
-
-    Raises:
-        ExportError: if the choice is open, or there is no such model.
-    """
-    names = model_names(schema)
-    if model_name is None and len(names) < 2:
-        return names[0] if names else None
-    if model_name is None:
-        raise ExportError(f"expected `--model_name`, as the run has models {', '.join(names)}")
-    if model_name not in names:
-        there = f"the run has models {', '.join(names)}" if names else "the run has one, unnamed"
-        raise ExportError(
-            f"`--model_name` names {model_name!r}, {there}; "
-            + ("name one of these" if names else "leave the flag out")
-        )
-    return model_name
 
 
 def check_vectors(tables: ScoredTables, columns: Sequence[str], format_name: str) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.exact_duplicates import exact_duplicates
-from pipelines.exported_run import choose_model
 from pipelines.extras import MissingExtraError
 from pipelines.kept_rows import OUTPUTS, write_kept
 from pipelines.near_duplicates import near_duplicates
@@ -35,6 +34,7 @@ from pipelines.scored_tables import (
     ScoredTables,
     ScoredTablesError,
     check_columns,
+    choose_model,
     iterate_batches,
     open_tables,
     row_count,

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from multiprocessing.connection import Connection
@@ -51,11 +52,15 @@ class DecodeWorkers:
     """
 
     def __init__(
-        self, preprocess: Preprocess, limits: DecodeLimits, decode: ImageDecoder = decode_image
+        self,
+        preprocesses: Sequence[Preprocess],
+        limits: DecodeLimits,
+        decode: ImageDecoder = decode_image,
     ) -> None:
-        self._job = pickle.dumps((decode, preprocess, limits))
+        self._job = pickle.dumps((decode, tuple(preprocesses), limits))
         self._limits = limits
-        self._size = preprocess.size
+        self._sizes = [preprocess.size for preprocess in preprocesses]
+        self._bytes = sum(3 * size**2 for size in self._sizes)
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         self._all: set[_Worker] = set()
         self._lock = threading.Lock()
@@ -70,7 +75,7 @@ class DecodeWorkers:
         """
         worker = self._take()
         try:
-            image = self._result(*worker.ask(data, self._limits.max_seconds, 3 * self._size**2))
+            image = self._result(*worker.ask(data, self._limits.max_seconds, self._bytes))
         except RowFault:
             self._idle.put(worker)
             raise
@@ -113,8 +118,12 @@ class DecodeWorkers:
     def _result(self, answer: dict[str, Any], pixels: bytes) -> DecodedImage:
         if "reason" in answer:
             raise RowFault("decode", Reason(answer["reason"]), str(answer["detail"]))
-        image = np.frombuffer(pixels, np.uint8).reshape(3, self._size, self._size)
-        return DecodedImage(image, int(answer["width"]), int(answer["height"]))
+        if len(pixels) != self._bytes:
+            raise ValueError(f"expected {self._bytes} bytes of pixels, got {len(pixels)}")
+        ends = np.cumsum([3 * size**2 for size in self._sizes])
+        flat = np.split(np.frombuffer(pixels, np.uint8), ends[:-1])
+        images = [part.reshape(3, s, s) for part, s in zip(flat, self._sizes, strict=True)]
+        return DecodedImage(tuple(images), int(answer["width"]), int(answer["height"]))
 
 
 class _Worker:
@@ -175,18 +184,20 @@ class _Worker:
 
 
 @lru_cache(maxsize=4)
-def shared_workers(preprocess: Preprocess, limits: DecodeLimits) -> DecodeWorkers:
+def shared_workers(preprocesses: tuple[Preprocess, ...], limits: DecodeLimits) -> DecodeWorkers:
     """Returns the workers of this process: pipelines that follow each other share them."""
-    workers = DecodeWorkers(preprocess, limits)
+    workers = DecodeWorkers(preprocesses, limits)
     atexit.register(workers.close)
     return workers
 
 
-def decode_isolated(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> DecodedImage:
+def decode_isolated(
+    data: bytes, preprocesses: Sequence[Preprocess], limits: DecodeLimits
+) -> DecodedImage:
     """Does what `decode_image` does, in another process, within `limits.max_seconds` and
     `limits.max_memory_bytes`.
 
     Raises:
         RowFault: as `DecodeWorkers.decode` does.
     """
-    return shared_workers(preprocess, limits).decode(data)
+    return shared_workers(tuple(preprocesses), limits).decode(data)

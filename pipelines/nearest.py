@@ -13,7 +13,6 @@ from pipelines.scored_tables import (
     ScoredRow,
     ScoredTables,
     embedding_matrix,
-    iterate_batches,
     rows_at,
 )
 
@@ -34,7 +33,7 @@ def nearest_rows(
     """
     best: list[ScoredRow] = []
     for uri in tables.embeddings:
-        for batch in iterate_batches(uri, (*ROW_COLUMNS, "image_embedding")):
+        for batch in tables.batches(uri, (*ROW_COLUMNS, "image_embedding")):
             floor = best[-1].similarity if len(best) == top_k else -np.inf
             best = heapq.nsmallest(top_k, best + _candidates(batch, query, top_k, floor), key=_rank)
             progress(batch.num_rows)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "Switc
 
 
 REQUIRED = ("manifest", "output", "model")
+_NAMED_MODEL = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)=(?P<uri>.+)")
 REASONS = tuple(reason.value for reason in Reason)
 
 
@@ -120,7 +122,10 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--model",
-        help="`tiny`, an OpenAI name such as ViT-B/32, or a file or directory on any filesystem",
+        action="append",
+        metavar="[NAME=]URI",
+        help="`tiny`, an OpenAI name such as ViT-B/32, or a file or directory on any filesystem; "
+        "several, each with a NAME for its columns, take one pass over the pictures",
     )
     add_checkpoint_flags(parser)
     add_place_flags(parser)
@@ -170,7 +175,7 @@ class EmbedConfig:
     retry_rejects: bool
     only_reasons: tuple[str, ...]
     overwrite: bool
-    model: str
+    model: str | Mapping[str, str]  # by name, where they have names
     arch: str | None
     activation: str | None
     vocab: str | None
@@ -199,6 +204,12 @@ class EmbedConfig:
                 "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "
                 "leave one out"
             )
+        for name in ("arch", "activation", "vocab"):
+            if not isinstance(self.model, str) and len(self.model) > 1 and getattr(self, name):
+                raise ValueError(
+                    f"`--{name}` does not say which of the models it is about; make a model "
+                    "directory of that one with `clip-beam convert`"
+                )
         for name in self.only_reasons:
             if name not in REASONS:
                 close = difflib.get_close_matches(name, REASONS, n=1)
@@ -241,6 +252,28 @@ def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, 
     return _config(found), options
 
 
+def models_of(given: Sequence[str]) -> str | dict[str, str]:
+    """Takes NAME=URI apart; one model needs no name.
+
+    Raises:
+        ValueError: if a name is missing, is there twice, or cannot begin a column's name.
+    """
+    parts = [_NAMED_MODEL.fullmatch(text) for text in given]
+    if len(given) == 1 and parts[0] is None:
+        return given[0]
+    named: dict[str, str] = {}
+    for text, part in zip(given, parts, strict=True):
+        if part is None:
+            raise ValueError(
+                f"expected `--model NAME=URI` for each of several, got {text!r}; begin with a name "
+                "of letters, digits and underscores, as in b32=ViT-B/32"
+            )
+        if part["name"].lower() in (name.lower() for name in named):
+            raise ValueError(f"two models are called {part['name']!r}; give them different names")
+        named[part["name"]] = part["uri"]
+    return named
+
+
 def runs_here(options: PipelineOptions) -> bool:
     """Tells whether the runner keeps the whole job in this process."""
     return options.view_as(StandardOptions).runner in LOCAL_RUNNERS
@@ -248,6 +281,7 @@ def runs_here(options: PipelineOptions) -> bool:
 
 def _config(found: argparse.Namespace) -> EmbedConfig:
     values: dict[str, Any] = vars(found)
+    values["model"] = models_of(values["model"])
     for name in ("manifest", "allow_images_from"):
         values[name] = tuple(values[name])
     for name in ("keep_columns", "only_reasons"):

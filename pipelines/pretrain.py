@@ -219,7 +219,8 @@ class _Decoder:
     limits: DecodeLimits = DecodeLimits()
 
     def __call__(self, row: Row) -> np.ndarray:
-        return decode_image(fetch_image(row, self.policy), self.preprocess, self.limits).pixels
+        data = fetch_image(row, self.policy)
+        return decode_image(data, [self.preprocess], self.limits).pixels[0]
 
 
 def _tokenizer(variant: ClipConfig, captions: Sequence[str]) -> Tokenizer:

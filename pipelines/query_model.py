@@ -22,6 +22,7 @@ def add_model_flags(flags: argparse.ArgumentParser) -> None:
     """Adds the flags that `load_query_model` reads."""
     add = flags.add_argument
     add("--model", help="the model that made the embeddings, as embed takes it [from run.json]")
+    add("--model_name", metavar="NAME", help="which model of a run with several")
     add("--arch", help="architecture of a bare state dict [from run.json]")
     add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict [run.json]")
     add("--vocab", metavar="URI", help="BPE vocabulary [from run.json, else the model's]")
@@ -62,7 +63,7 @@ def check_same_model(tables: ScoredTables, model: ClipModel) -> None:
         OtherModelError: names the first difference.
     """
     for name in _MUST_EQUAL:
-        expected, got = tables.fingerprint.get(name), model.fingerprint.get(name)
+        expected, got = tables.model_fingerprint.get(name), model.fingerprint.get(name)
         if expected is not None and expected != got:
             raise OtherModelError(
                 f"expected the model that made the embeddings, with {name} {expected!r}, got "

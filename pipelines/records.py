@@ -83,46 +83,64 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ModelInput:
+    """What one model is given of a row.
+
+    Attributes:
+        pixels: [3, size, size] uint8, resized and cropped, not yet normalised.
+        tokens: [context_length] int64, start and end token included, zero padded.
+        text_truncated: whether the caption was longer than the model's context.
+    """
+
+    pixels: np.ndarray
+    tokens: np.ndarray
+    text_truncated: bool
+
+
+@dataclass(frozen=True)
 class Example:
     """A row whose image is decoded and whose caption is tokenised.
 
     Attributes:
         row: the row, its `image_bytes` dropped.
-        pixels: [3, size, size] uint8, resized and cropped, not yet normalised.
-        tokens: [context_length] int64, start and end token included, zero padded.
-        text_truncated: whether the caption was longer than the model's context.
+        inputs: one for each model of the run; equal arrays are shared.
         original_width, original_height: pixels before resizing.
         sha256: hex digest of the encoded image bytes.
     """
 
     row: Row
-    pixels: np.ndarray
-    tokens: np.ndarray
-    text_truncated: bool
+    inputs: tuple[ModelInput, ...]
     original_width: int
     original_height: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What one model makes of a row: two embeddings, each [dim] float32 and L2-normalised."""
+
+    image_embedding: np.ndarray
+    text_embedding: np.ndarray
+    text_truncated: bool
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A row with its two embeddings, each [dim] float32 and L2-normalised."""
+    """A row with the embeddings of each model of the run."""
 
     row: Row
-    text_truncated: bool
+    vectors: tuple[Vectors, ...]
     original_width: int
     original_height: int
     sha256: str
-    image_embedding: np.ndarray
-    text_embedding: np.ndarray
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An embedded row with the cosine similarity of its two embeddings, in [-1, 1]."""
+    """An embedded row with the cosine of the two embeddings of each model, in [-1, 1]."""
 
     embedded: Embedded
-    similarity: float
+    similarities: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,13 @@ def redact(uri: str) -> str:
 
 
 def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes credentials out of the URIs among options, which may be lists."""
+    """Takes credentials out of the URIs among options, which may be lists or have names."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [clean(one) for one in value]
+        if isinstance(value, Mapping):
+            return redacted(value)
         return redact(value) if isinstance(value, str) else value
 
     return {name: clean(value) for name, value in options.items()}

@@ -37,6 +37,7 @@ class ReportConfig:
     cut: float | None
     top_fraction: float | None
     thumbnails: int
+    model_name: str | None = None
 
     def __post_init__(self) -> None:
         if self.cut is not None and not -1 <= self.cut <= 1:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = ReportConfig(**vars(parser().parse_args(argv)))
         require_extra()
-        tables = open_tables(config.input)
+        tables = open_tables(config.input).of_model(config.model_name)
     except (ValueError, OSError, MissingExtraError) as error:
         return _fail(str(error), WRONG_USAGE)
     try:
@@ -88,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"pictures of the best, the worst, and those at the cut, each [{THUMBNAILS}]",
     )
+    add("--model_name", metavar="NAME", help="which model of a run with several")
     return flags
 
 

@@ -67,8 +67,8 @@ def render_report(
 
 
 def _model_line(tables: ScoredTables) -> str:
-    name = tables.options.get("model", "")
-    return " · ".join(filter(None, [name, tables.fingerprint.get("architecture", "")]))
+    architecture = tables.model_fingerprint.get("architecture")
+    return " · ".join(filter(None, [tables.model_name, tables.options.get("model"), architecture]))
 
 
 def _tiles(statistics: Statistics, record: Mapping[str, Any], cut: float) -> list[dict[str, str]]:

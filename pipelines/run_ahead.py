@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -19,13 +21,31 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.records import Reject, Row, RowFault
 
-Step = tuple[str, Callable[[Row, Any], Any]]
+
+class Step(NamedTuple):
+    """A part of the work on a row.
+
+    Attributes:
+        name: of its counter.
+        work: function of the row and of what the step before returned; the first is given None.
+        computes: whether it keeps a processor busy, and does not wait. Then no more threads than
+            there are cores are in such a step at once, and its counter holds their processor time.
+    """
+
+    name: str
+    work: Callable[[Row, Any], Any]
+    computes: bool = False
+
 
 # Rows in flight: enough to keep the threads busy while a batch is encoded, few enough that their
 # pixels fit in memory many times over (150 kB each at 224 pixels).
 WINDOW = 128
+# Manifests that hold the pictures themselves send them along, at up to 64 MiB each.
+WINDOW_BYTES = 256 << 20
 # Threads wait for object stores most of the time: at 50 ms a picture, two fetch 40 a second.
 MIN_THREADS = 16
+# More threads fetch than decode: a decoded picture may take a quarter of a gigabyte.
+_CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
 REJECTS = "rejects"
 
 
@@ -39,12 +59,12 @@ class RunAhead(beam.PTransform):
     Consumes: `Row`.
     Produces: under `results` what the last step returned, under `rejects` a `Reject` for each row
         in which a step raised `RowFault`.
-    Counters: `rows`, `rejects`, and for each step `<name>_usec`, summed over the threads.
+    Counters: `rows`, `rejects`, for each step `<name>_usec`, summed over the threads, and
+        `wait_usec`, the time the next stage had to wait for a row.
 
     Attributes:
-        steps: (name, function of the row and of what the step before returned), in order; the
-            first step is given None.
-        window: rows in flight at most.
+        steps: in order.
+        window: rows in flight at most; fewer when they hold more than `WINDOW_BYTES` of pictures.
         threads: size of the pool, or None for one a core and at least `MIN_THREADS`.
     """
 
@@ -69,13 +89,15 @@ def run_steps(steps: Sequence[Step], row: Row) -> _Outcome:
     """Applies the steps to one row; a `RowFault` becomes a `Reject`."""
     value: Any = None
     seconds = []
-    for _, step in steps:
-        began = time.perf_counter()
-        try:
-            value = step(row, value)
-        except RowFault as fault:
-            value = fault.to_reject(replace(row, image_bytes=None))
-        seconds.append(time.perf_counter() - began)
+    for step in steps:
+        clock = time.thread_time if step.computes else time.perf_counter
+        with _CORES if step.computes else nullcontext():
+            began = clock()
+            try:
+                value = step.work(row, value)
+            except RowFault as fault:
+                value = fault.to_reject(replace(row, image_bytes=None))
+            seconds.append(clock() - began)
         if isinstance(value, Reject):
             break
     return _Outcome(value, seconds)
@@ -88,18 +110,22 @@ class _RunAhead(beam.DoFn):
         self._threads = threads
         self._rows = Metrics.counter(RunAhead, "rows")
         self._rejects = Metrics.counter(RunAhead, "rejects")
-        self._usec = [Metrics.counter(RunAhead, f"{name}_usec") for name, _ in steps]
+        self._usec = [Metrics.counter(RunAhead, f"{name}_usec") for name, *_ in steps]
+        self._wait = Metrics.counter(RunAhead, "wait_usec")
 
     def setup(self) -> None:
         self._pool = ThreadPoolExecutor(self._threads or max(MIN_THREADS, os.cpu_count() or 1))
 
     def start_bundle(self) -> None:
         # A bundle that failed must not leave its rows to the next one.
-        self._pending: deque[Future] = deque()
+        self._pending: deque[tuple[Future, int]] = deque()
+        self._bytes = 0
 
     def process(self, row: Row) -> Iterator[Any]:
-        self._pending.append(self._pool.submit(run_steps, self._steps, row))
-        while self._pending and (len(self._pending) >= self._window or self._pending[0].done()):
+        size = len(row.image_bytes or b"")
+        self._pending.append((self._pool.submit(run_steps, self._steps, row), size))
+        self._bytes += size
+        while self._pending and (self._is_full or self._pending[0][0].done()):
             yield self._next()
 
     def finish_bundle(self) -> Iterator[Any]:
@@ -113,9 +139,17 @@ class _RunAhead(beam.DoFn):
     def teardown(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._pending) >= self._window or self._bytes > WINDOW_BYTES
+
     def _next(self) -> Any:
         """Waits for the oldest row; counts it, which Beam allows in the bundle's thread only."""
-        outcome = self._pending.popleft().result()
+        future, size = self._pending.popleft()
+        self._bytes -= size
+        began = time.perf_counter()
+        outcome = future.result()
+        self._wait.inc(round((time.perf_counter() - began) * 1e6))
         self._rows.inc()
         for counter, seconds in zip(self._usec, outcome.seconds, strict=False):
             counter.inc(round(seconds * 1e6))

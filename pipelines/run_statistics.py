@@ -141,7 +141,7 @@ def gather(
     """
     statistics = Statistics(examples)
     for uri in tables.embeddings:
-        for batch in iterate_batches(uri, COLUMNS):
+        for batch in tables.batches(uri, COLUMNS):
             statistics.add(batch)
             progress(batch.num_rows)
     for uri in tables.rejects:

@@ -14,9 +14,10 @@ REJECTS = "rejects"
 
 
 def score(embedded: Embedded) -> Scored:
-    """Returns the row with its cosine similarity, computed in float32."""
-    similarity = np.dot(embedded.image_embedding, embedded.text_embedding)
-    return Scored(embedded, float(np.clip(similarity, -1, 1)))  # rounding may exceed 1 by an ulp
+    """Returns the row with the cosine similarity by each model, computed in float32."""
+    cosines = [np.dot(found.image_embedding, found.text_embedding) for found in embedded.vectors]
+    # Rounding may exceed 1 by an ulp.
+    return Scored(embedded, tuple(float(np.clip(cosine, -1, 1)) for cosine in cosines))
 
 
 class ScorePairs(beam.PTransform):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
+from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
 
 ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
 BATCH_ROWS = 8192
@@ -48,6 +49,7 @@ class ScoredTables:
         schema: of the embeddings table.
         fingerprint: what decided the values, from the metadata of the first file.
         record: what run.json says; empty while a run has not finished.
+        model_name: the model whose columns are read; None where the run has one, without a name.
     """
 
     root: str
@@ -56,11 +58,46 @@ class ScoredTables:
     schema: pa.Schema
     fingerprint: Mapping[str, Any]
     record: Mapping[str, Any]
+    model_name: str | None = None
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """Options of the run, by flag."""
-        return self.record.get("options", {})
+        """Options of the run, by flag; of several models the one that was chosen."""
+        options = self.record.get("options", {})
+        if isinstance(options.get("model"), dict) and self.model_name is not None:
+            return {**options, "model": options["model"].get(self.model_name)}
+        return options
+
+    @property
+    def model_fingerprint(self) -> Mapping[str, Any]:
+        """The part of the fingerprint about the chosen model, without its name."""
+        prefix = "" if self.model_name is None else f"{self.model_name}."
+        found = self.fingerprint.items()
+        return {key.removeprefix(prefix): v for key, v in found if key.startswith(prefix)}
+
+    def of_model(self, name: str | None) -> ScoredTables:
+        """Chooses the model whose columns are read.
+
+        Raises:
+            ScoredTablesError: as `choose_model`.
+        """
+        return replace(self, model_name=choose_model(self.schema, name))
+
+    def batches(
+        self, uri: str, columns: Sequence[str], batch_rows: int = BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """Does what `iterate_batches` does; the chosen model's columns have no name in front.
+
+        Raises:
+            ScoredTablesError, OSError: as `iterate_batches`.
+        """
+        stored = [self.column(name) for name in columns]
+        for batch in iterate_batches(uri, stored, batch_rows):
+            yield batch.rename_columns(list(columns))
+
+    def column(self, name: str) -> str:
+        """Returns the name that a column has in the files."""
+        return model_column(name, self.model_name) if name in MODEL_COLUMNS else name
 
 
 def open_tables(root: str) -> ScoredTables:
@@ -89,6 +126,27 @@ def open_tables(root: str) -> ScoredTables:
         fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
         record=_run_record(storage.join(root, RUN_JSON)),
     )
+
+
+def choose_model(schema: pa.Schema, model_name: str | None) -> str | None:
+    """Returns the name of the model to read, None for a run of one model without a name.
+
+    Raises:
+        ScoredTablesError: if the choice is open, or there is no such model.
+    """
+    names = model_names(schema)
+    if model_name is None and len(names) < 2:
+        return names[0] if names else None
+    if model_name is None:
+        there = ", ".join(names)
+        raise ScoredTablesError(f"expected `--model_name`, as the run has models {there}")
+    if model_name not in names:
+        there = f"the run has models {', '.join(names)}" if names else "the run has one, unnamed"
+        raise ScoredTablesError(
+            f"`--model_name` names {model_name!r}, {there}; "
+            + ("name one of these" if names else "leave the flag out")
+        )
+    return model_name
 
 
 def file_schema(uri: str) -> pa.Schema:
@@ -144,7 +202,7 @@ def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
     if not absent:
         return
     remedy = f"it has {', '.join(schema.names)}"
-    if absent[0] in ("image_embedding", "text_embedding"):
+    if absent[0].endswith(("image_embedding", "text_embedding")):
         remedy = "embed again without `--scores_only`"
     raise ScoredTablesError(f"{uri} has no column {absent[0]!r}; {remedy}")
 

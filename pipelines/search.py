@@ -107,7 +107,7 @@ def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarra
     from clip_core.encoding import encode_pixels, encode_tokens
 
     if image is not None:
-        pixels = decode_image(image, model.preprocessing, DecodeLimits()).pixels
+        pixels = decode_image(image, [model.preprocessing], DecodeLimits()).pixels[0]
         return encode_pixels(model.clip, pixels[None])[0]
     return encode_tokens(model.clip, model.tokenizer.tokenize([text or ""], truncate=True))[0]
 
@@ -148,8 +148,8 @@ def _checked_tables(options: argparse.Namespace) -> ScoredTables:
         raise ValueError("expected words as `--text`, got a blank one")
     if options.html:
         require("jinja2", "galleries")
-    tables = open_tables(options.input)
-    check_columns(tables.schema, ["image_embedding"], tables.embeddings[0])
+    tables = open_tables(options.input).of_model(options.model_name)
+    check_columns(tables.schema, [tables.column("image_embedding")], tables.embeddings[0])
     return tables
 
 

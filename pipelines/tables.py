@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.records import Reject, Row, Scored
+from pipelines.records import Embedded, Reject, Row, Scored
+from schemas.embeddings import MODEL_COLUMNS, model_column
 
 _FROM_ROW: Mapping[str, Callable[[Row], Any]] = {
     "uid": lambda row: row.uid,
@@ -18,16 +19,10 @@ _FROM_ROW: Mapping[str, Callable[[Row], Any]] = {
     "url": lambda row: row.url,
     "text": lambda row: row.text,
 }
-_FROM_SCORED: Mapping[str, Callable[[Scored], Any]] = {
-    "original_width": lambda scored: scored.embedded.original_width,
-    "original_height": lambda scored: scored.embedded.original_height,
-    "sha256": lambda scored: scored.embedded.sha256,
-    "similarity": lambda scored: scored.similarity,
-    "text_truncated": lambda scored: scored.embedded.text_truncated,
-}
-_VECTORS: Mapping[str, Callable[[Scored], np.ndarray]] = {
-    "image_embedding": lambda scored: scored.embedded.image_embedding,
-    "text_embedding": lambda scored: scored.embedded.text_embedding,
+_FROM_EMBEDDED: Mapping[str, Callable[[Embedded], Any]] = {
+    "original_width": lambda embedded: embedded.original_width,
+    "original_height": lambda embedded: embedded.original_height,
+    "sha256": lambda embedded: embedded.sha256,
 }
 _NUMPY_TYPES = {pa.float16(): np.float16, pa.float32(): np.float32}
 _FROM_REJECT: Mapping[str, Callable[[Reject], Any]] = {
@@ -37,17 +32,37 @@ _FROM_REJECT: Mapping[str, Callable[[Reject], Any]] = {
 }
 
 
-def scored_batch(rows: Sequence[Scored], schema: pa.Schema) -> pa.RecordBatch:
-    """Returns a batch with the columns of `schema`, one row per scored row, in order."""
+def scored_batch(
+    rows: Sequence[Scored], schema: pa.Schema, models: Sequence[str | None]
+) -> pa.RecordBatch:
+    """Returns a batch with the columns of `schema`, one row per scored row, in order.
+
+    Args:
+        models: names of the run's models, in the order of the rows' vectors; None for the one
+            without a name.
+    """
+    by_model = {
+        model_column(column, name): (column, index)
+        for index, name in enumerate(models)
+        for column in MODEL_COLUMNS
+    }
 
     def column(field: pa.Field) -> pa.Array:
-        if field.name in _VECTORS:
-            return _vectors([_VECTORS[field.name](row) for row in rows], field.type)
-        if field.name in _FROM_SCORED:
-            return pa.array([_FROM_SCORED[field.name](row) for row in rows], field.type)
+        if field.name in by_model:
+            return _model_column(rows, *by_model[field.name], field.type)
+        read = _FROM_EMBEDDED.get(field.name)
+        if read is not None:
+            return pa.array([read(row.embedded) for row in rows], field.type)
         return _row_column([row.embedded.row for row in rows], field)
 
     return pa.RecordBatch.from_arrays([column(field) for field in schema], schema=schema)
+
+
+def _model_column(rows: Sequence[Scored], column: str, model: int, kind: pa.DataType) -> pa.Array:
+    if column == "similarity":
+        return pa.array([row.similarities[model] for row in rows], kind)
+    values = [getattr(row.embedded.vectors[model], column) for row in rows]
+    return pa.array(values, kind) if column == "text_truncated" else _vectors(values, kind)
 
 
 def rejects_batch(rejects: Sequence[Reject], schema: pa.Schema) -> pa.RecordBatch:

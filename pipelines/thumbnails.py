@@ -93,7 +93,7 @@ def thumbnail_uri(data: bytes) -> str:
     Raises:
         RowFault: as `decode_image` does.
     """
-    pixels = decode_image(data, Preprocess(SIDE), DecodeLimits()).pixels
+    pixels = decode_image(data, [Preprocess(SIDE)], DecodeLimits()).pixels[0]
     buffer = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "JPEG", quality=JPEG_QUALITY)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")

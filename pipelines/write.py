@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
@@ -37,6 +40,7 @@ class OutputLayout:
     Attributes:
         root: output directory URI.
         embeddings, rejects: schemas of the two tables.
+        models: names of the run's models, in the order of the rows' vectors.
         fingerprint: what decided the values, kept in every file's metadata.
     """
 
@@ -44,6 +48,7 @@ class OutputLayout:
     embeddings: pa.Schema
     rejects: pa.Schema
     fingerprint: Mapping[str, Any]
+    models: tuple[str | None, ...] = (None,)
 
     def uri(self, table: str, unit_id: str) -> str:
         """Names the file of a unit in one of the two tables."""
@@ -57,7 +62,7 @@ class WriteUnits(beam.PTransform):
     Consumes: a dict of `Scored` under `scored`, `Reject` under `rejects`, `UnitCount` under
         `counts`.
     Produces: a `UnitResult` for each unit, once its files are in place.
-    Counters: none; the results hold the counts.
+    Counters: `write_usec`; the results hold the counts.
 
     Raises:
         ConservationError: in the job, when rows read are not rows embedded plus rows rejected.
@@ -68,20 +73,14 @@ class WriteUnits(beam.PTransform):
     def expand(self, rows: dict[str, beam.PCollection]) -> beam.PCollection:
         layout = self.layout
         tables = {
-            "scored": rows["scored"] | "PackScored" >> beam.ParDo(_PackScored(layout.embeddings)),
+            "scored": rows["scored"] | "PackScored" >> beam.ParDo(_PackScored(layout)),
             "rejects": rows["rejects"] | "PackRejects" >> beam.ParDo(_PackRejects(layout.rejects)),
             "counts": rows["counts"] | "KeyCounts" >> beam.WithKeys(_unit_of_count),
         }
-        return (
-            tables
-            | "ByUnit" >> beam.CoGroupByKey()
-            | "Write"
-            >> beam.MapTuple(
-                lambda unit_id, found: write_unit(
-                    layout, found["counts"], found["scored"], found["rejects"]
-                )
-            )
-        )
+        return tables | "ByUnit" >> beam.CoGroupByKey() | "Write" >> beam.ParDo(_Write(layout))
+
+
+_WRITE_USEC = Metrics.counter(WriteUnits, "write_usec")
 
 
 def write_unit(
@@ -169,6 +168,24 @@ def _unit_of_count(count: UnitCount) -> str:
     return count.unit.unit_id
 
 
+class _Write(beam.DoFn):
+    def __init__(self, layout: OutputLayout) -> None:
+        self._layout = layout
+
+    def process(self, unit: tuple[str, dict[str, Any]]) -> Iterator[UnitResult]:
+        found = unit[1]
+        with _timed():
+            result = write_unit(self._layout, found["counts"], found["scored"], found["rejects"])
+        yield result
+
+
+@contextmanager
+def _timed() -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    _WRITE_USEC.inc(round((time.perf_counter() - began) * 1e6))
+
+
 class _Pack(beam.DoFn):
     """Gathers the rows of a bundle into Arrow blocks, keyed by unit."""
 
@@ -184,12 +201,15 @@ class _Pack(beam.DoFn):
         rows.append(record)
         self._note(record)
         if len(rows) >= BLOCK_ROWS:
-            yield unit_id, self._batch(self._rows.pop(unit_id))
+            with _timed():
+                batch = self._batch(self._rows.pop(unit_id))
+            yield unit_id, batch
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for unit_id, rows in self._rows.items():
-            block = unit_id, self._batch(rows)
-            yield WindowedValue(block, MIN_TIMESTAMP, (GlobalWindow(),))
+            with _timed():
+                batch = self._batch(rows)
+            yield WindowedValue((unit_id, batch), MIN_TIMESTAMP, (GlobalWindow(),))
         self._rows = defaultdict(list)
 
     def _row_unit(self, record: Any) -> str:
@@ -203,6 +223,10 @@ class _Pack(beam.DoFn):
 
 
 class _PackScored(_Pack):
+    def __init__(self, layout: OutputLayout) -> None:
+        super().__init__(layout.embeddings)
+        self._models = layout.models
+
     def _row_unit(self, record: Scored) -> str:
         return record.embedded.row.unit_id
 
@@ -210,7 +234,7 @@ class _PackScored(_Pack):
         progress.TALLY.add_embedded()
 
     def _batch(self, rows: Sequence[Scored]) -> pa.RecordBatch:
-        return scored_batch(rows, self._schema)
+        return scored_batch(rows, self._schema, self._models)
 
 
 class _PackRejects(_Pack):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
@@ -10,14 +10,18 @@ DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
 
 def embeddings_schema(
-    dim: int, dtype: str = "float32", *, scores_only: bool = False, kept: Iterable[pa.Field] = ()
+    dims: int | Mapping[str | None, int],
+    dtype: str = "float32",
+    *,
+    scores_only: bool = False,
+    kept: Iterable[pa.Field] = (),
 ) -> pa.Schema:
     """Returns the schema of the embeddings table.
 
     Args:
-        dim: length of an embedding.
+        dims: length of an embedding; for a run with several models, by their names.
         dtype: `float32`, which every warehouse reads, or `float16`.
-        scores_only: whether the two embedding columns are left out.
+        scores_only: whether the embedding columns are left out.
         kept: columns copied from the manifest; they come last.
 
     Raises:
@@ -25,17 +29,18 @@ def embeddings_schema(
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    vector = pa.list_(DTYPES[dtype], dim)
-    vectors = [pa.field(name, vector) for name in ("image_embedding", "text_embedding")]
+    dims = {None: dims} if isinstance(dims, int) else dims
     own = [
         *ROW_FIELDS,
         pa.field("original_width", pa.int64()),
         pa.field("original_height", pa.int64()),
         pa.field("sha256", pa.string()),
-        pa.field("similarity", pa.float32()),
-        pa.field("text_truncated", pa.bool_()),
-        *([] if scores_only else vectors),
     ]
+    for name, dim in dims.items():
+        vector = pa.list_(DTYPES[dtype], dim)
+        types = (pa.float32(), pa.bool_(), *(() if scores_only else (vector, vector)))
+        columns = (model_column(column, name) for column in MODEL_COLUMNS)
+        own += [pa.field(column, kind) for column, kind in zip(columns, types, strict=False)]
     return with_kept(own, kept)
 
 
@@ -56,6 +61,8 @@ def model_names(schema: pa.Schema) -> list[str]:
     A model is told by its `similarity` and `text_truncated` together, so that a kept column such
     as `caption_similarity` is none. A run of one model, whose columns have no name, has none.
     """
+    if set(MODEL_COLUMNS[:2]) <= set(schema.names):  # what looks like others was kept
+        return []
     suffix = model_column("similarity", "")
     found = [name.removesuffix(suffix) for name in schema.names if name.endswith(suffix)]
     return [name for name in found if name and model_column("text_truncated", name) in schema.names]
@@ -79,7 +86,7 @@ def with_kept(own: Iterable[pa.Field], kept: Iterable[pa.Field]) -> pa.Schema:
         ValueError: if a kept column has the name of one of the table's own.
     """
     own, kept = list(own), list(kept)
-    taken = {field.name for field in own} & {field.name for field in kept}
+    taken = {*(field.name for field in own), *MODEL_COLUMNS} & {field.name for field in kept}
     if taken:
         raise ValueError(
             f"`--keep_columns` names {', '.join(sorted(taken))}, which the output has already; "

@@ -16,7 +16,7 @@ PREPROCESS = Preprocess(32)
 LIMITS = DecodeLimits(max_seconds=1.0, max_memory_bytes=200 << 20)
 
 
-def misbehaving(data, preprocess, limits):
+def misbehaving(data, preprocesses, limits):
     """A decoder that does what its image says; runs in the workers."""
     if data == b"crash":
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -32,10 +32,10 @@ def misbehaving(data, preprocess, limits):
         except MemoryError:
             raise RowFault("decode", Reason.DECODE_FAILED, "no memory") from None
     if data == b"lie":
-        return DecodedImage(np.zeros((3, 99, 99), np.uint8), 1, 1)
+        return DecodedImage((np.zeros((3, 99, 99), np.uint8),), 1, 1)
     if data == b"pid":
-        return DecodedImage(np.zeros((3, 32, 32), np.uint8), os.getpid(), 1)
+        return DecodedImage((np.zeros((3, 32, 32), np.uint8),), os.getpid(), 1)
     if data == b"modules":
         heavy = {"torch", "apache_beam"} & set(sys.modules)
-        return DecodedImage(np.zeros((3, 32, 32), np.uint8), len(heavy), 1)
-    return decode_image(data, preprocess, limits)
+        return DecodedImage((np.zeros((3, 32, 32), np.uint8),), len(heavy), 1)
+    return decode_image(data, preprocesses, limits)

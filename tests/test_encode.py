@@ -15,9 +15,9 @@ from pipelines.encode import (
     ModelChangedError,
     ModelSpec,
     batch_limit,
-    load_model,
+    load_models,
 )
-from pipelines.records import Embedded, Example, Reject
+from pipelines.records import Embedded, Example, ModelInput, Reject, Vectors
 from pipelines.score import score
 from schemas.rejects import Reason
 
@@ -25,7 +25,8 @@ from schemas.rejects import Reason
 @pytest.fixture
 def handler(model_dir):
     spec = ModelSpec(str(model_dir))
-    return ClipHandler(spec, load_model(spec).fingerprint["checkpoint_sha256"], batch_size=8)
+    (model,) = load_models((spec,)).models
+    return ClipHandler([spec], [model.fingerprint["checkpoint_sha256"]], batch_size=8)
 
 
 def examples(count, tokenizer):
@@ -33,7 +34,7 @@ def examples(count, tokenizer):
         row = make_row(number, text="a red circle " * (number % 5 + 1))
         pixels = Preprocess(64).to_pixels(make_image(seed=number))
         tokens, truncated = tokenizer.tokenize_row(row.text)
-        yield Example(row, pixels, tokens, truncated, 80, 70, "00")
+        yield Example(row, (ModelInput(pixels, tokens, truncated),), 80, 70, "00")
 
 
 def test_bucketed_texts_equal_texts_encoded_one_by_one(tokenizer):
@@ -106,8 +107,10 @@ def test_embeddings_do_not_depend_on_the_batch(handler, tokenizer):
     together = handler.run_inference(batch, model)
     alone = [handler.run_inference([example], model)[0] for example in batch]
     for one, other in zip(together, alone, strict=True):
-        assert np.abs(one.image_embedding - other.image_embedding).max() < 1e-5
-        assert np.abs(one.text_embedding - other.text_embedding).max() < 1e-5
+        assert (
+            np.abs(one.vectors[0].image_embedding - other.vectors[0].image_embedding).max() < 1e-5
+        )
+        assert np.abs(one.vectors[0].text_embedding - other.vectors[0].text_embedding).max() < 1e-5
 
 
 def test_row_whose_vector_is_not_finite_is_rejected_alone(handler, tokenizer, monkeypatch):
@@ -154,9 +157,11 @@ def test_batch_that_does_not_fit_gives_the_same_vectors(handler, tokenizer, fail
     fails(error, when=lambda pixels: len(pixels) > 3)
     found = handler.run_inference(batch, model)
     for one, other in zip(found, expected, strict=True):
-        assert np.abs(one.image_embedding - other.image_embedding).max() < 1e-5
-        assert np.abs(one.text_embedding - other.text_embedding).max() < 1e-5
-    assert batch_limit(ModelSpec(handler._spec.uri)).rows == 2
+        assert (
+            np.abs(one.vectors[0].image_embedding - other.vectors[0].image_embedding).max() < 1e-5
+        )
+        assert np.abs(one.vectors[0].text_embedding - other.vectors[0].text_embedding).max() < 1e-5
+    assert batch_limit(handler._specs).rows == 2
 
 
 @pytest.mark.parametrize(
@@ -166,13 +171,15 @@ def test_batch_that_does_not_fit_gives_the_same_vectors(handler, tokenizer, fail
 def test_row_that_breaks_its_batch_is_rejected_alone(handler, tokenizer, fails, error, reason):
     batch, model = list(examples(8, tokenizer)), handler.load_model()
     expected = handler.run_inference(batch, model)
-    poison = batch[5].pixels
+    poison = batch[5].inputs[0].pixels
     fails(error, when=lambda pixels: any((one == poison).all() for one in pixels))
     found = handler.run_inference(batch, model)
     assert (found[5].stage, found[5].reason) == ("encode", reason)
     assert found[5].row.uid == "row-5" and "0x" not in found[5].detail
     for number in (0, 1, 2, 3, 4, 6, 7):
-        difference = found[number].image_embedding - expected[number].image_embedding
+        difference = (
+            found[number].vectors[0].image_embedding - expected[number].vectors[0].image_embedding
+        )
         assert np.abs(difference).max() < 1e-5
 
 
@@ -184,13 +191,14 @@ def test_machine_that_encodes_nothing_fails_and_rejects_no_row(handler, tokenize
 
 
 def test_worker_that_finds_another_checkpoint_fails(model_dir):
-    handler = ClipHandler(ModelSpec(str(model_dir)), "0" * 64, batch_size=8)
+    handler = ClipHandler([ModelSpec(str(model_dir))], ["0" * 64], batch_size=8)
     with pytest.raises(ModelChangedError, match="expected the checkpoint with SHA-256 0000"):
         handler.load_model()
 
 
 def test_model_is_loaded_once_per_process(model_dir):
-    assert load_model(ModelSpec(str(model_dir))) is load_model(ModelSpec(str(model_dir)))
+    specs = (ModelSpec(str(model_dir)),)
+    assert load_models(specs) is load_models(specs)
 
 
 def test_batches_are_of_fixed_size_and_counted_without_pickling(handler, tokenizer):
@@ -207,18 +215,20 @@ def test_auto_means_the_cpu_and_fp32_without_a_gpu():
 
 def test_score_is_the_cosine_and_never_above_one():
     vector = np.array([0.6, 0.8000001], np.float32)
-    embedded = Embedded(make_row(), False, 1, 1, "00", vector, vector)
-    assert score(embedded).similarity == 1.0
-    other = Embedded(make_row(), False, 1, 1, "00", vector, np.array([1.0, 0.0], np.float32))
-    assert score(other).similarity == pytest.approx(0.6)
+    same = Vectors(vector, vector, False)
+    other = Vectors(vector, np.array([1.0, 0.0], np.float32), False)
+    scored = score(Embedded(make_row(), (same, other), 1, 1, "00"))
+    assert scored.similarities == (1.0, pytest.approx(0.6))
 
 
 def test_literal_special_tokens_of_captions_are_counted(handler, tokenizer, monkeypatch):
     rows = list(examples(3, tokenizer))
-    assert encode.special_tokens(rows, handler.load_model()) == 0
+    (model,) = handler.load_model().models
+    assert encode.special_tokens(rows, model) == 0
     tokens, _ = tokenizer.tokenize_row("a <|endoftext|> <|startoftext|> circle")
-    rows[1] = replace(rows[1], tokens=tokens)
-    assert encode.special_tokens(rows, handler.load_model()) == 2
+    (given,) = rows[1].inputs
+    rows[1] = replace(rows[1], inputs=(replace(given, tokens=tokens),))
+    assert encode.special_tokens(rows, model) == 2
     counted = []
     monkeypatch.setattr(handler, "_special_tokens", SimpleNamespace(inc=counted.append))
     handler.run_inference(rows, handler.load_model())

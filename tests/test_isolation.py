@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def workers():
-    found = DecodeWorkers(PREPROCESS, LIMITS, misbehaving)
+    found = DecodeWorkers([PREPROCESS], LIMITS, misbehaving)
     yield found
     found.close()
 
@@ -40,14 +40,14 @@ def fault_of(workers, data):
 
 def test_pixels_are_those_of_the_decoder(workers):
     data = encode_image(make_image(90, 50), "JPEG")
-    found, expected = workers.decode(data), decode_image(data, PREPROCESS, LIMITS)
-    assert (found.pixels == expected.pixels).all() and found.pixels.dtype == np.uint8
+    found, expected = workers.decode(data), decode_image(data, [PREPROCESS], LIMITS)
+    assert (found.pixels[0] == expected.pixels[0]).all() and found.pixels[0].dtype == np.uint8
     assert (found.original_width, found.original_height) == (90, 50)
 
 
 def test_faults_of_the_image_arrive_as_they_are(workers):
     with pytest.raises(RowFault) as expected:
-        decode_image(b"<html>", PREPROCESS, LIMITS)
+        decode_image(b"<html>", [PREPROCESS], LIMITS)
     assert fault_of(workers, b"<html>") == (expected.value.reason, expected.value.detail)
 
 
@@ -107,7 +107,7 @@ def test_neighbours_of_a_crash_in_other_threads_are_kept(workers):
 
 
 def test_closing_ends_the_processes():
-    mine = DecodeWorkers(PREPROCESS, LIMITS, misbehaving)
+    mine = DecodeWorkers([PREPROCESS], LIMITS, misbehaving)
     pid = mine.decode(b"pid").original_width
     mine.close()
     with pytest.raises(ProcessLookupError):
@@ -117,7 +117,7 @@ def test_closing_ends_the_processes():
 def test_machine_that_starts_no_process_is_no_fault_of_a_row(monkeypatch):
     monkeypatch.setattr(isolation, "_CODE", "import sys; sys.exit(3)  # {path} {fd}")
     with pytest.raises(WorkerLostError, match="could not start: the decoder ended with status 3"):
-        DecodeWorkers(PREPROCESS, LIMITS).decode(b"")
+        DecodeWorkers([PREPROCESS], LIMITS).decode(b"")
 
 
 def test_workers_end_with_the_process_that_started_them():
@@ -125,7 +125,7 @@ def test_workers_end_with_the_process_that_started_them():
         "import os, sys; sys.path.insert(0, 'tests')\n"
         "from misbehaving import *\n"
         "from pipelines.isolation import DecodeWorkers\n"
-        "print(DecodeWorkers(PREPROCESS, LIMITS, misbehaving).decode(b'pid').original_width)\n"
+        "print(DecodeWorkers([PREPROCESS], LIMITS, misbehaving).decode(b'pid').original_width)\n"
         "sys.stdout.flush(); os._exit(9)"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -155,7 +155,7 @@ def test_isolated_job_gives_what_the_other_gives(tmp_path, model_dir):
 
 def test_processes_are_shared_by_the_pipelines_of_a_run():
     data = encode_image(make_image())
-    decode_isolated(data, PREPROCESS, LIMITS)
-    workers = isolation.shared_workers(PREPROCESS, LIMITS)
-    assert workers is isolation.shared_workers(Preprocess(32), LIMITS) and len(workers._all) == 1
+    decode_isolated(data, [PREPROCESS], LIMITS)
+    workers = isolation.shared_workers((PREPROCESS,), LIMITS)
+    assert workers is isolation.shared_workers((Preprocess(32),), LIMITS) and len(workers._all) == 1
     workers.close()

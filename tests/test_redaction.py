@@ -60,6 +60,7 @@ def test_scrub_takes_values_of_secret_variables(monkeypatch):
 def test_redact_leaves_the_rest_of_a_uri_readable(uri, expected):
     assert redact(uri) == expected
     assert redacted({"manifest": (uri, uri), "n": 3}) == {"manifest": [expected] * 2, "n": 3}
+    assert redacted({"model": {"b32": uri}}) == {"model": {"b32": expected}}
 
 
 def test_log_lines_and_their_tracebacks_are_scrubbed():

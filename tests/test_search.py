@@ -32,7 +32,7 @@ def many(tmp_path_factory):
 def test_nearest_are_those_of_a_full_sort(many, top_k, batch_rows, monkeypatch):
     tables, vectors = many
     monkeypatch.setattr(
-        "pipelines.nearest.iterate_batches.__defaults__", (batch_rows,), raising=True
+        "pipelines.scored_tables.ScoredTables.batches.__defaults__", (batch_rows,), raising=True
     )
     query = unit(np.arange(8))
     expected = np.argsort(-(vectors @ query))[:top_k]

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_row
 
 from pipelines.manifest import Columns
-from pipelines.records import Embedded, Reject, Scored, Unit, UnitCount
+from pipelines.records import Embedded, Reject, Scored, Unit, UnitCount, Vectors
 from pipelines.resume import ResumeError, check_resumable, finished_units
 from pipelines.run_record import Totals, total
 from pipelines.tables import rejects_batch, scored_batch
@@ -28,7 +28,10 @@ FINGERPRINT = {"checkpoint_sha256": "abc", "precision": "fp32"}
 
 def scored(number, **changes):
     vector = np.eye(4, dtype=np.float32)[number % 4]
-    return Scored(Embedded(make_row(number, **changes), False, 8, 9, "00", vector, vector), 0.5)
+    return Scored(
+        Embedded(make_row(number, **changes), (Vectors(vector, vector, False),), 8, 9, "00"),
+        (0.5,),
+    )
 
 
 def reject(number, reason=Reason.NOT_FOUND):
@@ -45,7 +48,7 @@ def write(layout, rows, rejects, rows_read=None):
     return write_unit(
         layout,
         [UnitCount(UNIT, read)],
-        [scored_batch(rows, layout.embeddings)] if rows else [],
+        [scored_batch(rows, layout.embeddings, layout.models)] if rows else [],
         [rejects_batch(rejects, layout.rejects)] if rejects else [],
     )
 
@@ -158,7 +161,7 @@ def retry(layout, rows, rejects, only_rows):
     """Writes what became of some retried rows of `UNIT`."""
     count = UnitCount(replace(UNIT, only_rows=only_rows), len(rows) + len(rejects))
     batches = (
-        [scored_batch(rows, layout.embeddings)] if rows else [],
+        [scored_batch(rows, layout.embeddings, layout.models)] if rows else [],
         [rejects_batch(rejects, layout.rejects)] if rejects else [],
     )
     return write_unit(layout, [count], *batches)

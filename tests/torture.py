@@ -74,7 +74,7 @@ def decode_all(part: str, images: Iterable[tuple[str, bytes]], size: int, bound_
         tally.inputs += 1
         began = time.perf_counter()
         try:
-            pixels = decode_image(data, preprocess, limits).pixels
+            pixels = decode_image(data, [preprocess], limits).pixels[0]
             assert pixels.shape == (3, size, size) and pixels.dtype == "uint8"
             tally.outcomes["decoded"] += 1
         except RowFault as fault:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from pipelines import embed, filesystems
+from pipelines import embed, filesystems, job_parts
 from pipelines.embed import Job
 from pipelines.faults import RetryPolicy
 from pipelines.fetch import FetchPolicy
@@ -126,16 +126,16 @@ class FaultyMemory(MemoryFileSystem):
 @contextlib.contextmanager
 def faulty_store() -> Iterator[None]:
     """Puts the faulty store in the place of `memory://`, and a plain loop in that of Beam."""
-    before = embed._run_pipeline, embed.FetchPolicy, filesystems.RETRIES
+    before = embed._run_pipeline, job_parts.FetchPolicy, filesystems.RETRIES
     at_once = RetryPolicy(backoff_s=0)
     fsspec.register_implementation("memory", FaultyMemory, clobber=True)
     embed._run_pipeline = plain_pipeline
-    embed.FetchPolicy = partial(FetchPolicy, retries=at_once)
+    job_parts.FetchPolicy = partial(FetchPolicy, retries=at_once)
     filesystems.RETRIES = at_once
     try:
         yield
     finally:
-        embed._run_pipeline, embed.FetchPolicy, filesystems.RETRIES = before
+        embed._run_pipeline, job_parts.FetchPolicy, filesystems.RETRIES = before
         fsspec.register_implementation("memory", MemoryFileSystem, clobber=True)
         MemoryFileSystem.store.clear()
 
@@ -154,7 +154,7 @@ def plain_pipeline(job: Job, units: Sequence[Unit], options: object) -> dict[str
         write_unit(
             job.layout,
             [UnitCount(unit, len(records))],
-            [scored_batch(scored, job.layout.embeddings)],
+            [scored_batch(scored, job.layout.embeddings, job.layout.models)],
             [rejects_batch(rejects, job.layout.rejects)],
         )
     return {}

@@ -1,0 +1,150 @@
+"""What a run of `embed` is made of, from its flags: models, transform, layout and fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clip_core.loading import ClipModel
+from pipelines.decode import DecodeLimits
+from pipelines.embed_rows import EmbedRows
+from pipelines.encode import (
+    BATCH_SIZE,
+    ClipHandler,
+    ModelSpec,
+    load_models,
+    resolve_device,
+    resolve_precision,
+)
+from pipelines.fetch import FetchPolicy
+from pipelines.manifest import ManifestRequest, Plan
+from pipelines.options import EmbedConfig
+from pipelines.redaction import redacted
+from pipelines.write import OutputLayout
+from schemas.embeddings import embeddings_schema
+from schemas.rejects import rejects_schema
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The models of a run, loaded, in the order of their flags.
+
+    Attributes:
+        names: (None,) for one model without a name.
+    """
+
+    names: tuple[str | None, ...]
+    specs: tuple[ModelSpec, ...]
+    loaded: tuple[ClipModel, ...]
+
+
+def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
+    """Loads what `--model` names, device and precision resolved.
+
+    Args:
+        here: whether the workers run in this process, so that its device is theirs.
+
+    Raises:
+        ValueError, OSError: if a model cannot be loaded, or `auto` cannot be resolved here.
+    """
+    if not here and "auto" in (config.device, config.precision):
+        raise ValueError(
+            "expected `--device` and `--precision` to be named when the workers run elsewhere, got "
+            "`auto`; pass, for example, `--device cuda --precision bf16`"
+        )
+    named: dict[str | None, str] = (
+        {None: config.model} if isinstance(config.model, str) else dict(config.model.items())
+    )
+    specs = tuple(_spec(uri, config) for uri in named.values())
+    return RunModels(tuple(named), specs, load_models(specs).models)
+
+
+def _spec(uri: str, config: EmbedConfig) -> ModelSpec:
+    device = resolve_device(config.device)
+    return ModelSpec(
+        uri=uri,
+        device=device,
+        precision=resolve_precision(config.precision, device),
+        arch=config.arch,
+        activation=config.activation,
+        vocab=config.vocab,
+        cache=config.model_cache,
+        image_policy=config.image_policy,
+    )
+
+
+def manifest_request(config: EmbedConfig) -> ManifestRequest:
+    """Returns the flags about the manifest."""
+    return ManifestRequest(
+        patterns=config.manifest,
+        format=config.manifest_format,
+        image_column=config.image_column,
+        text_column=config.text_column,
+        id_column=config.id_column,
+        keep_columns=config.keep_columns,
+        image_root=config.image_root,
+        rows_per_unit=config.rows_per_unit,
+        only_reasons=config.only_reasons,
+    )
+
+
+def layout_of(plan: Plan, models: RunModels, config: EmbedConfig) -> OutputLayout:
+    """Returns where and what a run writes."""
+    kept = list(plan.kept)
+    dims = [model.config.embed_dim for model in models.loaded]
+    return OutputLayout(
+        root=config.output,
+        embeddings=embeddings_schema(
+            dict(zip(models.names, dims, strict=True)),
+            config.embedding_dtype,
+            scores_only=config.scores_only,
+            kept=kept,
+        ),
+        rejects=rejects_schema(kept),
+        fingerprint=fingerprint_of(models, config),
+        models=models.names,
+    )
+
+
+def embed_rows_of(models: RunModels, config: EmbedConfig) -> EmbedRows:
+    """Returns the transform of a run."""
+    device = models.specs[0].device
+    batch_size = config.batch_size or BATCH_SIZE.get(device, BATCH_SIZE["cuda"])
+    checkpoints = [model.fingerprint["checkpoint_sha256"] for model in models.loaded]
+    allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
+    return EmbedRows(
+        ClipHandler(models.specs, checkpoints, batch_size),
+        tuple(replace(m.preprocessing, resampling=config.decode) for m in models.loaded),
+        tuple(model.tokenizer for model in models.loaded),
+        FetchPolicy(allowed=allowed),
+        DecodeLimits(reject_deep=config.deep_images == "reject"),
+        config.isolate_decoding,
+    )
+
+
+def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
+    """Returns everything that decides the values in the tables, and nothing else.
+
+    What depends on a model has the name of it in front, as in `b32.checkpoint_sha256`, if it has
+    one.
+    """
+    names = (
+        "allow_images_from",
+        "decode",
+        "deep_images",
+        "embedding_dtype",
+        "id_column",
+        "image_column",
+        "image_root",
+        "keep_columns",
+        "scores_only",
+        "text_column",
+    )
+    values = {name: getattr(config, name) for name in names}
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+    of_models = {
+        key if name is None else f"{name}.{key}": value
+        for name, model in zip(models.names, models.loaded, strict=True)
+        for key, value in model.fingerprint.items()
+    }
+    return redacted(of_models | values | lists)
