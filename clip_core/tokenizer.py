@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import html
+import zlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 
@@ -126,7 +127,12 @@ class Tokenizer:
         self._word_ids = lru_cache(maxsize=CACHED_WORDS)(self._encode_word)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.merges, self.context_length)
+        """Pickles to the compressed merges; a process makes one tokenizer of all equal pickles."""
+        return _unpickled, (self._compressed_merges, self.context_length)
+
+    @cached_property
+    def _compressed_merges(self) -> bytes:
+        return zlib.compress("\n".join(map(" ".join, self.merges)).encode())
 
     @property
     def vocab_size(self) -> int:
@@ -223,3 +229,9 @@ class Tokenizer:
         if word in (START, END):
             return (self._ids[word],)
         return tuple(self._ids[symbol] for symbol in merge(word_symbols(word), self._ranks))
+
+
+@lru_cache(maxsize=4)
+def _unpickled(compressed_merges: bytes, context_length: int) -> Tokenizer:
+    text = zlib.decompress(compressed_merges).decode()
+    return Tokenizer((tuple(line.split(" ")) for line in text.split("\n") if line), context_length)  # type: ignore[misc]

@@ -5,6 +5,7 @@ The pipeline is nothing but three transforms in a row: ReadManifest, EmbedRows, 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import signal
@@ -50,6 +51,7 @@ TERMINATED = 128 + signal.SIGTERM
 # The in-process runner keeps everything that passes between stages in memory, so a local run takes
 # one pipeline after the other, each over about this many rows; what is written stays written.
 SLICE_ROWS = 10_000
+TAR_BYTES_PER_ROW = 6_500  # far below a web picture's size, so that a slice is not far too large
 # Errors that say in one sentence what is wrong; any other is a fault of this program.
 _GO_ON = "finished units are kept, run again to go on"
 _OF_THE_MACHINE = (
@@ -175,13 +177,24 @@ def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
         seconds = _run_pipeline(job, job.pending, options)
         lock.check()
         return seconds
-    with Progress(job.plan.rows, job.done_rows):
+    with Progress(job.plan.rows, job.done_rows), _collected_quickly():
         for units in slices(job.pending):
             lock.check()
             seconds = timings.add(seconds, _run_pipeline(job, units, options))
             gc.collect()  # a pipeline is full of cycles, and holds what its stages exchanged
     lock.check()
     return seconds
+
+
+@contextlib.contextmanager
+def _collected_quickly() -> Iterator[None]:
+    """Lets the garbage collector pass over what is there already: libraries and the models."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def build(pipeline: beam.Pipeline, units: Sequence[Unit], job: Job) -> None:
@@ -228,12 +241,12 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
 
 
 def slices(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Groups units, in order, into slices of at least `SLICE_ROWS` rows; a tar stands alone."""
+    """Groups units, in order, into slices of at least `SLICE_ROWS` rows, as far as is known."""
     taken: list[Unit] = []
     rows = 0
     for unit in units:
         taken.append(unit)
-        rows += SLICE_ROWS if unit.rows_to_read is None else unit.rows_to_read
+        rows += unit.rows_to_read or unit.manifest_bytes // TAR_BYTES_PER_ROW + 1
         if rows >= SLICE_ROWS:
             yield taken
             taken, rows = [], 0

@@ -360,15 +360,16 @@ def test_lost_device_is_one_sentence_and_rejects_nothing(
     assert "Traceback" not in message and not list(tmp_path.glob("out/*/*"))
 
 
-def test_slices_are_bounded_and_a_tar_stands_alone():
-    def unit(rows):
-        return Unit(str(rows), "m", "jsonl", Columns(), "/", 0, rows)
+def test_slices_are_bounded_by_rows_and_tars_by_bytes():
+    def unit(rows, size=0):
+        return Unit(str(rows), "m", "jsonl", Columns(), "/", 0, rows, manifest_bytes=size)
 
     half = embed.SLICE_ROWS // 2
-    units = [unit(half), unit(half), unit(1), unit(None), unit(2)]
+    large = embed.SLICE_ROWS * embed.TAR_BYTES_PER_ROW
+    units = [unit(half), unit(half), unit(1), unit(None, large), unit(None, 10), unit(2)]
     assert [[u.rows for u in group] for group in embed.slices(units)] == [
         [half, half],
         [1, None],
-        [2],
+        [None, 2],
     ]
     assert list(embed.slices([])) == []
