@@ -139,12 +139,24 @@ def test_cache_is_bounded(openai):
     assert openai._word_ids.cache_info().maxsize == CACHED_WORDS
 
 
-def test_pickled_tokenizer_is_equal_and_carries_no_cache(tokenizer):
-    tokenizer.encode("a red circle")
-    copy = pickle.loads(pickle.dumps(tokenizer))
-    assert copy.identity == tokenizer.identity
-    assert copy._word_ids.cache_info().currsize == 0
-    assert (copy.tokenize("a red circle") == tokenizer.tokenize("a red circle")).all()
+def test_pickled_tokenizer_is_equal_and_carries_no_cache():
+    original = Tokenizer([("r", "e"), ("re", "d</w>")], 16)
+    fresh = pickle.dumps(original)
+    original.encode("a red circle")
+    assert pickle.dumps(original) == fresh
+    copy = pickle.loads(fresh)
+    assert copy is not original
+    assert copy.identity == original.identity
+    assert (copy.tokenize("a red circle") == original.tokenize("a red circle")).all()
+
+
+def test_equal_pickles_become_one_tokenizer_in_a_process(tokenizer):
+    copies = [pickle.loads(pickle.dumps(tokenizer)) for _ in range(2)]
+    assert copies[0] is copies[1]
+
+
+def test_pickle_of_a_published_vocabulary_is_small(openai):
+    assert len(pickle.dumps(openai)) < 300_000
 
 
 def test_identity_tells_vocabularies_and_contexts_apart(tokenizer):
