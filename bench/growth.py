@@ -52,10 +52,10 @@ def measure(folder: Path, sizes: Sequence[int], rounds: int) -> list[dict[str, f
 
 def _first_rows(sample: Path, size: int) -> Path:
     """Writes a manifest of the first rows of the sample."""
-    (manifest,) = (path for path in sample.glob("*.jsonl") if not path.name.startswith("_"))
+    manifests = sorted(sample.glob("manifest-*.jsonl"))
+    lines = "".join(path.read_text(encoding="utf-8") for path in manifests).splitlines()
     target = sample / f"first-{size}.jsonl"
-    with manifest.open(encoding="utf-8") as lines, target.open("w", encoding="utf-8") as out:
-        out.writelines(line for _, line in zip(range(size), lines, strict=False))
+    target.write_text("\n".join(lines[:size]) + "\n", encoding="utf-8")
     return target
 
 

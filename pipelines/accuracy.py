@@ -43,6 +43,12 @@ class Accuracy:
         ahead = (logits > logits[np.arange(len(known)), known][:, None]).sum(axis=1)
         np.add.at(self.in_top_5, known[ahead < 5], 1)
 
+    def merge(self, other: Accuracy) -> None:
+        """Adds the counts of other rows, with the same labels."""
+        self.confusion += other.confusion
+        self.in_top_5 += other.in_top_5
+        self.without_truth += other.without_truth
+
     @property
     def rows(self) -> int:
         """Rows with a known truth."""

@@ -18,6 +18,7 @@ from typing import TypeVar
 from pipelines import options as flags
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.beam_flags import runs_here
 from pipelines.check_sample import SampleResult, dotted_keys, embed_sample, sample_rows
 from pipelines.job_parts import (
     RunModels,
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"clip-beam check: {error}", file=sys.stderr)
         return WRONG_USAGE
     findings = Findings()
-    check(config, sample, flags.runs_here(options), findings)
+    check(config, sample, runs_here(options), findings)
     print()
     for problem in findings.problems:
         print(f"problem    {problem}")

@@ -1,5 +1,6 @@
-"""`clip-beam classify`: zero-shot labels for the images of a run, from prompts.
+"""`clip-beam classify`: zero-shot labels for the images of a run or a manifest, from prompts.
 
+OUTPUT/embedded                what `embed` makes of a manifest, where one is given
 OUTPUT/labels/<unit>.parquet   uid, source, source_row, labels and probabilities, likeliest first
 OUTPUT/accuracy.json           where the truth is known
 """
@@ -9,8 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +24,7 @@ from pipelines.accuracy import Accuracy
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.extras import MissingExtraError, require
 from pipelines.label_tables import labels_batch, labels_file
+from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.plots import heat_map
 from pipelines.progress import meter
@@ -39,10 +42,13 @@ from pipelines.truth import TruthError, read_truth
 from schemas.labels import KEY_NAMES
 
 if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     from clip_core.loading import ClipModel
 
 FAILED = 1
 LABELS = "labels"
+EMBEDDED = "embedded"
 TOP_K = 5
 BATCH_ROWS = 2048  # times a thousand labels: 8 MB of logits
 MAX_TEXT_BYTES = 16 << 20  # of a file of labels or templates
@@ -73,13 +79,20 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options = parser().parse_args(argv)
+    flags = parser()
+    options, rest = flags.parse_known_args(argv)
+    if options.manifest:
+        return _embed_first(options, rest) or _classify(options, None)
+    return _classify(*parse_with_beam(flags, argv))
+
+
+def _classify(options: argparse.Namespace, beam_options: PipelineOptions | None) -> int:
     try:
         job = prepare(options)
     except (ValueError, OSError, MissingExtraError) as error:
         return _fail(str(error), WRONG_USAGE)
     try:
-        accuracy = run(job)
+        accuracy = run(job, beam_options)
         if job.truth_column:
             _finish_accuracy(accuracy, job, options.confusion_plot)
     except (ScoredTablesError, TruthError, OSError) as error:
@@ -88,11 +101,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def _embed_first(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Embeds the manifest into OUTPUT/embedded, which becomes the input; returns the exit status.
+
+    Args:
+        rest: flags of `embed`.
+    """
+    from pipelines import embed
+
+    try:
+        _prompts(options)  # what can be wrong is found before the long work
+        if not options.model:
+            raise ValueError("expected `--model` with `--manifest`, got none; name one")
+    except (ValueError, OSError, MissingExtraError) as error:
+        return _fail(str(error), WRONG_USAGE)
+    options.input = storage.join(options.output, EMBEDDED)
+    own = ("model", "arch", "activation", "vocab", "device")
+    given = {name: getattr(options, name) for name in own if getattr(options, name)}
+    argv = [part for name, value in given.items() for part in (f"--{name}", value)]
+    argv += [part for uri in options.manifest for part in ("--manifest", uri)]
+    return embed.main([*argv, "--output", options.input, *rest])
+
+
+def parser() -> Parser:
     """Builds the command line of `clip-beam classify`."""
     flags = Parser(prog="clip-beam classify", description="Label images by prompts, zero-shot.")
     add = flags.add_argument
-    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
+    rows = flags.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--input", metavar="URI", help="output directory of `clip-beam embed`")
+    rows.add_argument(
+        "--manifest",
+        action="append",
+        metavar="URI",
+        help="rows to embed first, into OUTPUT/embedded; further flags are those of `embed`",
+    )
     add("--output", required=True, metavar="URI", help="directory to write")
     add("--labels", required=True, metavar="FILE|A,B,C", help="classes, one a line in a file")
     add(
@@ -116,11 +158,7 @@ def prepare(options: argparse.Namespace) -> Job:
     Raises:
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
     """
-    _check_flags(options)
-    labels = read_lines(options.labels, "labels")
-    zero_shot.check_labels(labels)
-    templates = _TEMPLATES.get(options.templates) or read_lines(options.templates, "templates")
-    zero_shot.check_templates(templates)
+    labels, templates = _prompts(options)
     tables = open_tables(options.input).of_model(options.model_name)
     columns = [tables.column("image_embedding")]
     if options.truth_column and not options.truth:
@@ -142,22 +180,31 @@ def prepare(options: argparse.Namespace) -> Job:
     )
 
 
-def run(job: Job) -> Accuracy:
+def run(job: Job, options: PipelineOptions | None) -> Accuracy:
     """Labels every row, a file at a time; returns what the truth says, if there is any."""
+    accuracy = Accuracy(job.labels)
+    files = job.tables.embeddings
+    rows = row_count(files)
+    with meter(rows, "rows") as count:
+        found = over_files(partial(label_file, job), files, options)
+        for uri, part in zip(files, found, strict=True):
+            accuracy.merge(part)
+            count(row_count([uri]))
+    print(f"rows       {rows}")
+    print(f"labels     {len(job.labels)}, by {len(job.templates)} prompts each")
+    return accuracy
+
+
+def label_file(job: Job, uri: str) -> Accuracy:
+    """Writes the labels of the rows of one file; returns what the truth says of them."""
     accuracy = Accuracy(job.labels)
     metadata = {
         FINGERPRINT_KEY: json.dumps(dict(job.tables.fingerprint), sort_keys=True),
         b"clip_beam.labels": json.dumps(job.labels),
         b"clip_beam.templates": json.dumps(job.templates),
     }
-    rows = row_count(job.tables.embeddings)
-    with meter(rows, "rows") as count:
-        for uri in job.tables.embeddings:
-            data = labels_file(_labelled(uri, job, accuracy, count), metadata)
-            target = storage.join(job.output, LABELS, storage.base_name(uri))
-            storage.write_atomically(target, data)
-    print(f"rows       {rows}")
-    print(f"labels     {len(job.labels)}, by {len(job.templates)} prompts each")
+    data = labels_file(_labelled(uri, job, accuracy), metadata)
+    storage.write_atomically(storage.join(job.output, LABELS, storage.base_name(uri)), data)
     return accuracy
 
 
@@ -181,9 +228,7 @@ def read_lines(value: str, what: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def _labelled(
-    uri: str, job: Job, accuracy: Accuracy, progress: Callable[[int], object]
-) -> Iterator[pa.RecordBatch]:
+def _labelled(uri: str, job: Job, accuracy: Accuracy) -> Iterator[pa.RecordBatch]:
     columns = [*KEY_NAMES, "image_embedding"]
     if job.truth_column and job.truth is None:
         columns.append(job.truth_column)
@@ -193,7 +238,6 @@ def _labelled(
         if job.truth_column:
             accuracy.add(logits, _truth(batch, job))
         yield labels_batch(batch, logits, job.labels, job.top_k)
-        progress(batch.num_rows)
 
 
 def _truth(batch: pa.RecordBatch, job: Job) -> list[str | None]:
@@ -233,6 +277,16 @@ def _write_plot(accuracy: Accuracy, uri: str) -> None:
     figure.savefig(sink, format=uri.rsplit(".", 1)[1].lower(), dpi=150)
     storage.write_atomically(uri, sink.getvalue())
     print(f"plot       {uri}")
+
+
+def _prompts(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns labels and templates, the flags checked."""
+    _check_flags(options)
+    labels = read_lines(options.labels, "labels")
+    zero_shot.check_labels(labels)
+    templates = _TEMPLATES.get(options.templates) or read_lines(options.templates, "templates")
+    zero_shot.check_templates(templates)
+    return labels, templates
 
 
 def _check_flags(options: argparse.Namespace) -> None:

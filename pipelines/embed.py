@@ -21,6 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines import options as flags
 from pipelines import run_record, storage, summary, timings
 from pipelines.allocator import return_freed_memory
+from pipelines.beam_flags import runs_here
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import EncoderFailedError, ModelChangedError
 from pipelines.filesystems import StoreFault
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
     started_at = time.monotonic()
     try:
-        job = prepare(config, lock, here=flags.runs_here(options))
+        job = prepare(config, lock, here=runs_here(options))
     except StoreFault as error:
         return _fail(str(error), FAILED)
     except (ValueError, OSError) as error:
@@ -127,7 +128,7 @@ def _main(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
         start = time.monotonic() - started_at
         seconds = run(job, options, lock)
         seconds |= {"start": start, "wall": time.monotonic() - started_at}
-        here = flags.runs_here(options)
+        here = runs_here(options)
         return finish(job, config, summary.shares_of_wall(seconds) if here else seconds)
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
         for cause in _causes(error):  # the runner wraps even what a signal raises
@@ -173,7 +174,7 @@ def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
     """Embeds the pending units; returns seconds by stage."""
     run_record.remove_success(job.layout.root)
     seconds: dict[str, float] = {}
-    if not flags.runs_here(options):
+    if not runs_here(options):
         seconds = _run_pipeline(job, job.pending, options)
         lock.check()
         return seconds

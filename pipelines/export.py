@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
@@ -12,9 +13,13 @@ from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
 from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.exported_run import ExportedRun, ExportError, Layout
+from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.progress import meter
 from pipelines.scored_tables import ScoredTablesError, open_tables, row_count
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 FAILED = 1
 LAYOUTS: Mapping[str, Callable[[ExportedRun], Layout]] = {
@@ -29,7 +34,7 @@ WHOLE = ("bigquery", "tables")  # layouts that take a run as it is, with all its
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options = parser().parse_args(argv)
+    options, beam_options = parse_with_beam(parser(), argv)
     try:
         run = open_run(options)
         layout = choose_layout(run, options)
@@ -37,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _fail(str(error), WRONG_USAGE)
     try:
-        export(run, layout)
+        export(run, layout, beam_options)
     except (ScoredTablesError, OSError) as error:
         return _fail(str(error), FAILED)
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Builds the command line of `clip-beam export`."""
     flags = Parser(prog="clip-beam export", description="Write a run in another tool's layout.")
     add = flags.add_argument
@@ -94,14 +99,13 @@ def choose_layout(run: ExportedRun, options: argparse.Namespace) -> Layout:
     return LAYOUTS[options.format](run)
 
 
-def export(run: ExportedRun, layout: Layout) -> None:
+def export(run: ExportedRun, layout: Layout, options: PipelineOptions | None = None) -> None:
     """Writes every file, and prints a summary."""
     files = run.tables.embeddings
     rows = row_count(files)
     layout.start()
     with meter(rows, "rows") as count:
-        for uri in files:
-            layout.write(uri)
+        for uri, _ in zip(files, over_files(layout.write, files, options), strict=True):
             count(row_count([uri]))
     print(f"rows       {rows}")
     for line in layout.finish():

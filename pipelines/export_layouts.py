@@ -33,17 +33,19 @@ class ClipRetrieval:
     def __init__(self, run: ExportedRun) -> None:
         check_vectors(run.tables, [run.column(name) for name in VECTORS], "clip_retrieval")
         self._run = run
-        self._width = len(str(max(len(run.tables.embeddings) - 1, 0)))
-        self._files = 0
+        self._names: dict[str, str] = {}
 
     def start(self) -> None:
-        """Nothing belongs before the files."""
+        """Numbers the files that have rows, in names of one width."""
+        files = [uri for uri in self._run.tables.embeddings if row_count([uri])]
+        width = len(str(max(len(files) - 1, 0)))
+        self._names = {uri: f"{number:0{width}}" for number, uri in enumerate(files)}
 
     def write(self, uri: str) -> None:
         """Writes the three files of one embeddings file: its metadata last."""
-        if not row_count([uri]):
+        k = self._names.get(uri)
+        if k is None:
             return
-        k = f"{self._files:0{self._width}}"
         for kind, name in (("img_emb", "image_embedding"), ("text_emb", "text_embedding")):
             column = self._run.column(name)
             dim = self._run.tables.schema.field(column).type.list_size
@@ -53,11 +55,10 @@ class ClipRetrieval:
         target = storage.join(self._run.output, "metadata", f"metadata_{k}.parquet")
         columns = [*self._run.kept, self._run.column("similarity")]
         write_rows(self._run, uri, target, columns, self._batch)
-        self._files += 1
 
     def finish(self) -> Sequence[str]:
         """Returns lines for the summary."""
-        return [f"files      {self._files} of each kind"]
+        return [f"files      {len(self._names)} of each kind"]
 
     def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A picture without a reference, whose bytes were in the manifest, goes by its uid."""

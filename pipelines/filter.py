@@ -7,7 +7,6 @@ OUTPUT/filter.json           last: the conditions, and the rows left after each
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import numpy as np
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.exact_duplicates import exact_duplicates
 from pipelines.extras import MissingExtraError
-from pipelines.kept_rows import OUTPUTS, write_kept
+from pipelines.kept_rows import OUTPUTS, KeptRows
 from pipelines.near_duplicates import near_duplicates
+from pipelines.over_files import parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.progress import meter
 from pipelines.row_rules import (
@@ -108,9 +108,9 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options = vars(parser().parse_args(argv))
+    options, beam_options = parse_with_beam(parser(), argv)
     try:
-        config = FilterConfig(**options | {"where": tuple(options["where"])})
+        config = FilterConfig(**vars(options) | {"where": tuple(options.where)})
         plan = prepare(config)
         if config.output and not config.dry_run:
             make_room(config.output, OUTPUTS, config.overwrite)
@@ -120,14 +120,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         selection = select(plan, config)
         print(waterfall(selection, row_count(plan.tables.rejects)))
         if config.output and not config.dry_run:
-            for line in write_kept(plan.tables, selection, config.output, _record(config)):
+            kept = KeptRows(plan.tables, selection, config.output)
+            for line in kept.write(_record(config), beam_options):
                 print(line)
     except (ScoredTablesError, PredicateError, OSError) as error:
         return _fail(str(error), FAILED)
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Builds the command line of `clip-beam filter`."""
     flags = Parser(
         prog="clip-beam filter",

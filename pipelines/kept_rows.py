@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import pyarrow as pa
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pipelines import storage
+from pipelines.over_files import over_files
 from pipelines.parquet_output import write_parquet
 from pipelines.scored_tables import ScoredTables, file_schema
-from pipelines.selection import Selection
+from pipelines.selection import Part, Selection
 from pipelines.uid_subset import is_hex, write_subset
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 KEPT = "kept"
 UIDS = "uids.npy"
@@ -20,41 +24,45 @@ FILTER_JSON = "filter.json"
 OUTPUTS = (FILTER_JSON, UIDS, KEPT)
 
 
-def write_kept(
-    tables: ScoredTables, selection: Selection, output: str, options: Mapping[str, Any]
-) -> list[str]:
-    """Writes the kept rows, their uids and, last, filter.json; returns lines for the summary.
+@dataclass(frozen=True)
+class KeptRows:
+    """What a filter kept of a run, and where it goes."""
 
-    Files of which nothing is kept are left out.
+    tables: ScoredTables
+    selection: Selection
+    output: str
 
-    Raises:
-        ScoredTablesError, OSError: if a table cannot be read, or nothing be written.
-    """
-    for index, uri in enumerate(tables.embeddings):
-        batches = _batches(selection, index, tables.schema.names)
-        first = next(batches, None)
-        if first is not None:
-            target = storage.join(output, KEPT, storage.base_name(uri))
-            schema = tables.schema.with_metadata(file_schema(uri).metadata)
-            write_parquet(target, schema, _chained(first, batches))
-    uids = _write_uids(selection, storage.join(output, UIDS))
-    record = {
-        "options": options,
-        "steps": [{"condition": name, "rows": rows} for name, rows in selection.steps],
-        "fingerprint": tables.fingerprint,
-    }
-    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    storage.write_atomically(storage.join(output, FILTER_JSON), text.encode())
-    return [uids, f"output     {output}"]
+    def write(self, options: Mapping[str, Any], beam_options: PipelineOptions | None) -> list[str]:
+        """Writes the rows, their uids and, last, filter.json; returns lines for the summary.
+
+        Files of which nothing is kept are left out.
+
+        Args:
+            options: of the filter, for filter.json.
+            beam_options: of Beam, if its workers are to write the rows.
+
+        Raises:
+            ScoredTablesError, OSError: if a table cannot be read, or nothing be written.
+        """
+        parts = [part for part in self.selection.parts() if len(part.rows)]
+        work = partial(_write_part, self.output)
+        for _ in over_files(work, parts, beam_options):
+            pass
+        uids = _write_uids(self.selection, storage.join(self.output, UIDS))
+        self._write_record(options)
+        return [uids, f"output     {self.output}"]
+
+    def _write_record(self, options: Mapping[str, Any]) -> None:
+        steps = [{"condition": name, "rows": rows} for name, rows in self.selection.steps]
+        found = {"options": options, "steps": steps, "fingerprint": self.tables.fingerprint}
+        text = json.dumps(found, indent=2, sort_keys=True) + "\n"
+        storage.write_atomically(storage.join(self.output, FILTER_JSON), text.encode())
 
 
-def _batches(selection: Selection, file: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    return (batch for _, batch in selection.batches_of(file, columns))
-
-
-def _chained(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest
+def _write_part(output: str, part: Part) -> None:
+    target = storage.join(output, KEPT, storage.base_name(part.uri))
+    schema = file_schema(part.uri)
+    write_parquet(target, schema, (batch for _, batch in part.batches(schema.names)))
 
 
 def _write_uids(selection: Selection, target: str) -> str:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.over_files import over_files
 from pipelines.scored_tables import (
     ROW_COLUMNS,
     ScoredRow,
     ScoredTables,
     embedding_matrix,
+    row_count,
     rows_at,
 )
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
 def nearest_rows(
     tables: ScoredTables,
     query: np.ndarray,
     top_k: int,
+    options: PipelineOptions | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> list[ScoredRow]:
     """Returns the rows whose image embedding has the largest cosine to `query`, largest first.
@@ -29,14 +37,24 @@ def nearest_rows(
 
     Args:
         query: [dim] float32, L2-normalised.
-        progress: called with the number of rows of each batch.
+        options: of Beam, if its workers are to search.
+        progress: called with the number of rows of each file.
     """
     best: list[ScoredRow] = []
-    for uri in tables.embeddings:
-        for batch in tables.batches(uri, (*ROW_COLUMNS, "image_embedding")):
-            floor = best[-1].similarity if len(best) == top_k else -np.inf
-            best = heapq.nsmallest(top_k, best + _candidates(batch, query, top_k, floor), key=_rank)
-            progress(batch.num_rows)
+    found = over_files(partial(_nearest_of_file, tables, query, top_k), tables.embeddings, options)
+    for uri, rows in zip(tables.embeddings, found, strict=True):
+        best = heapq.nsmallest(top_k, best + rows, key=_rank)
+        progress(row_count([uri]))
+    return best
+
+
+def _nearest_of_file(
+    tables: ScoredTables, query: np.ndarray, top_k: int, uri: str
+) -> list[ScoredRow]:
+    best: list[ScoredRow] = []
+    for batch in tables.batches(uri, (*ROW_COLUMNS, "image_embedding")):
+        floor = best[-1].similarity if len(best) == top_k else -np.inf
+        best = heapq.nsmallest(top_k, best + _candidates(batch, query, top_k, floor), key=_rank)
     return best
 
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from clip_core.preprocess import POLICIES, RESAMPLINGS
 from pipelines.arguments import Parser
+from pipelines.beam_flags import read_beam_flags
 from pipelines.urls import check_prefix
 from schemas.rejects import Reason
 
 MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
-# By name: `DirectRunner` is another engine on machines that can download Prism.
-LOCAL_RUNNER = "FnApiRunner"
-LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
-
-
 REQUIRED = ("manifest", "output", "model")
 _NAMED_MODEL = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)=(?P<uri>.+)")
 REASONS = tuple(reason.value for reason in Reason)
@@ -245,11 +240,7 @@ def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, 
     """
     own = own or parser("embed", "Embed and score the image-text pairs of a manifest.")
     found, rest = own.parse_known_args(argv)
-    _check_beam_flags(own, rest)
-    options = PipelineOptions(list(argv))
-    standard = options.view_as(StandardOptions)
-    standard.runner = standard.runner or LOCAL_RUNNER
-    return _config(found), options
+    return _config(found), read_beam_flags(argv, own, rest)
 
 
 def models_of(given: Sequence[str]) -> str | dict[str, str]:
@@ -274,11 +265,6 @@ def models_of(given: Sequence[str]) -> str | dict[str, str]:
     return named
 
 
-def runs_here(options: PipelineOptions) -> bool:
-    """Tells whether the runner keeps the whole job in this process."""
-    return options.view_as(StandardOptions).runner in LOCAL_RUNNERS
-
-
 def _config(found: argparse.Namespace) -> EmbedConfig:
     values: dict[str, Any] = vars(found)
     values["model"] = models_of(values["model"])
@@ -287,22 +273,3 @@ def _config(found: argparse.Namespace) -> EmbedConfig:
     for name in ("keep_columns", "only_reasons"):
         values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
     return EmbedConfig(**{field.name: values[field.name] for field in fields(EmbedConfig)})
-
-
-def _check_beam_flags(own: Parser, rest: list[str]) -> None:
-    """Lets Beam's flags pass and refuses the others."""
-    every = Parser(prog=own.prog, add_help=False, conflict_handler="resolve")
-    EmbedOptions._add_argparse_args(every)
-    for options in _subclasses(PipelineOptions):
-        if options is not EmbedOptions and "_add_argparse_args" in vars(options):
-            # Some of Beam's option groups share a flag; either definition will do for a name check.
-            with contextlib.suppress(argparse.ArgumentError):
-                options._add_argparse_args(cast(Any, every))
-    for flag in own._option_string_actions.keys() - every._option_string_actions.keys():
-        every.add_argument(flag)  # for the suggestion
-    every.parse_args(rest)
-
-
-def _subclasses(parent: type[PipelineOptions]) -> list[type[PipelineOptions]]:
-    children: list[type[PipelineOptions]] = parent.__subclasses__()
-    return children + [deeper for child in children for deeper in _subclasses(child)]

@@ -26,7 +26,7 @@ def add_model_flags(flags: argparse.ArgumentParser) -> None:
     add("--arch", help="architecture of a bare state dict [from run.json]")
     add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict [run.json]")
     add("--vocab", metavar="URI", help="BPE vocabulary [from run.json, else the model's]")
-    add("--device", default="cpu", help="cpu or cuda [cpu]")
+    add("--device", help="cpu or cuda [cpu]")
 
 
 def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipModel:
@@ -47,7 +47,7 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
     own = tables.options if not options.model else {}
     model = clip_core.load(
         name,
-        device=options.device,
+        device=options.device or "cpu",
         arch=options.arch or own.get("arch"),
         activation=options.activation or own.get("activation"),
         vocab=options.vocab or own.get("vocab"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipelines import storage
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.extras import MissingExtraError, require
+from pipelines.over_files import parse_with_beam
 from pipelines.progress import meter
 from pipelines.report_page import render_report
 from pipelines.run_statistics import Statistics, cut_of_fraction, gather
@@ -21,6 +22,9 @@ from pipelines.scored_tables import (
     row_count,
 )
 from pipelines.thumbnails import Thumbnail, thumbnails
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 FAILED = 1
 TOP_FRACTION = 0.3  # what LAION and DataComp style filtering keeps
@@ -54,21 +58,22 @@ class ReportConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    options, beam_options = parse_with_beam(parser(), argv)
     try:
-        config = ReportConfig(**vars(parser().parse_args(argv)))
+        config = ReportConfig(**vars(options))
         require_extra()
         tables = open_tables(config.input).of_model(config.model_name)
     except (ValueError, OSError, MissingExtraError) as error:
         return _fail(str(error), WRONG_USAGE)
     try:
-        write_report(tables, config)
+        write_report(tables, config, beam_options)
     except (ScoredTablesError, OSError) as error:
         return _fail(str(error), FAILED)
     print(f"report     {config.output}")
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Builds the command line of `clip-beam report`."""
     flags = Parser(prog="clip-beam report", description="Write an HTML page about a run.")
     add = flags.add_argument
@@ -103,7 +108,9 @@ def require_extra() -> None:
     require("jinja2", "pages")
 
 
-def write_report(tables: ScoredTables, config: ReportConfig) -> None:
+def write_report(
+    tables: ScoredTables, config: ReportConfig, options: PipelineOptions | None = None
+) -> None:
     """Gathers the statistics, fetches the pictures and writes the page in one piece.
 
     Raises:
@@ -111,7 +118,7 @@ def write_report(tables: ScoredTables, config: ReportConfig) -> None:
     """
     rows = row_count(tables.embeddings + tables.rejects)
     with meter(rows, "rows") as count:
-        statistics = gather(tables, config.thumbnails, count)
+        statistics = gather(tables, config.thumbnails, options, count)
     cut = config.cut
     if cut is None:
         cut = cut_of_fraction(statistics.similarity, config.top_fraction or TOP_FRACTION)

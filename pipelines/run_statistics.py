@@ -8,18 +8,25 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.over_files import over_files
 from pipelines.scored_tables import (
     ROW_COLUMNS,
     ScoredRow,
     ScoredTables,
     iterate_batches,
+    row_count,
     rows_at,
 )
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 BINS = 20_000  # over [-1, 1]
 COARSE = 10  # bins of the histogram in one bin of the examples: 0.001
@@ -103,6 +110,20 @@ class Statistics:
         columns = (batch.column(name).to_pylist() for name in ("stage", "reason"))
         self.rejects.update(zip(*columns, strict=True))
 
+    def merge(self, other: Statistics) -> None:
+        """Adds the counters of other rows, taken with as many examples."""
+        self.similarity += other.similarity
+        self.text_chars += other.text_chars
+        self.short_sides += other.short_sides
+        self.rejects += other.rejects
+        self.truncated += other.truncated
+        self._sum += other._sum
+        self._worst = heapq.nsmallest(self._examples, self._worst + other._worst)
+        self._best = heapq.nlargest(self._examples, self._best + other._best)
+        for number, rows in other._by_bin.items():
+            kept = self._by_bin.setdefault(number, [])
+            kept += rows[: self._examples - len(kept)]
+
     def at(self, cut: float) -> list[ScoredRow]:
         """Returns the examples whose similarity is nearest to `cut`, highest first."""
         middle = int(similarity_bins(np.array([cut]))[0]) // COARSE
@@ -132,22 +153,34 @@ class Statistics:
 
 
 def gather(
-    tables: ScoredTables, examples: int, progress: Callable[[int], object] = lambda rows: None
+    tables: ScoredTables,
+    examples: int,
+    options: PipelineOptions | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> Statistics:
     """Reads both tables once, the needed columns alone.
 
     Args:
-        progress: called with the number of rows of each batch.
+        options: of Beam, if its workers are to count.
+        progress: called with the number of rows of each file.
     """
     statistics = Statistics(examples)
-    for uri in tables.embeddings:
-        for batch in tables.batches(uri, COLUMNS):
-            statistics.add(batch)
-            progress(batch.num_rows)
-    for uri in tables.rejects:
+    files = tables.embeddings + tables.rejects
+    found = over_files(partial(_statistics_of_file, tables, examples), files, options)
+    for uri, part in zip(files, found, strict=True):
+        statistics.merge(part)
+        progress(row_count([uri]))
+    return statistics
+
+
+def _statistics_of_file(tables: ScoredTables, examples: int, uri: str) -> Statistics:
+    statistics = Statistics(examples)
+    if uri in tables.rejects:
         for batch in iterate_batches(uri, ("stage", "reason")):
             statistics.add_rejects(batch)
-            progress(batch.num_rows)
+    else:
+        for batch in tables.batches(uri, COLUMNS):
+            statistics.add(batch)
     return statistics
 
 

@@ -16,6 +16,7 @@ from pipelines.extras import require
 from pipelines.fetch import MAX_IMAGE_BYTES
 from pipelines.html_pages import render
 from pipelines.nearest import nearest_rows
+from pipelines.over_files import parse_with_beam
 from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.records import RowFault
@@ -39,7 +40,7 @@ WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options = parser().parse_args(argv)
+    options, beam_options = parse_with_beam(parser(), argv)
     try:
         tables = _checked_tables(options)
         image = _read_image(options.image) if options.image else None
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
-            rows = nearest_rows(tables, query, options.top_k, count)
+            rows = nearest_rows(tables, query, options.top_k, beam_options, count)
         print(table(rows))
         if options.html:
             page = _gallery(tables, rows, total, options.text, image)
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Builds the command line of `clip-beam search`."""
     flags = Parser(prog="clip-beam search", description="Find the rows nearest to a text or image.")
     add = flags.add_argument

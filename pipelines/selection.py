@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,30 @@ from pipelines.row_rules import Rule
 from pipelines.scored_tables import iterate_batches, row_count
 
 Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The kept rows of one file.
+
+    Attributes:
+        start: number of the file's first row.
+        rows: [kept] int64, rows of the file, in order.
+    """
+
+    uri: str
+    start: int
+    rows: np.ndarray
+
+    def batches(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        """Yields [rows] numbers and columns of the kept rows, in order; never an empty batch."""
+        first = 0
+        for batch in iterate_batches(self.uri, columns):
+            low, high = np.searchsorted(self.rows, (first, first + len(batch)))
+            found = self.rows[low:high]
+            if len(found):
+                yield self.start + found, batch.take(pa.array(found - first))
+            first += len(batch)
 
 
 class Selection:
@@ -34,28 +59,20 @@ class Selection:
         """Rows that are kept."""
         return int(np.count_nonzero(self.kept))
 
+    def parts(self) -> Iterator[Part]:
+        """Yields what is kept of each file, in order."""
+        for uri, start, end in zip(self._uris, self._starts, self._starts[1:], strict=False):
+            yield Part(uri, int(start), np.flatnonzero(self.kept[start:end]))
+
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         """Yields [rows] numbers and the columns of the kept rows, in order; never an empty batch.
 
         Files of which nothing is kept are not opened.
         """
-        for file in range(len(self._uris)):
-            yield from self.batches_of(file, columns)
-
-    def batches_of(
-        self, file: int, columns: Sequence[str]
-    ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Yields what `batches` does of the file with an index."""
-        start, end = self._starts[file : file + 2]
-        if not self.kept[start:end].any():
-            self._progress(int(end - start))
-            return
-        for batch in iterate_batches(self._uris[file], columns):
-            found = np.flatnonzero(self.kept[start : start + len(batch)])
-            if len(found):
-                yield start + found, batch.take(pa.array(found))
-            start += len(batch)
-            self._progress(len(batch))
+        for part in self.parts():
+            if len(part.rows):
+                yield from part.batches(columns)
+            self._progress(row_count([part.uri]))
 
     def apply(self, rules: Sequence[Rule]) -> None:
         """Drops the rows that break a rule, in one pass; each rule sees what the last one kept."""

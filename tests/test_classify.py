@@ -49,6 +49,45 @@ def run(scored, output, *flags):
         return stopped.code
 
 
+def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
+    sample = tmp_path / "sample"
+    argv = ["--output", str(sample), "--rows", "40", "--seed", "3", "--one_object"]
+    assert cli.main(["sample", *argv]) == 0
+    flags = [
+        "--manifest",
+        str(sample),
+        "--output",
+        str(tmp_path / "out"),
+        "--labels",
+        ",".join(COLOURS),
+    ]
+    truth = ["--truth", str(sample / "_truth.jsonl"), "--truth_column", "colour"]
+    embed_flags = ["--rows_per_unit", "30", "--batch_size", "8"]
+    assert cli.main(["classify", *flags, *truth, "--model", "tiny", *embed_flags]) == 0
+    said = capsys.readouterr().out
+    assert "embedded   40" in said and "top-1      1.000" in said
+    assert len(read(tmp_path / "out")) == 40
+    assert len(list((tmp_path / "out" / "embedded" / "embeddings").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (("--labels", "a,b"), "expected `--model` with `--manifest`, got none"),
+        (("--labels", "a,b", "--model", "tiny", "--top_k", "0"), "`--top_k` must be a positive"),
+        (("--labels", "a", "--model", "tiny", "--batch_sise", "4"), "did you mean --batch_size?"),
+    ],
+)
+def test_manifest_is_not_embedded_for_nothing(tmp_path, capsys, flags, told):
+    argv = ["classify", "--manifest", "m.csv", "--output", str(tmp_path / "out"), *flags]
+    try:
+        status = cli.main(argv)
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2 and told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def read(output):
     files = sorted((output / "labels").iterdir())
     return pa.concat_tables([pq.read_table(file) for file in files])
@@ -143,7 +182,7 @@ def test_truth_that_fits_no_label_fails(scored, tmp_path, capsys):
         (("--labels", "a,b", "--truth", "t.csv"), "expected `--truth_column`"),
         (("--labels", "a,b", "--truth_column", "kind"), "has no column 'kind'"),
         (("--labels", "a", "--truth_column", "colour", "--confusion_plot", "x.gif"), "must end in"),
-        (("--labels", "a,b", "--label", "x"), "did you mean --labels?"),
+        (("--labels", "a,b", "--top_kk", "3"), "did you mean --top_k?"),
         (("--labels", "a,b", "--model", "tinny"), "did you mean 'tiny'?"),
     ],
 )

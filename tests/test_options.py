@@ -7,6 +7,7 @@ from apache_beam.options.pipeline_options import (
 
 from pipelines import cli, options
 from pipelines.arguments import Parser
+from pipelines.beam_flags import runs_here
 
 NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]
 
@@ -29,7 +30,7 @@ def test_defaults_are_those_of_the_contract():
     )
     assert (config.device, config.precision, config.max_reject_fraction) == ("auto", "auto", 1.0)
     assert beam.view_as(StandardOptions).runner == "FnApiRunner"
-    assert options.runs_here(beam)
+    assert runs_here(beam)
 
 
 def test_beams_own_flags_ride_along():
@@ -38,7 +39,7 @@ def test_beams_own_flags_ride_along():
     )
     assert beam.view_as(StandardOptions).runner == "DataflowRunner"
     assert beam.view_as(GoogleCloudOptions).temp_location == "gs://b/t"
-    assert not options.runs_here(beam)
+    assert not runs_here(beam)
     assert config.manifest == ("m.csv",)
 
 

@@ -1,0 +1,57 @@
+"""Beam's own flags, which ride along with those of a command."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from pipelines.arguments import Parser
+
+# By name: `DirectRunner` is another engine on machines that can download Prism.
+LOCAL_RUNNER = "FnApiRunner"
+LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
+
+
+def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> PipelineOptions:
+    """Returns Beam's options of a command line.
+
+    Flags that are neither the command's nor Beam's end the program with exit status 2 and a
+    suggestion.
+
+    Args:
+        own: the command's flags.
+        rest: what of `argv` they do not know.
+    """
+    _check(own, rest)
+    options = PipelineOptions(list(argv))
+    standard = options.view_as(StandardOptions)
+    standard.runner = standard.runner or LOCAL_RUNNER
+    return options
+
+
+def runs_here(options: PipelineOptions) -> bool:
+    """Tells whether the runner keeps the whole job in this process."""
+    return options.view_as(StandardOptions).runner in LOCAL_RUNNERS
+
+
+def _check(own: Parser, rest: Sequence[str]) -> None:
+    """Lets Beam's flags pass and refuses the others."""
+    every = Parser(prog=own.prog, add_help=False, conflict_handler="resolve")
+    for options in _subclasses(PipelineOptions):
+        of_beam = not options.__module__.startswith("pipelines.")
+        if of_beam and "_add_argparse_args" in vars(options):
+            # Some of Beam's option groups share a flag; either definition will do for a name check.
+            with contextlib.suppress(argparse.ArgumentError):
+                options._add_argparse_args(cast(Any, every))
+    for flag in own._option_string_actions.keys() - every._option_string_actions.keys():
+        every.add_argument(flag)  # for the suggestion
+    every.parse_args(list(rest))
+
+
+def _subclasses(parent: type[PipelineOptions]) -> list[type[PipelineOptions]]:
+    children: list[type[PipelineOptions]] = parent.__subclasses__()
+    return children + [deeper for child in children for deeper in _subclasses(child)]

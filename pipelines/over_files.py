@@ -1,0 +1,97 @@
+"""Does the work on each file of a run: in turn in this process, or on the workers of a Beam runner.
+
+Beam is imported only where one of its flags is given, so that commands start at once without.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipelines import storage
+from pipelines.arguments import Parser
+
+if TYPE_CHECKING:
+    import argparse
+
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+MAX_RESULT_BYTES = 1 << 30
+
+
+def parse_with_beam(
+    flags: Parser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, PipelineOptions | None]:
+    """Reads a command line whose unknown flags may be Beam's.
+
+    Returns:
+        The command's own flags, and Beam's options if there are any.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    found, rest = flags.parse_known_args(argv)
+    if not rest:
+        return found, None
+    from pipelines.beam_flags import read_beam_flags
+
+    return found, read_beam_flags(rest, flags, rest)
+
+
+def over_files(
+    work: Callable[[Item], Result], items: Sequence[Item], options: PipelineOptions | None
+) -> Iterator[Result]:
+    """Yields what a function returns for each item, in order.
+
+    Args:
+        work: for a runner, something that can be pickled; what it returns travels by files.
+        options: of Beam; None for a loop in this process.
+
+    Raises:
+        ValueError: if the workers run elsewhere and have no place to leave results.
+    """
+    if options is None:
+        yield from map(work, items)
+        return
+    import apache_beam as beam
+
+    with _scratch(options) as scratch:
+        with beam.Pipeline(options=options) as pipeline:
+            numbered = pipeline | beam.Create(list(enumerate(items))) | beam.Reshuffle()
+            _ = numbered | "Work" >> beam.Map(_kept_result, work=work, scratch=scratch)
+        for index in range(len(items)):
+            data = storage.read_whole(_result_uri(scratch, index), MAX_RESULT_BYTES)
+            yield pickle.loads(data)  # written by this very job
+
+
+def _kept_result(numbered: tuple[int, Item], work: Callable[[Item], Any], scratch: str) -> None:
+    index, item = numbered
+    storage.write_atomically(_result_uri(scratch, index), pickle.dumps(work(item)))
+
+
+def _result_uri(scratch: str, index: int) -> str:
+    return storage.join(scratch, f"{index:09}.pickle")
+
+
+@contextmanager
+def _scratch(options: PipelineOptions) -> Iterator[str]:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    from pipelines.beam_flags import runs_here
+
+    place = options.view_as(GoogleCloudOptions).temp_location
+    if not place and not runs_here(options):
+        raise ValueError("expected `--temp_location`, where workers elsewhere leave results")
+    with tempfile.TemporaryDirectory() as folder:
+        if not place:
+            yield folder
+            return
+        scratch = storage.join(place, f"clip-beam-{storage.base_name(folder)}")
+        try:
+            yield scratch
+        finally:
+            storage.remove_tree(scratch)
