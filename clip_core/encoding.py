@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from clip_core.model import Clip
+from clip_core.ragged import encode_ragged
 
-# Padded tokens of a bucket of captions over its real ones, at most. Smaller buckets would pad less,
-# but read the weights more often than their few tokens are worth.
-MAX_PADDING = 1.1
+# Padded tokens of a bucket of captions over its real ones, at most: on a processor, and on a
+# device that would rather pad than be told of many small buckets.
+CPU_PADDING = 1.0
+DEVICE_PADDING = 1.1
 
 # Images encoded at once on a processor: their activations should stay in its cache.
 CPU_IMAGES = 16
@@ -37,7 +39,7 @@ def encode_pixels(clip: Clip, pixels: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def encode_tokens(clip: Clip, tokens: np.ndarray) -> np.ndarray:
-    """Embeds token rows: equal captions once, the others in buckets of similar length.
+    """Embeds token rows: equal captions once, the others side by side in buckets by length.
 
     Each bucket is cut at its longest end token, which causal attention makes exact.
 
@@ -50,17 +52,22 @@ def encode_tokens(clip: Clip, tokens: np.ndarray) -> np.ndarray:
     """
     distinct, row_of = np.unique(tokens, axis=0, return_inverse=True)
     embeddings = np.empty((len(distinct), clip.config.embed_dim), np.float32)
-    for bucket in buckets(distinct.argmax(axis=1) + 1):
-        on_device = torch.from_numpy(distinct[bucket]).to(clip.logit_scale.device)
-        embeddings[bucket] = clip.encode_text(on_device, normalize=True).cpu().numpy()
+    device, lengths = clip.logit_scale.device, distinct.argmax(axis=1) + 1
+    padding = CPU_PADDING if device.type == "cpu" else DEVICE_PADDING
+    groups = list(buckets(lengths, padding))
+    if groups:
+        cut = [torch.from_numpy(distinct[rows, : lengths[rows].max()]) for rows in groups]
+        found = encode_ragged(clip, [bucket.to(device) for bucket in cut])
+        embeddings[np.concatenate(groups)] = found.cpu().numpy()
     return embeddings[row_of.reshape(-1)]
 
 
-def buckets(lengths: np.ndarray) -> Iterator[np.ndarray]:
+def buckets(lengths: np.ndarray, max_padding: float) -> Iterator[np.ndarray]:
     """Groups captions of similar length, so that hardly any padding is computed.
 
     Args:
         lengths: [captions] int, tokens up to and with the end token.
+        max_padding: padded tokens of a bucket over its real ones, at most; 1 for equal lengths.
 
     Yields:
         Indices into `lengths`, the longest captions first.
@@ -70,7 +77,7 @@ def buckets(lengths: np.ndarray) -> Iterator[np.ndarray]:
     for index, row in enumerate(order):
         real += lengths[row]
         padded = lengths[order[first]] * (index - first + 1)
-        if padded > MAX_PADDING * real:
+        if padded > max_padding * real:
             yield order[first:index]
             first, real = index, lengths[row]
     if len(order):

@@ -58,40 +58,40 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         self.packed = nn.ModuleDict()
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """Maps [batch, seq, width] to the same shape."""
-        query, key, value = map(self._split, self._project(x, "qkv").chunk(3, dim=-1))
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        return self.out_proj(self._join(mixed))
+    def mix(self, qkv: Tensor, causal: bool) -> Tensor:
+        """Attends from every token; [batch, seq, 3 width] -> [batch, seq, width]."""
+        query, key, value = map(self._split, qkv.chunk(3, dim=-1))
+        return self._join(F.scaled_dot_product_attention(query, key, value, is_causal=causal))
 
-    def pooled(self, x: Tensor, position: Tensor, causal: bool) -> Tensor:
+    def mix_pooled(self, asking: Tensor, kv: Tensor, last: Tensor | None) -> Tensor:
         """Attends from one token of each row only.
 
         Args:
-            x: [batch, seq, width].
-            position: [batch] int64, the token that asks.
+            asking: [batch, width], the queries.
+            kv: [batch, seq, 2 width], keys and values.
+            last: [batch] int64, the last position that may be seen; None for all.
 
         Returns:
             [batch, width].
         """
-        asking = x[torch.arange(len(x), device=x.device), position].unsqueeze(1)
-        query = self._split(self._project(asking, "q"))
-        key, value = map(self._split, self._project(x, "kv").chunk(2, dim=-1))
+        key, value = map(self._split, kv.chunk(2, dim=-1))
         visible = None
-        if causal:
-            seq = torch.arange(x.shape[1], device=x.device)
-            visible = (seq <= position[:, None])[:, None, None]  # [batch, 1, 1, seq]
+        if last is not None:
+            seq = torch.arange(kv.shape[1], device=kv.device)
+            visible = (seq <= last[:, None])[:, None, None]  # [batch, 1, 1, seq]
+        query = self._split(asking.unsqueeze(1))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        return self.out_proj(self._join(mixed)).squeeze(1)
+        return self._join(mixed).squeeze(1)
+
+    def project(self, x: Tensor, part: str) -> Tensor:
+        """Maps [..., width] to `qkv`, `q` or `kv`, one after the other in the last dimension."""
+        return self.packed[part](x) if self.packed else F.linear(x, *self.projection(part))
 
     def projection(self, part: str) -> tuple[Tensor, Tensor]:
         """Returns weight and bias of `qkv`, `q` or `kv`: rows of the fused projection."""
         width = self.in_proj_weight.shape[1]
         rows = {"qkv": slice(None), "q": slice(width), "kv": slice(width, None)}[part]
         return self.in_proj_weight[rows], self.in_proj_bias[rows]
-
-    def _project(self, x: Tensor, part: str) -> Tensor:
-        return self.packed[part](x) if self.packed else F.linear(x, *self.projection(part))
 
     def _split(self, x: Tensor) -> Tensor:
         """[batch, seq, width] -> [batch, heads, seq, head_width]."""
@@ -127,14 +127,20 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.width)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
-        x = x + self.attn(self.ln_1(x), causal)
-        return x + self.mlp(self.ln_2(x))
+        return self.finish(x, self.attn.mix(self.attn.project(self.ln_1(x), "qkv"), causal))
 
     def pooled(self, x: Tensor, position: Tensor, causal: bool) -> Tensor:
         """[batch, seq, width] -> [batch, width]: the block's output at `position` alone."""
-        residual = x[torch.arange(len(x), device=x.device), position]
-        residual = residual + self.attn.pooled(self.ln_1(x), position, causal)
-        return residual + self.mlp(self.ln_2(residual))
+        normed, rows = self.ln_1(x), torch.arange(len(x), device=x.device)
+        asking = self.attn.project(normed[rows, position], "q")
+        kv = self.attn.project(normed, "kv")
+        mixed = self.attn.mix_pooled(asking, kv, position if causal else None)
+        return self.finish(x[rows, position], mixed)
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Does what comes after attention; each of [..., width]."""
+        x = x + self.attn.out_proj(mixed)
+        return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Module):

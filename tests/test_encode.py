@@ -6,8 +6,10 @@ import pytest
 import torch
 from conftest import make_image, make_row, random_clip
 
-from clip_core.encoding import CPU_IMAGES, MAX_PADDING, buckets, encode_pixels, encode_tokens
+from clip_core import encoding
+from clip_core.encoding import CPU_IMAGES, buckets, encode_pixels, encode_tokens
 from clip_core.preprocess import Preprocess
+from clip_core.ragged import CPU_TOKENS, MULTIPLE
 from pipelines import encode
 from pipelines.encode import (
     ClipHandler,
@@ -37,29 +39,45 @@ def examples(count, tokenizer):
         yield Example(row, (ModelInput(pixels, tokens, truncated),), 80, 70, "00")
 
 
-def test_bucketed_texts_equal_texts_encoded_one_by_one(tokenizer):
+@pytest.mark.parametrize("padding", [1.0, 1.3])
+@pytest.mark.parametrize("count", [1, 53, 130])
+@torch.inference_mode()
+def test_texts_side_by_side_equal_texts_encoded_one_by_one(tokenizer, monkeypatch, count, padding):
+    monkeypatch.setattr(encoding, "CPU_PADDING", padding)
     clip = random_clip("tiny-vit", tokenizer)
-    texts = ["circle " * (n % 12) for n in range(53)]
+    texts = ["circle " * (n % 12) + "star" * (n // 12) for n in range(count)]
     tokens = tokenizer.tokenize(texts, truncate=True)
-    alone = np.concatenate([encode_tokens(clip, row[None]) for row in tokens])
-    assert np.abs(encode_tokens(clip, tokens) - alone).max() < 1e-5
+    alone = [clip.encode_text(torch.from_numpy(row[None]), normalize=True) for row in tokens]
+    assert np.abs(encode_tokens(clip, tokens) - torch.cat(alone).numpy()).max() < 1e-5
+
+
+def test_products_of_texts_have_few_shapes(tokenizer):
+    clip, rng = random_clip("tiny-vit", tokenizer), np.random.default_rng(0)
+    shapes = set()
+    inner = clip.transformer.blocks[0].mlp.c_fc
+    inner.register_forward_hook(lambda module, given, made: shapes.add(given[0].shape[0]))
+    for _ in range(30):
+        texts = ["a" * rng.integers(0, 60) for _ in range(rng.integers(60, 90))]
+        encode_tokens(clip, tokenizer.tokenize(texts, truncate=True))
+    assert CPU_TOKENS in shapes and shapes <= set(range(0, CPU_TOKENS + 1, MULTIPLE))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_buckets_hold_every_caption_once_with_little_padding(seed):
+@pytest.mark.parametrize("padding, most", [(1.0, 60), (1.1, 20)])
+def test_buckets_hold_every_caption_once_with_little_padding(seed, padding, most):
     rng = np.random.default_rng(seed)
     # Of web captions half are short and one in thirty fills the context.
     lengths = np.clip(rng.lognormal(2.7, 0.5, 200).astype(int), 3, 77)
-    found = list(buckets(lengths))
+    found = list(buckets(lengths, padding))
     assert sorted(np.concatenate(found)) == list(range(200))
     padded = sum(len(bucket) * lengths[bucket].max() for bucket in found)
-    assert padded <= MAX_PADDING * lengths.sum()
-    assert len(found) < 20
+    assert padded <= padding * lengths.sum()
+    assert len(found) < most
 
 
 def test_captions_of_one_length_are_one_bucket():
-    assert [bucket.tolist() for bucket in buckets(np.full(3, 9))] == [[0, 1, 2]]
-    assert list(buckets(np.zeros(0, int))) == []
+    assert [bucket.tolist() for bucket in buckets(np.full(3, 9), 1.0)] == [[0, 1, 2]]
+    assert list(buckets(np.zeros(0, int), 1.0)) == []
 
 
 def test_images_encoded_in_pieces_equal_images_encoded_alone(tokenizer):
@@ -73,10 +91,7 @@ def test_images_encoded_in_pieces_equal_images_encoded_alone(tokenizer):
 def test_equal_captions_are_encoded_once(tokenizer, monkeypatch):
     clip = random_clip("tiny-rn", tokenizer)
     seen = []
-    original = clip.encode_text
-    monkeypatch.setattr(
-        clip, "encode_text", lambda t, normalize: seen.append(len(t)) or original(t, normalize)
-    )
+    clip.ln_final.register_forward_hook(lambda module, given, made: seen.append(len(made)))
     found = encode_tokens(clip, tokenizer.tokenize(["a star", "a circle", "a star", "a star"]))
     assert seen == [2]
     assert (found[0] == found[2]).all() and (found[0] != found[1]).any()
