@@ -207,7 +207,10 @@ class Clip(nn.Module):
         else:
             self.visual = ModifiedResNet(config.vision, config.embed_dim)
         self.transformer = Transformer(text, config.activation)
-        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        # `nn.Embedding(...)` would draw weights, for which, on the meta device, torch imports its
+        # compiler: a second and 80 MB.
+        table = torch.empty(text.vocab_size, text.width)
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
         self.ln_final = LayerNorm(text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import fsspec
@@ -21,6 +23,13 @@ from clip_core.variants import VARIANTS
 from clip_core.vocabulary import VocabularyError
 
 WEIGHTS = "open_clip_model.safetensors"
+
+
+def test_loading_imports_no_compiler():
+    code = (
+        "import sys, clip_core; clip_core.load('tiny'); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.fixture
