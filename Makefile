@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/clip-beam demo
 
+# One thread for each of the processes among which the tests are divided.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 # Thousands of bad inputs and a thousand faulty runs, in a quarter of an hour on two cores.
 torture: .venv/.installed-dev

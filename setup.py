@@ -45,6 +45,7 @@ EXTRAS = {
         "openai-clip",
         "pytest>=8",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "scikit-image>=0.24",
         "transformers>=5",
     ],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clip_core.model import Block, Clip, l2_normalize
 
-CPU_TOKENS = 512  # of a piece
+CPU_TOKENS = 1024  # of a piece
 MULTIPLE = 64  # of tokens, in the last piece too
 
 
