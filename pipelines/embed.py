@@ -10,9 +10,10 @@ import gc
 import logging
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import FrameType
 
 import apache_beam as beam
@@ -181,7 +182,9 @@ def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
     with Progress(job.plan.rows, job.done_rows), _collected_quickly():
         for units in slices(job.pending):
             lock.check()
-            seconds = timings.add(seconds, _run_pipeline(job, units, options))
+            with tempfile.TemporaryDirectory() as scratch:
+                here = replace(job, layout=replace(job.layout, scratch=scratch))
+                seconds = timings.add(seconds, _run_pipeline(here, units, options))
             gc.collect()  # a pipeline is full of cycles, and holds what its stages exchanged
     lock.check()
     return seconds

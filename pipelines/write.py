@@ -19,8 +19,9 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines import progress, storage
+from pipelines.blocks import Block, pack, unpacked
 from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY
-from pipelines.parquet_output import parquet_bytes
+from pipelines.parquet_output import write_parquet
 from pipelines.records import Reject, Scored, Unit, UnitCount, UnitResult
 from pipelines.replay import UNIT_KEY, merge_retried, unit_file, unit_to_json
 from pipelines.tables import rejects_batch, scored_batch
@@ -42,6 +43,8 @@ class OutputLayout:
         embeddings, rejects: schemas of the two tables.
         models: names of the run's models, in the order of the rows' vectors.
         fingerprint: what decided the values, kept in every file's metadata.
+        scratch: local directory where rows wait until all of their unit are there, for workers that
+            share a disk: the in-process runner would hold them in memory, five times over.
     """
 
     root: str
@@ -49,6 +52,7 @@ class OutputLayout:
     rejects: pa.Schema
     fingerprint: Mapping[str, Any]
     models: tuple[str | None, ...] = (None,)
+    scratch: str | None = None
 
     def uri(self, table: str, unit_id: str) -> str:
         """Names the file of a unit in one of the two tables."""
@@ -74,7 +78,7 @@ class WriteUnits(beam.PTransform):
         layout = self.layout
         tables = {
             "scored": rows["scored"] | "PackScored" >> beam.ParDo(_PackScored(layout)),
-            "rejects": rows["rejects"] | "PackRejects" >> beam.ParDo(_PackRejects(layout.rejects)),
+            "rejects": rows["rejects"] | "PackRejects" >> beam.ParDo(_PackRejects(layout)),
             "counts": rows["counts"] | "KeyCounts" >> beam.WithKeys(_unit_of_count),
         }
         return tables | "ByUnit" >> beam.CoGroupByKey() | "Write" >> beam.ParDo(_Write(layout))
@@ -112,9 +116,7 @@ def write_unit(
     }
     if unit.only_rows is None:
         _write_rejects(layout, unit, rejected, metadata)
-    storage.write_atomically(
-        layout.uri(EMBEDDINGS, unit.unit_id), parquet_bytes(embeddings, metadata)
-    )
+    _write_table(layout.uri(EMBEDDINGS, unit.unit_id), embeddings, metadata)
     if unit.only_rows is not None:
         _write_rejects(layout, unit, rejected, metadata)
     return result
@@ -125,9 +127,13 @@ def _write_rejects(
 ) -> None:
     uri = layout.uri(REJECTS, unit.unit_id)
     if rejected.num_rows:
-        storage.write_atomically(uri, parquet_bytes(rejected, metadata))
+        _write_table(uri, rejected, metadata)
     elif storage.exists(uri):  # of an attempt that was killed, or before all were retried
         storage.remove(uri)
+
+
+def _write_table(uri: str, table: pa.Table, metadata: Mapping[bytes, str]) -> None:
+    write_parquet(uri, table.schema.with_metadata(metadata), table.to_batches())
 
 
 def _check_conservation(count: UnitCount, embeddings: pa.Table, rejected: pa.Table) -> None:
@@ -173,9 +179,11 @@ class _Write(beam.DoFn):
         self._layout = layout
 
     def process(self, unit: tuple[str, dict[str, Any]]) -> Iterator[UnitResult]:
-        found = unit[1]
+        found, layout = unit[1], self._layout
         with _timed():
-            result = write_unit(self._layout, found["counts"], found["scored"], found["rejects"])
+            scored = unpacked(found["scored"], layout.embeddings)
+            rejects = unpacked(found["rejects"], layout.rejects)
+            result = write_unit(layout, found["counts"], scored, rejects)
         yield result
 
 
@@ -187,30 +195,31 @@ def _timed() -> Iterator[None]:
 
 
 class _Pack(beam.DoFn):
-    """Gathers the rows of a bundle into Arrow blocks, keyed by unit."""
+    """Gathers the rows of a bundle into blocks, keyed by unit."""
 
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+    def __init__(self, layout: OutputLayout) -> None:
+        self._layout = layout
 
     def start_bundle(self) -> None:
         self._rows: dict[str, list] = defaultdict(list)
 
-    def process(self, record: Scored | Reject) -> Iterator[tuple[str, pa.RecordBatch]]:
+    def process(self, record: Scored | Reject) -> Iterator[tuple[str, Block]]:
         unit_id = self._row_unit(record)
         rows = self._rows[unit_id]
         rows.append(record)
         self._note(record)
         if len(rows) >= BLOCK_ROWS:
-            with _timed():
-                batch = self._batch(self._rows.pop(unit_id))
-            yield unit_id, batch
+            yield unit_id, self._packed(self._rows.pop(unit_id))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for unit_id, rows in self._rows.items():
-            with _timed():
-                batch = self._batch(rows)
-            yield WindowedValue((unit_id, batch), MIN_TIMESTAMP, (GlobalWindow(),))
+            block = self._packed(rows)
+            yield WindowedValue((unit_id, block), MIN_TIMESTAMP, (GlobalWindow(),))
         self._rows = defaultdict(list)
+
+    def _packed(self, rows: Sequence[Any]) -> Block:
+        with _timed():
+            return pack(self._batch(rows), self._layout.scratch)
 
     def _row_unit(self, record: Any) -> str:
         raise NotImplementedError
@@ -223,10 +232,6 @@ class _Pack(beam.DoFn):
 
 
 class _PackScored(_Pack):
-    def __init__(self, layout: OutputLayout) -> None:
-        super().__init__(layout.embeddings)
-        self._models = layout.models
-
     def _row_unit(self, record: Scored) -> str:
         return record.embedded.row.unit_id
 
@@ -234,7 +239,7 @@ class _PackScored(_Pack):
         progress.TALLY.add_embedded()
 
     def _batch(self, rows: Sequence[Scored]) -> pa.RecordBatch:
-        return scored_batch(rows, self._schema, self._models)
+        return scored_batch(rows, self._layout.embeddings, self._layout.models)
 
 
 class _PackRejects(_Pack):
@@ -245,4 +250,4 @@ class _PackRejects(_Pack):
         progress.TALLY.add_reject()
 
     def _batch(self, rows: Sequence[Reject]) -> pa.RecordBatch:
-        return rejects_batch(rows, self._schema)
+        return rejects_batch(rows, self._layout.rejects)

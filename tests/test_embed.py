@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -358,6 +359,16 @@ def test_lost_device_is_one_sentence_and_rejects_nothing(
     message = capsys.readouterr().err
     assert "cannot encode even a blank picture (RuntimeError: CUDA error: device lost)" in message
     assert "Traceback" not in message and not list(tmp_path.glob("out/*/*"))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_nothing_stays_in_the_scratch_directory(manifest, tmp_path, model_dir, monkeypatch, broken):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    if broken:
+        monkeypatch.setattr("pipelines.write.write_unit", lambda *_: os.stat("/not/there"))
+    assert run(manifest, tmp_path / "out", model_dir) == int(broken)
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_slices_are_bounded_by_rows_and_tars_by_bytes():

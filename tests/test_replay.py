@@ -152,13 +152,13 @@ def test_retry_killed_at_any_write_is_completed_by_the_next_run(
                 if len(done) == write:
                     raise embed.Terminated
                 done.append(uri)
-            original(uri, *data)
+            return original(uri, *data)
 
         monkeypatch.setattr(storage, name, killed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_atomically", storage.write_atomically)
-        kill("write_atomically")
+        patch.setattr(storage, "open_output", storage.open_output)
+        kill("open_output")
         kill("remove")
         assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 143
         assert len(done) == write and not (output / "_SUCCESS").exists()

@@ -74,7 +74,8 @@ def test_file_holds_fingerprint_counts_and_checksums_and_no_vector_dictionary(la
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     vector = next(c for name, c in columns.items() if name.startswith("image_embedding"))
     assert not any("DICTIONARY" in encoding for encoding in vector.encodings)
-    assert vector.compression == "ZSTD"
+    assert vector.compression == "ZSTD" and not vector.is_stats_set
+    assert columns["similarity"].is_stats_set
     pq.read_table(path, page_checksum_verification=True)
 
 

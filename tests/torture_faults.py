@@ -122,6 +122,11 @@ class FaultyMemory(MemoryFileSystem):
         super().pipe_file(path, value, mode)
         FAULTS.strike("write, done")  # and the caller is told otherwise
 
+    def put_file(self, lpath: str, rpath: str, **settings: object) -> None:
+        FAULTS.strike("write")
+        super().put_file(lpath, rpath, **settings)
+        FAULTS.strike("write, done")
+
 
 @contextlib.contextmanager
 def faulty_store() -> Iterator[None]:
