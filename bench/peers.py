@@ -48,6 +48,8 @@ def hugging_face(work: Work) -> Loop:
         from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
     except ImportError as error:
         raise PeerMissing("not installed; `pip install transformers`") from error
+    if not (work.model / "config.json").exists():
+        raise PeerMissing("it has no ResNets")
     clip = CLIPModel.from_pretrained(work.model).eval()
     images = CLIPImageProcessorPil.from_pretrained(work.model)
     texts = CLIPTokenizer.from_pretrained(work.model)

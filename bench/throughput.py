@@ -27,6 +27,7 @@ from PIL import Image
 
 from bench.pairs import make_pairs, write_tars
 from bench.peers import PEERS, PeerMissing, Work, padded_text
+from bench.writing import writing_rate
 from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.initialization import new_model
 from clip_core.loading import load
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = _model_directory(Path(folder) / "model", options.variant)
         rates = measure(model, make_pairs(options.pairs), options.rounds, Path(folder))
+        dim = VARIANTS[options.variant].embed_dim
+        rates["write, on one core"] = writing_rate(Path(folder), dim, options.rounds)
         seconds = json.loads((Path(folder) / "out" / "run.json").read_text())["seconds"]
     found = {"rates": rates, "pipeline_seconds": seconds}
     options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -31,11 +31,13 @@ def write_parquet(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
         pq.ParquetWriter(file, schema, **_options(schema)) as writer,
     ):
         group: list[pa.RecordBatch] = []
+        group_bytes = 0
         for batch in batches:
             group.append(batch.cast(schema))
-            if sum(part.nbytes for part in group) >= ROW_GROUP_BYTES:
+            group_bytes += batch.nbytes
+            if group_bytes >= ROW_GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(group))
-                group = []
+                group, group_bytes = [], 0
         if group:
             writer.write_table(pa.Table.from_batches(group))
 
