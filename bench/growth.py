@@ -1,7 +1,7 @@
 """How time and memory of `embed` grow with the rows: `python -m bench.growth`.
 
-Every size is a process of its own, over generated scenes with the bundled model, so that what is
-measured is the pipeline and not the encoder. Rounds are interleaved; figures are medians.
+Every size is a process of its own, over generated scenes. With the bundled model, what is measured
+is the pipeline and hardly the encoder. Rounds are interleaved; figures are medians.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.pairs import random_model
+from clip_core.variants import VARIANTS
 from pipelines.sample import write_sample
 from pipelines.sample_rows import SampleConfig
 
@@ -27,22 +29,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--model", default="tiny", help="for `embed`; of a variant, random weights")
     flags.add_argument("--json", type=Path, default=Path("growth.json"))
     options = flags.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         write_sample(SampleConfig(max(options.sizes), 5), Path(folder) / "rows", "jsonl")
-        found = measure(Path(folder), options.sizes, options.rounds)
+        model = options.model
+        if model in VARIANTS:
+            model = random_model(Path(folder) / "model", model)
+        found = measure(Path(folder), str(model), options.sizes, options.rounds)
     options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     _print_table(found)
 
 
-def measure(folder: Path, sizes: Sequence[int], rounds: int) -> list[dict[str, float]]:
+def measure(folder: Path, model: str, sizes: Sequence[int], rounds: int) -> list[dict[str, float]]:
     """Returns for each size: milliseconds a row, megabytes at the peak, and stages' shares."""
     manifests = {size: _first_rows(folder / "rows", size) for size in sizes}
     runs: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
     for _ in range(rounds):
         for size, manifest in manifests.items():
-            runs[size].append(_run(manifest, folder / "out", size))
+            runs[size].append(_run(manifest, model, folder / "out", size))
             print(f"{size}: {runs[size][-1]['ms_per_row']:.3f} ms a row", file=sys.stderr)
     return [
         {key: statistics.median(run[key] for run in found) for key in found[0]}
@@ -59,8 +65,8 @@ def _first_rows(sample: Path, size: int) -> Path:
     return target
 
 
-def _run(manifest: Path, output: Path, size: int) -> dict[str, float]:
-    flags = ["--manifest", str(manifest), "--output", str(output), "--model", "tiny", "--overwrite"]
+def _run(manifest: Path, model: str, output: Path, size: int) -> dict[str, float]:
+    flags = ["--manifest", str(manifest), "--output", str(output), "--model", model, "--overwrite"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.embed", *flags],
         stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Generated image-text pairs of the sizes that web datasets have, as tars."""
+"""What is measured with: image-text pairs as web datasets have them, models of random weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from clip_core.initialization import new_model
+from clip_core.saving import save_model_directory
+from clip_core.tokenizer import Tokenizer
+from clip_core.variants import VARIANTS
+from clip_core.vocabulary import find_openai_merges
 
 _WORDS = (
     "photo of a the in on with and red blue old new small large house car dog cat street tree "
@@ -53,3 +59,10 @@ def write_tars(pairs: list[tuple[bytes, str]], folder: Path, rows: int = 500) ->
                     member = tarfile.TarInfo(f"{number:09d}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
+
+
+def random_model(directory: Path, variant: str) -> Path:
+    """Writes a model directory of a published architecture; speed does not depend on weights."""
+    clip = new_model(VARIANTS[variant], 0).eval()
+    save_model_directory(directory, clip, Tokenizer(find_openai_merges()))
+    return directory

@@ -25,17 +25,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.pairs import make_pairs, write_tars
+from bench.pairs import make_pairs, random_model, write_tars
 from bench.peers import PEERS, PeerMissing, Work, padded_text
 from bench.writing import writing_rate
 from clip_core.encoding import encode_pixels, encode_tokens
-from clip_core.initialization import new_model
 from clip_core.loading import load
 from clip_core.preprocess import RESAMPLINGS, Preprocess
-from clip_core.saving import save_model_directory
-from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
-from clip_core.vocabulary import find_openai_merges
 from pipelines import embed
 from pipelines.encode import ModelSpec, load_models, resolve_precision
 from pipelines.summary import time_lines
@@ -48,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints a table, and writes the figures as JSON."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--variant", default="ViT-B/32", choices=sorted(VARIANTS))
-    flags.add_argument("--pairs", type=int, default=128, help="in a round")
+    flags.add_argument("--pairs", type=int, default=256, help="in a round")
     flags.add_argument("--rounds", type=int, default=3)
     flags.add_argument("--json", type=Path, default=Path("bench.json"))
     options = flags.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        model = _model_directory(Path(folder) / "model", options.variant)
+        model = random_model(Path(folder) / "model", options.variant)
         rates = measure(model, make_pairs(options.pairs), options.rounds, Path(folder))
         dim = VARIANTS[options.variant].embed_dim
         rates["write, on one core"] = writing_rate(Path(folder), dim, options.rounds)
@@ -120,12 +116,6 @@ def _cuda_parts(
         f"texts, {precision} on a GPU": lambda: encode_tokens(ready.clip, tokens),
         f"pipeline, {precision} on a GPU": lambda: _pipeline(folder, model, *flags),
     }
-
-
-def _model_directory(directory: Path, variant: str) -> Path:
-    clip = new_model(VARIANTS[variant], 0).eval()
-    save_model_directory(directory, clip, Tokenizer(find_openai_merges()))
-    return directory
 
 
 def _open(data: bytes) -> Image.Image:

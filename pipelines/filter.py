@@ -10,16 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from pipelines import language
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.exact_duplicates import exact_duplicates
 from pipelines.extras import MissingExtraError
 from pipelines.kept_rows import OUTPUTS, KeptRows
+from pipelines.language import english_rule
 from pipelines.near_duplicates import near_duplicates
-from pipelines.over_files import parse_with_beam
+from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.progress import meter
 from pipelines.row_rules import (
@@ -40,11 +41,15 @@ from pipelines.scored_tables import (
     row_count,
 )
 from pipelines.selection import Selection
-from pipelines.top_fraction import threshold_of_fraction
+from pipelines.top_fraction import Counts, histogram, threshold_of_fraction
 from schemas.embeddings import model_column
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 FAILED = 1
 DEDUP_THRESHOLD = 0.95
+WITHOUT_LANGUAGE = 'captions in other languages; `pip install "clip-beam[language]"` tells them'
 LEAST_THRESHOLD = 0.8  # below, hash tables get as many as comparing all pairs would cost
 
 
@@ -96,6 +101,7 @@ class Plan:
         rules: conditions on columns other than the score, in their order.
         min_similarity, top_fraction: the condition on the score; one of them or neither.
         score, embedding: columns of the model.
+        leaves_out: what of a preset cannot be done here, and why; or None.
     """
 
     tables: ScoredTables
@@ -104,6 +110,7 @@ class Plan:
     top_fraction: float | None
     score: str
     embedding: str
+    leaves_out: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,8 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MissingExtraError) as error:
         return _fail(str(error), WRONG_USAGE)
     try:
-        selection = select(plan, config)
+        selection = select(plan, config, beam_options)
         print(waterfall(selection, row_count(plan.tables.rejects)))
+        if plan.leaves_out:
+            print(f"left out   {plan.leaves_out}")
         if config.output and not config.dry_run:
             kept = KeptRows(plan.tables, selection, config.output)
             for line in kept.write(_record(config), beam_options):
@@ -181,7 +190,9 @@ def prepare(config: FilterConfig) -> Plan:
     tables = open_tables(config.input)
     name = choose_model(tables.schema, config.model_name)
     preset = PRESETS[config.preset] if config.preset else Preset("")
-    rules = (*preset.rules, *(sql_rule(predicate, tables.schema) for predicate in config.where))
+    english = [english_rule()] if preset.english and language.is_installed() else []
+    predicates = [sql_rule(predicate, tables.schema) for predicate in config.where]
+    rules = (*english, *preset.rules, *predicates)
     asked = config.min_similarity is not None or config.top_fraction is not None
     plan = Plan(
         tables,
@@ -190,6 +201,7 @@ def prepare(config: FilterConfig) -> Plan:
         config.top_fraction if asked else preset.top_fraction,
         model_column("similarity", name),
         model_column("image_embedding", name),
+        WITHOUT_LANGUAGE if preset.english and not english else None,
     )
     columns = [*(column for rule in rules for column in rule.columns), plan.score]
     columns += [plan.embedding] if config.dedup == "near" else []
@@ -197,17 +209,20 @@ def prepare(config: FilterConfig) -> Plan:
     return plan
 
 
-def select(plan: Plan, config: FilterConfig) -> Selection:
+def select(plan: Plan, config: FilterConfig, options: PipelineOptions | None) -> Selection:
     """Applies the conditions: on single rows, on the score, then on rows with one picture.
+
+    Args:
+        options: of Beam, if its workers are to look at the rows; duplicates are found here.
 
     Raises:
         ScoredTablesError, PredicateError, OSError: if a table cannot be read or a predicate fails.
     """
     rows = row_count(plan.tables.embeddings)
-    rules = [*plan.rules, *score_rules(plan)]
+    rules = [*plan.rules, *score_rules(plan, options)]
     passes = bool(rules) + bool(config.dedup) + (config.dedup == "near")
     with meter(rows * passes, "rows") as count:
-        selection = Selection(plan.tables.embeddings, count)
+        selection = Selection(plan.tables.embeddings, count, options)
         if rules:
             selection.apply(rules)
         if config.dedup:
@@ -220,22 +235,26 @@ def select(plan: Plan, config: FilterConfig) -> Selection:
     return selection
 
 
-def score_rules(plan: Plan) -> list[Rule]:
+def score_rules(plan: Plan, options: PipelineOptions | None) -> list[Rule]:
     """Returns the rule on the score, if any; a share of rows is looked up in the tables."""
     if plan.min_similarity is not None:
         return [similarity_rule(plan.min_similarity, plan.score)]
     if plan.top_fraction is None:
         return []
 
-    def scores() -> Iterator[np.ndarray]:
-        for uri in plan.tables.embeddings:
-            for batch in iterate_batches(uri, [plan.score]):
-                yield batch.column(0).drop_null().to_numpy(zero_copy_only=False)
+    def histograms(high: int | None) -> Iterator[Counts]:
+        work = partial(_histogram_of_file, plan.score, high)
+        return over_files(work, plan.tables.embeddings, options)
 
-    threshold = threshold_of_fraction(scores, plan.top_fraction)
+    threshold = threshold_of_fraction(histograms, plan.top_fraction)
     if threshold is None:  # no row has a score
         return []
     return [similarity_rule(threshold, plan.score, f" (top {plan.top_fraction:.4g})")]
+
+
+def _histogram_of_file(score: str, high: int | None, uri: str) -> Counts:
+    columns = (batch.column(0).drop_null() for batch in iterate_batches(uri, [score]))
+    return histogram((column.to_numpy(zero_copy_only=False) for column in columns), high)
 
 
 def waterfall(selection: Selection, rejects: int) -> str:

@@ -44,9 +44,8 @@ class KeptRows:
         Raises:
             ScoredTablesError, OSError: if a table cannot be read, or nothing be written.
         """
-        parts = [part for part in self.selection.parts() if len(part.rows)]
         work = partial(_write_part, self.output)
-        for _ in over_files(work, parts, beam_options):
+        for _ in over_files(work, self.selection.parts(), beam_options):
             pass
         uids = _write_uids(self.selection, storage.join(self.output, UIDS))
         self._write_record(options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,11 +40,13 @@ class Preset:
 
     Attributes:
         does: for the help text; says what is left out of the original.
-        rules: conditions on single rows.
+        english: whether captions have to be English, where the extra `language` can tell.
+        rules: further conditions on single rows.
         min_similarity, top_fraction: the condition on the score, if any.
     """
 
     does: str
+    english: bool = False
     rules: tuple[Rule, ...] = ()
     min_similarity: float | None = None
     top_fraction: float | None = None
@@ -69,14 +73,22 @@ def sql_rule(predicate: str, schema: pa.Schema) -> Rule:
 
 
 class _Sql:
-    """Evaluates a predicate over batches; opens its database when it is first needed."""
+    """Evaluates a predicate over batches; each process opens a database of its own."""
 
     def __init__(self, predicate: str) -> None:
         self._predicate = predicate
-        duckdb = require("duckdb", "`--where`", extra="filter")
+
+    def __reduce__(self) -> tuple[type[_Sql], tuple[str]]:
+        return _Sql, (self._predicate,)
+
+    @cached_property
+    def _duckdb(self) -> ModuleType:
+        return require("duckdb", "`--where`", extra="filter")
+
+    @cached_property
+    def _database(self) -> Any:
         config = {"enable_external_access": "false", "lock_configuration": "true", "threads": "1"}
-        self._database = duckdb.connect(config=config)
-        self._error: type[Exception] = duckdb.Error
+        return self._duckdb.connect(config=config)
 
     def __call__(self, rows: pa.Table | pa.RecordBatch) -> np.ndarray:
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
@@ -87,7 +99,7 @@ class _Sql:
             if len(self._database.extract_statements(query)) != 1:
                 raise self._refused("it holds several statements")
             found = self._database.sql(query).to_arrow_table().column(0)
-        except self._error as error:
+        except self._duckdb.Error as error:
             raise self._refused(str(error).split("\n", 1)[0]) from error
         if len(found) != len(table) or not pa.types.is_boolean(found.type):
             raise self._refused(f"it gives {len(found)} of {found.type} for {len(table)} rows")
@@ -152,13 +164,14 @@ _LAION = _rule(
 # DataComp (Gadre et al. 2023, section 4) and LAION-400M (Schuhmann et al. 2021, section 2).
 PRESETS: Mapping[str, Preset] = {
     "datacomp-basic": Preset(
-        "captions and picture sizes as DataComp's basic filter; without its language rule",
-        _DATACOMP_BASIC,
+        "captions and picture sizes as DataComp's basic filter; English with the extra `language`",
+        english=True,
+        rules=_DATACOMP_BASIC,
     ),
     "clip-l14-30pct": Preset("the best 30 %, for the scores of a ViT-L/14", top_fraction=0.3),
     "laion400m": Preset(
         "similarity of 0.3 and captions of 5 characters; without its rule on file sizes",
-        (_LAION,),
+        rules=(_LAION,),
         min_similarity=0.3,
     ),
 }

@@ -4,53 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.over_files import over_files
 from pipelines.row_rules import Rule
 from pipelines.scored_tables import iterate_batches, row_count
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The kept rows of one file.
+    """What is kept of one file.
 
     Attributes:
         start: number of the file's first row.
-        rows: [kept] int64, rows of the file, in order.
+        kept: [rows of the file] bool.
     """
 
     uri: str
     start: int
-    rows: np.ndarray
+    kept: np.ndarray
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Yields [rows] numbers and columns of the kept rows, in order; never an empty batch."""
+        """Yields [rows] places in the file and columns of the kept rows; never an empty batch."""
         first = 0
         for batch in iterate_batches(self.uri, columns):
-            low, high = np.searchsorted(self.rows, (first, first + len(batch)))
-            found = self.rows[low:high]
+            found = np.flatnonzero(self.kept[first : first + len(batch)])
             if len(found):
-                yield self.start + found, batch.take(pa.array(found - first))
+                yield first + found, batch.take(pa.array(found))
             first += len(batch)
 
 
 class Selection:
     """Rows of the embeddings tables, numbered through all files in their order.
 
+    Args:
+        progress: called with the number of rows of each file that was read.
+        options: of Beam, if its workers are to apply rules.
+
     Attributes:
         kept: [rows] bool.
         steps: what was done and how many rows were left after it.
     """
 
-    def __init__(self, uris: Sequence[str], progress: Progress = lambda rows: None) -> None:
+    def __init__(
+        self,
+        uris: Sequence[str],
+        progress: Progress = lambda rows: None,
+        options: PipelineOptions | None = None,
+    ) -> None:
         self._uris = tuple(uris)
         counts = [row_count([uri]) for uri in uris]
         self._starts = np.cumsum([0, *counts])
         self._progress = progress
+        self._options = options
         self.kept = np.ones(sum(counts), bool)
         self.steps: list[tuple[str, int]] = [("embedded", sum(counts))]
 
@@ -59,35 +74,46 @@ class Selection:
         """Rows that are kept."""
         return int(np.count_nonzero(self.kept))
 
-    def parts(self) -> Iterator[Part]:
-        """Yields what is kept of each file, in order."""
-        for uri, start, end in zip(self._uris, self._starts, self._starts[1:], strict=False):
-            yield Part(uri, int(start), np.flatnonzero(self.kept[start:end]))
+    def parts(self) -> list[Part]:
+        """Returns what is kept of each file, in order; files of which nothing is are left out."""
+        bounds = zip(self._uris, self._starts, self._starts[1:], strict=False)
+        parts = (Part(uri, int(start), self.kept[start:end]) for uri, start, end in bounds)
+        return [part for part in parts if part.kept.any()]
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Yields [rows] numbers and the columns of the kept rows, in order; never an empty batch.
-
-        Files of which nothing is kept are not opened.
-        """
+        """Yields [rows] numbers and columns of the kept rows, in order; never an empty batch."""
         for part in self.parts():
-            if len(part.rows):
-                yield from part.batches(columns)
-            self._progress(row_count([part.uri]))
+            for places, batch in part.batches(columns):
+                yield part.start + places, batch
+            self._progress(len(part.kept))
 
     def apply(self, rules: Sequence[Rule]) -> None:
         """Drops the rows that break a rule, in one pass; each rule sees what the last one kept."""
-        left = [0] * len(rules)
-        columns = list(dict.fromkeys(name for rule in rules for name in rule.columns))
-        for numbers, batch in self.batches(columns):
-            self.kept[numbers] = False
-            for index, rule in enumerate(rules):
-                keeps = rule.keeps(batch)
-                numbers, batch = numbers[keeps], batch.filter(pa.array(keeps))
-                left[index] += len(numbers)
-            self.kept[numbers] = True
-        self.steps.extend((rule.name, rows) for rule, rows in zip(rules, left, strict=True))
+        left = np.zeros(len(rules), np.int64)
+        parts = self.parts()
+        found = over_files(partial(keep_by_rules, tuple(rules)), parts, self._options)
+        for part, (places, counts) in zip(parts, found, strict=True):
+            part.kept[:] = False
+            part.kept[places] = True
+            left += counts
+            self._progress(len(part.kept))
+        self.steps.extend((rule.name, int(n)) for rule, n in zip(rules, left, strict=True))
 
     def drop(self, numbers: np.ndarray, step: str) -> None:
         """Drops rows by number, as the step with a name."""
         self.kept[numbers] = False
         self.steps.append((step, self.rows))
+
+
+def keep_by_rules(rules: Sequence[Rule], part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Returns [rows] the places in the file that keep all rules, [rules] the rows after each."""
+    columns = list(dict.fromkeys(name for rule in rules for name in rule.columns))
+    left = np.zeros(len(rules), np.int64)
+    found = [np.empty(0, np.int64)]
+    for places, batch in part.batches(columns):
+        for index, rule in enumerate(rules):
+            keeps = rule.keeps(batch)
+            places, batch = places[keeps], batch.filter(pa.array(keeps))
+            left[index] += len(places)
+        found.append(places)
+    return np.concatenate(found), left

@@ -8,10 +8,11 @@ import numpy as np
 
 _HALF = 1 << 16
 
-Scores = Callable[[], Iterable[np.ndarray]]
+Counts = tuple[np.ndarray, np.ndarray]
+Histograms = Callable[[int | None], Iterable[Counts]]
 
 
-def threshold_of_fraction(scores: Scores, fraction: float) -> float | None:
+def threshold_of_fraction(histograms: Histograms, fraction: float) -> float | None:
     """Returns the least similarity to keep, by DataComp's rule.
 
     The rule (DataComp `baselines`, 2023): of N values in descending order, the one at index
@@ -20,21 +21,39 @@ def threshold_of_fraction(scores: Scores, fraction: float) -> float | None:
     so a megabyte does for any number of rows.
 
     Args:
-        scores: called twice; gives [rows] float32 arrays. Values that are not finite are left out.
+        histograms: called with None, then with the upper bits that were found; gives the
+            `histogram` of each part of the scores.
         fraction: in (0, 1]; 1 keeps all.
 
     Returns:
         A float32 value, or None when there is no finite score.
     """
-    upper = _count(key >> 16 for key in map(_ordered_keys, scores()))
-    total = int(upper.sum())
-    if not total:
+    upper = _total(histograms(None))
+    rows = int(upper.sum())
+    if not rows:
         return None
-    wanted = min(int(total * fraction), total - 1)
+    wanted = min(int(rows * fraction), rows - 1)
     high, before = _find(upper, wanted)
-    lower = _count(key[key >> 16 == high] & 0xFFFF for key in map(_ordered_keys, scores()))
-    low, _ = _find(lower, wanted - before)
+    low, _ = _find(_total(histograms(high)), wanted - before)
     return _value(high << 16 | low)
+
+
+def histogram(scores: Iterable[np.ndarray], high: int | None) -> Counts:
+    """Counts scores by one half of their bits, ordered as the scores are.
+
+    Args:
+        scores: [rows] float32 arrays. Values that are not finite are left out.
+        high: None to count by the upper 16 bits; else by the lower ones, where these are the upper.
+
+    Returns:
+        [bins] the halves there are, and [bins] how often.
+    """
+    counts = np.zeros(_HALF, np.int64)
+    for keys in map(_ordered_keys, scores):
+        halves = keys >> 16 if high is None else keys[keys >> 16 == high] & 0xFFFF
+        counts += np.bincount(halves, minlength=_HALF)
+    bins = np.flatnonzero(counts)
+    return bins, counts[bins]
 
 
 def _ordered_keys(scores: np.ndarray) -> np.ndarray:
@@ -48,11 +67,11 @@ def _value(key: int) -> float:
     return float(np.array(bits, np.uint32).view(np.float32))
 
 
-def _count(halves: Iterable[np.ndarray]) -> np.ndarray:
-    counts = np.zeros(_HALF, np.int64)
-    for half in halves:
-        counts += np.bincount(half, minlength=_HALF)
-    return counts
+def _total(histograms: Iterable[Counts]) -> np.ndarray:
+    total = np.zeros(_HALF, np.int64)
+    for bins, counts in histograms:
+        total[bins] += counts
+    return total
 
 
 def _find(counts: np.ndarray, index: int) -> tuple[int, int]:

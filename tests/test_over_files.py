@@ -77,6 +77,7 @@ def test_workers_elsewhere_need_a_temp_location():
     "command",
     [
         ("filter", "--top_fraction", "0.5", "--dedup", "near"),
+        ("filter", "--where", "similarity > 0.15", "--preset", "laion400m"),
         ("classify", "--labels", "red,green,blue"),
         ("export", "--format", "clip_retrieval"),
         ("export", "--format", "laion"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.top_fraction import threshold_of_fraction
+from pipelines.top_fraction import histogram, threshold_of_fraction
 
 
 def by_sorting(scores, fraction):
@@ -11,7 +11,7 @@ def by_sorting(scores, fraction):
 
 
 def in_pieces(scores):
-    return lambda: iter(np.array_split(scores, 7))
+    return lambda high: (histogram([piece], high) for piece in np.array_split(scores, 7))
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.3, 0.5, 0.999, 1.0])
@@ -46,7 +46,7 @@ def test_what_is_no_number_is_left_out():
     scores = np.array([np.nan, 0.5, np.inf, 0.25, -np.inf], np.float32)
     assert threshold_of_fraction(in_pieces(scores), 1.0) == 0.25
     assert threshold_of_fraction(in_pieces(scores[:1]), 1.0) is None
-    assert threshold_of_fraction(list, 0.3) is None
+    assert threshold_of_fraction(lambda high: [], 0.3) is None
 
 
 def test_negative_zero_equals_zero():
