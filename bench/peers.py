@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,37 +96,55 @@ def open_clip(work: Work) -> Loop:
 
 def onnx_runtime(work: Work) -> Loop:
     """Returns a loop over both encoders as ONNX graphs, texts padded to 77."""
-    try:
-        import onnx  # noqa: F401  # what torch exports with
-        import onnxruntime
-    except ImportError as error:
-        raise PeerMissing("not installed; `pip install onnx onnxruntime`") from error
-    model = load(str(work.model))
-    size = model.preprocessing.size
-    folder = work.tars.parent
-    pixels = torch.zeros(work.batch, 3, size, size)
+    model, batch_of = load(str(work.model)), _onnx_images(work)
+    texts = _PaddedText(model)
     tokens = torch.from_numpy(model.tokenizer.tokenize(["a"] * work.batch))
-    images = _exported(_PlainImage(model), pixels, folder / "image.onnx")
-    texts = _exported(_PaddedText(model), tokens, folder / "text.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
-    image_session, text_session = (
-        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        for graph in (images, texts)
-    )
+    text_session = _session(texts, tokens, work.tars.parent / "text.onnx")
 
     def loop() -> list[np.ndarray]:
         scores = []
         for piece in work.pieces:
             # The graphs are of one batch size; what the last batch lacks is not worth counting.
             batch, rows = _prepared(model, (piece * work.batch)[: work.batch])
-            (image,) = image_session.run(None, {"x": batch})
+            image = batch_of(batch)
             (text,) = text_session.run(None, {"x": rows})
             norms = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
             scores.append(((image * text).sum(axis=1) / norms)[: len(piece)])
         return scores
 
     return loop
+
+
+def onnx_images(work: Work, pixels: np.ndarray) -> Loop:
+    """Returns a loop over the image encoder alone, as an ONNX graph.
+
+    Args:
+        pixels: [pairs, 3, size, size] float32, standardised.
+    """
+    batch_of = _onnx_images(work)
+    count = -(-len(pixels) // work.batch)  # the graph is of one batch size: the last one is filled
+    batches = np.resize(pixels, (count, work.batch, *pixels.shape[1:]))
+    return lambda: [batch_of(batch) for batch in batches]
+
+
+def _onnx_images(work: Work) -> Callable[[np.ndarray], np.ndarray]:
+    model = load(str(work.model))
+    size = model.preprocessing.size
+    example = torch.zeros(work.batch, 3, size, size)
+    session = _session(_PlainImage(model), example, work.tars.parent / "image.onnx")
+    return lambda batch: session.run(None, {"x": batch})[0]
+
+
+def _session(module: nn.Module, example: Tensor, path: Path) -> Any:
+    try:
+        import onnx  # noqa: F401  # what torch exports with
+        import onnxruntime
+    except ImportError as error:
+        raise PeerMissing("not installed; `pip install onnx onnxruntime`") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = os.cpu_count() or 1
+    graph = _exported(module, example, path)
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def clip_retrieval(work: Work) -> Loop:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ import torch
 from PIL import Image
 
 from bench.pairs import make_pairs, random_model, write_tars
-from bench.peers import PEERS, PeerMissing, Work, padded_text
+from bench.peers import PEERS, PeerMissing, Work, onnx_images, padded_text
 from bench.writing import writing_rate
 from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import load
@@ -80,6 +81,7 @@ def _parts(model: Path, pairs: Pairs, folder: Path) -> dict[str, Callable[[], ob
     (ready,) = load_models((ModelSpec(str(model)),)).models
     images = [image for image, _ in pairs]
     pixels = np.stack([ready.preprocessing.to_pixels(_open(image)) for image in images])
+    normalized = plain.preprocessing.normalize(pixels)
     tokens = ready.tokenizer.tokenize([text for _, text in pairs], truncate=True)
     size = ready.preprocessing.size
     parts: dict[str, Callable[[], object]] = {
@@ -87,7 +89,7 @@ def _parts(model: Path, pairs: Pairs, folder: Path) -> dict[str, Callable[[], ob
         for r in RESAMPLINGS
     }
     parts |= {
-        "images, plain": lambda: _in_batches(plain.encode_image, _normalized(plain, pixels)),
+        "images, plain": lambda: _in_batches(plain.encode_image, torch.from_numpy(normalized)),
         "images": lambda: [encode_pixels(ready.clip, p) for p in _batches(pixels)],
         "texts, padded to 77": lambda: _in_batches(padded_text(plain), torch.from_numpy(tokens)),
         "texts": lambda: [encode_tokens(ready.clip, t) for t in _batches(tokens)],
@@ -97,9 +99,12 @@ def _parts(model: Path, pairs: Pairs, folder: Path) -> dict[str, Callable[[], ob
     parts["pipeline"] = lambda: _pipeline(folder, model)
     if torch.cuda.is_available():
         parts |= _cuda_parts(model, pixels, tokens, folder)
-    for name, prepare in PEERS.items():
+    work = Work(model, pairs, folder / "tars", BATCH)
+    peers = {name: partial(prepare, work) for name, prepare in PEERS.items()}
+    peers["images, ONNX Runtime"] = partial(onnx_images, work, normalized)
+    for name, prepare in peers.items():
         try:
-            parts[name] = prepare(Work(model, pairs, folder / "tars", BATCH))
+            parts[name] = prepare()
         except PeerMissing as missing:
             print(f"{name}: {missing}", file=sys.stderr)
     return parts
@@ -132,10 +137,6 @@ def _batches(array: np.ndarray) -> list[np.ndarray]:
     return [array[first : first + BATCH] for first in range(0, len(array), BATCH)]
 
 
-def _normalized(model: object, pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(model.preprocessing.normalize(pixels))  # type: ignore[attr-defined]
-
-
 def _in_batches(encode: Callable, batch: torch.Tensor) -> None:
     with torch.inference_mode():
         for piece in batch.split(BATCH):
@@ -162,6 +163,8 @@ def _print_table(rates: dict[str, float]) -> None:
         "images / plain": rates["images"] / rates["images, plain"],
         "texts / padded to 77": rates["texts"] / rates["texts, padded to 77"],
     }
+    if "images, ONNX Runtime" in rates:
+        ratios["images / ONNX Runtime"] = rates["images"] / rates["images, ONNX Runtime"]
     ratios |= {f"pipeline / {n}": rates["pipeline"] / rates[n] for n in PEERS if n in rates}
     for name, ratio in ratios.items():
         print(f"{name:<32} {ratio:9.2f}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clip_core.model import Clip
 from clip_core.ragged import encode_ragged
+from clip_core.transfer import upload, upload_stacked
 
 # Padded tokens of a bucket of captions over its real ones, at most: on a processor, and on a
 # device that would rather pad than be told of many small buckets.
@@ -20,21 +22,35 @@ CPU_IMAGES = 16
 
 
 @torch.inference_mode()
+def encode_pairs(
+    clip: Clip, images: Sequence[np.ndarray], tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds pictures and captions; the latter are made ready while a GPU is at the former.
+
+    Args:
+        clip: a model in evaluation mode.
+        images: at least one; each [3, size, size] uint8.
+        tokens: [captions, context_length] int64.
+
+    Returns:
+        [pictures, embed_dim] and [captions, embed_dim] float32, L2-normalised.
+    """
+    found = _embed_pixels(clip, images), _embed_tokens(clip, tokens)  # begun, on a GPU
+    return found[0].cpu().numpy(), found[1].cpu().numpy()
+
+
+@torch.inference_mode()
 def encode_pixels(clip: Clip, pixels: np.ndarray) -> np.ndarray:
     """Embeds decoded images.
 
     Args:
         clip: a model in evaluation mode.
-        pixels: [batch, 3, size, size] uint8; standardised on the model's device.
+        pixels: [batch, 3, size, size] uint8, at least one; standardised on the model's device.
 
     Returns:
         [batch, embed_dim] float32, L2-normalised.
     """
-    device = clip.logit_scale.device
-    rows = CPU_IMAGES if device.type == "cpu" else len(pixels)
-    pieces = torch.from_numpy(pixels).split(max(rows, 1))
-    embeddings = [clip.encode_image(piece.to(device), normalize=True) for piece in pieces]
-    return torch.cat(embeddings).cpu().numpy()
+    return _embed_pixels(clip, list(pixels)).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -50,16 +66,26 @@ def encode_tokens(clip: Clip, tokens: np.ndarray) -> np.ndarray:
     Returns:
         [batch, embed_dim] float32, L2-normalised, in the order of `tokens`.
     """
+    return _embed_tokens(clip, tokens).cpu().numpy()
+
+
+def _embed_pixels(clip: Clip, images: Sequence[np.ndarray]) -> Tensor:
+    device = clip.logit_scale.device
+    rows = CPU_IMAGES if device.type == "cpu" else len(images)
+    pieces = upload_stacked(images, device).split(rows)
+    return torch.cat([clip.encode_image(piece, normalize=True) for piece in pieces])
+
+
+def _embed_tokens(clip: Clip, tokens: np.ndarray) -> Tensor:
+    if not len(tokens):
+        return torch.empty(0, clip.config.embed_dim)
     distinct, row_of = np.unique(tokens, axis=0, return_inverse=True)
-    embeddings = np.empty((len(distinct), clip.config.embed_dim), np.float32)
     device, lengths = clip.logit_scale.device, distinct.argmax(axis=1) + 1
     padding = CPU_PADDING if device.type == "cpu" else DEVICE_PADDING
     groups = list(buckets(lengths, padding))
-    if groups:
-        cut = [torch.from_numpy(distinct[rows, : lengths[rows].max()]) for rows in groups]
-        found = encode_ragged(clip, [bucket.to(device) for bucket in cut])
-        embeddings[np.concatenate(groups)] = found.cpu().numpy()
-    return embeddings[row_of.reshape(-1)]
+    cut = [torch.from_numpy(distinct[rows, : lengths[rows].max()]) for rows in groups]
+    place = np.argsort(np.concatenate(groups))  # of each distinct caption in the groups
+    return encode_ragged(clip, cut)[upload(torch.from_numpy(place[row_of.reshape(-1)]), device)]
 
 
 def buckets(lengths: np.ndarray, max_padding: float) -> Iterator[np.ndarray]:

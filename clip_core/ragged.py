@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_core.model import Block, Clip, l2_normalize
+from clip_core.transfer import upload
 
 CPU_TOKENS = 1024  # of a piece
 MULTIPLE = 64  # of tokens, in the last piece too
@@ -24,14 +25,14 @@ def encode_ragged(clip: Clip, buckets: Sequence[Tensor]) -> Tensor:
 
     Args:
         clip: a model in evaluation mode.
-        buckets: at least one; each [captions, length] int64 on the model's device, cut behind its
-            last end token.
+        buckets: at least one; each [captions, length] int64 on the processor, cut behind its last
+            end token.
 
     Returns:
-        [captions, embed_dim] float32, L2-normalised, in the order of the buckets. Equal to
-        `Clip.encode_text` to within float rounding.
+        [captions, embed_dim] float32 on the model's device, L2-normalised, in the order of the
+        buckets. Equal to `Clip.encode_text` to within float rounding.
     """
-    texts = _Texts(buckets)
+    texts = _Texts(buckets, clip.logit_scale.device)
     x = clip.token_embedding(texts.tokens) + clip.positional_embedding[texts.positions]
     pieces = x.to(clip.dtype).split(texts.piece)
     *body, last = clip.transformer.blocks
@@ -52,18 +53,19 @@ class _Texts:
         piece: tokens in each piece but the last.
     """
 
-    def __init__(self, buckets: Sequence[Tensor]) -> None:
-        device = buckets[0].device
+    def __init__(self, buckets: Sequence[Tensor], device: torch.device) -> None:
         zeros = buckets[0].new_zeros(1, -sum(map(Tensor.numel, buckets)) % MULTIPLE)
-        self.tokens = torch.cat([bucket.flatten() for bucket in (*buckets, zeros)])
-        seqs = [
-            torch.arange(bucket.shape[1], device=device).expand_as(bucket) for bucket in buckets
-        ]
-        self.positions = torch.cat([seq.flatten() for seq in (*seqs, zeros)])
+        tokens = torch.cat([bucket.flatten() for bucket in (*buckets, zeros)])
+        seqs = [torch.arange(bucket.shape[1]).expand_as(bucket) for bucket in buckets]
+        positions = torch.cat([seq.flatten() for seq in (*seqs, zeros)])
         marks = [F.one_hot(bucket.argmax(dim=1), bucket.shape[1]).flatten() for bucket in buckets]
-        self.ends = torch.cat(marks).nonzero().squeeze(1)
+        ends = torch.cat(marks).nonzero().squeeze(1)
+        # Found on the processor, since a GPU would have to finish all it does to tell a number.
+        self.tokens, self.positions, self.ends = (
+            upload(values, device) for values in (tokens, positions, ends)
+        )
         self.shapes = [(len(bucket), bucket.shape[1]) for bucket in (*buckets, zeros)]
-        self.piece = CPU_TOKENS if device.type == "cpu" else len(self.tokens)
+        self.piece = CPU_TOKENS if device.type == "cpu" else len(tokens)
 
     def by_bucket(self, x: Tensor) -> Iterator[Tensor]:
         """[tokens, width] -> a view of each bucket, [captions, length, width], the zeros last."""

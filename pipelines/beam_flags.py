@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Sequence
 from typing import Any, cast
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    StandardOptions,
+)
 
 from pipelines.arguments import Parser
 
@@ -36,6 +41,16 @@ def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> Pi
 def runs_here(options: PipelineOptions) -> bool:
     """Tells whether the runner keeps the whole job in this process."""
     return options.view_as(StandardOptions).runner in LOCAL_RUNNERS
+
+
+def local_threads(options: PipelineOptions) -> int:
+    """Returns how many threads the in-process runner works in."""
+    return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+
+
+def use_local_threads(options: PipelineOptions, least: int) -> None:
+    """Lets the in-process runner work in at least so many threads."""
+    options.view_as(DirectOptions).direct_num_workers = max(local_threads(options), least)
 
 
 def _check(own: Parser, rest: Sequence[str]) -> None:

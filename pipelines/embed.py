@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines import options as flags
 from pipelines import run_record, storage, summary, timings
 from pipelines.allocator import return_freed_memory
-from pipelines.beam_flags import runs_here
+from pipelines.beam_flags import local_threads, runs_here, use_local_threads
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import EncoderFailedError, ModelChangedError
 from pipelines.filesystems import StoreFault
@@ -51,8 +51,10 @@ INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
 # The in-process runner keeps everything that passes between stages in memory, so a local run takes
-# one pipeline after the other, each over about this many rows; what is written stays written.
+# one pipeline after the other, each over about this many rows for each of its threads; what is
+# written stays written.
 SLICE_ROWS = 10_000
+GPU_THREADS = 2
 TAR_BYTES_PER_ROW = 6_500  # far below a web picture's size, so that a slice is not far too large
 # Errors that say in one sentence what is wrong; any other is a fault of this program.
 _GO_ON = "finished units are kept, run again to go on"
@@ -129,8 +131,8 @@ def _main(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
         start = time.monotonic() - started_at
         seconds = run(job, options, lock)
         seconds |= {"start": start, "wall": time.monotonic() - started_at}
-        here = runs_here(options)
-        return finish(job, config, summary.shares_of_wall(seconds) if here else seconds)
+        in_turn = runs_here(options) and local_threads(options) == 1
+        return finish(job, config, summary.shares_of_wall(seconds) if in_turn else seconds)
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
         for cause in _causes(error):  # the runner wraps even what a signal raises
             if isinstance(cause, KeyboardInterrupt):
@@ -179,8 +181,11 @@ def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
         seconds = _run_pipeline(job, job.pending, options)
         lock.check()
         return seconds
+    if job.embed_rows.handler.on_gpu:  # while one thread waits for it, another feeds it
+        use_local_threads(options, GPU_THREADS)
+    rows = SLICE_ROWS * local_threads(options)
     with Progress(job.plan.rows, job.done_rows), _collected_quickly():
-        for units in slices(job.pending):
+        for units in slices(job.pending, rows):
             lock.check()
             with tempfile.TemporaryDirectory() as scratch:
                 here = replace(job, layout=replace(job.layout, scratch=scratch))
@@ -244,16 +249,16 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
     return 0
 
 
-def slices(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Groups units, in order, into slices of at least `SLICE_ROWS` rows, as far as is known."""
+def slices(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
+    """Groups units, in order, into slices of at least so many rows, as far as is known."""
     taken: list[Unit] = []
-    rows = 0
+    found = 0
     for unit in units:
         taken.append(unit)
-        rows += unit.rows_to_read or unit.manifest_bytes // TAR_BYTES_PER_ROW + 1
-        if rows >= SLICE_ROWS:
+        found += unit.rows_to_read or unit.manifest_bytes // TAR_BYTES_PER_ROW + 1
+        if found >= rows:
             yield taken
-            taken, rows = [], 0
+            taken, found = [], 0
     if taken:
         yield taken
 

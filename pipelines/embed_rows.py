@@ -19,7 +19,7 @@ from pipelines.encode import ClipHandler
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.isolation import decode_isolated
 from pipelines.records import Example, ModelInput, Row
-from pipelines.run_ahead import RunAhead, Step
+from pipelines.run_ahead import WINDOW, RunAhead, Step
 from pipelines.score import ScorePairs
 
 
@@ -62,8 +62,13 @@ class EmbedRows(beam.PTransform):
             Step("tokenize", Tokenize(self.tokenizers), computes=True),
         )
 
+    @property
+    def window(self) -> int:
+        """Rows in flight: while one batch is encoded, the next one gets ready."""
+        return max(WINDOW, 2 * self.handler.batch_size)
+
     def expand(self, rows: beam.PCollection) -> dict[str, beam.PCollection]:
-        prepared = rows | "Prepare" >> RunAhead(self.steps)
+        prepared = rows | "Prepare" >> RunAhead(self.steps, self.window)
         encoded = prepared.results | "Encode" >> RunInference(self.handler)
         scored = encoded | "ScorePairs" >> ScorePairs()
         rejects = (prepared.rejects, scored.rejects) | "Rejects" >> beam.Flatten()

@@ -14,7 +14,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
 import clip_core.loading
-from clip_core.encoding import encode_pixels, encode_tokens
+from clip_core.encoding import encode_pairs
 from clip_core.inference import ready_to_encode
 from clip_core.loading import ClipModel
 from pipelines.batch_recovery import BatchLimit, BatchRecovery
@@ -138,6 +138,11 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", LoadedModels]):
         """Rows in a batch."""
         return self._batch_size
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a device beside the processor encodes."""
+        return any(spec.device != "cpu" for spec in self._specs)
+
     def load_model(self) -> LoadedModels:
         """Loads the models, once per process."""
         loaded = load_models(self._specs)
@@ -198,8 +203,8 @@ def encode_examples(
 
 def _vectors(inputs: Sequence[ModelInput], model: ClipModel) -> list[Vectors | None]:
     """Returns the vectors of each row by one model, None for those that are not finite."""
-    images = encode_pixels(model.clip, np.stack([given.pixels for given in inputs]))
-    texts = encode_tokens(model.clip, np.stack([given.tokens for given in inputs]))
+    pixels, tokens = [given.pixels for given in inputs], [given.tokens for given in inputs]
+    images, texts = encode_pairs(model.clip, pixels, np.stack(tokens))
     finite = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
     return [
         Vectors(image, text, given.text_truncated) if ok else None
@@ -226,8 +231,8 @@ def _encode_blank(models: Sequence[ClipModel]) -> None:
     try:
         for model in models:
             size = model.preprocessing.size
-            encode_pixels(model.clip, np.zeros((1, 3, size, size), np.uint8))
-            encode_tokens(model.clip, model.tokenizer.tokenize_row("")[0][None])
+            pixels = np.zeros((3, size, size), np.uint8)
+            encode_pairs(model.clip, [pixels], model.tokenizer.tokenize_row("")[0][None])
     except Exception as error:  # whatever a broken device makes torch raise
         raise EncoderFailedError(
             f"the model cannot encode even a blank picture ({type(error).__name__}: {error}), so "

@@ -7,7 +7,7 @@ import torch
 from conftest import make_image, make_row, random_clip
 
 from clip_core import encoding
-from clip_core.encoding import CPU_IMAGES, buckets, encode_pixels, encode_tokens
+from clip_core.encoding import CPU_IMAGES, buckets, encode_pairs, encode_pixels, encode_tokens
 from clip_core.preprocess import Preprocess
 from clip_core.ragged import CPU_TOKENS, MULTIPLE
 from pipelines import encode
@@ -103,6 +103,15 @@ def test_no_rows_encode_to_no_rows(tokenizer):
     assert encode_tokens(clip, np.zeros((0, 32), np.int64)).shape == (0, 128)
 
 
+def test_pairs_are_encoded_as_their_parts(tokenizer):
+    clip = random_clip("tiny-vit", tokenizer)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), dtype=np.uint8)
+    tokens = tokenizer.tokenize(["a star", "a red circle", "a star"])
+    images, texts = encode_pairs(clip, list(pixels), tokens)
+    assert (images == encode_pixels(clip, pixels)).all()
+    assert (texts == encode_tokens(clip, tokens)).all()
+
+
 def test_encoded_pixels_are_normalised_float32(tokenizer):
     clip = random_clip("tiny-rn", tokenizer)
     found = encode_pixels(clip, np.zeros((2, 3, 64, 64), np.uint8))
@@ -130,12 +139,12 @@ def test_embeddings_do_not_depend_on_the_batch(handler, tokenizer):
 
 
 def test_row_whose_vector_is_not_finite_is_rejected_alone(handler, tokenizer, monkeypatch):
-    def poisoned(clip, pixels):
-        found = encode_pixels(clip, pixels)
-        found[1] = np.nan
-        return found
+    def poisoned(clip, pixels, tokens):
+        images, texts = encode_pairs(clip, pixels, tokens)
+        images[1] = np.nan
+        return images, texts
 
-    monkeypatch.setattr(encode, "encode_pixels", poisoned)
+    monkeypatch.setattr(encode, "encode_pairs", poisoned)
     found = handler.run_inference(list(examples(3, tokenizer)), handler.load_model())
     assert [type(record) for record in found] == [Embedded, Reject, Embedded]
     assert (found[1].stage, found[1].reason) == ("encode", Reason.NON_FINITE)
@@ -143,16 +152,16 @@ def test_row_whose_vector_is_not_finite_is_rejected_alone(handler, tokenizer, mo
 
 @pytest.fixture
 def fails(monkeypatch):
-    """Makes the image tower raise `error` for batches that a test picks by their pixels."""
+    """Makes the encoder raise `error` for batches that a test picks by their pixels."""
     batch_limit.cache_clear()
 
     def install(error, when):
-        def work(clip, pixels):
+        def work(clip, pixels, tokens):
             if when(pixels):
                 raise error
-            return encode_pixels(clip, pixels)
+            return encode_pairs(clip, pixels, tokens)
 
-        monkeypatch.setattr(encode, "encode_pixels", work)
+        monkeypatch.setattr(encode, "encode_pairs", work)
 
     yield install
     batch_limit.cache_clear()

@@ -1,0 +1,46 @@
+"""Brings arrays to a model's device, without making a GPU wait for them.
+
+Only memory that is pinned can be copied while the processor goes on; pictures travel on a stream of
+their own, beside the kernels of the batch before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """Returns a small tensor of the processor on a device; the copy of a GPU's is only begun."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+
+def upload_stacked(arrays: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Stacks arrays of one shape on a device; the copy of a GPU's is only begun.
+
+    Args:
+        arrays: at least one; each [...] uint8.
+
+    Returns:
+        [len(arrays), ...] uint8.
+    """
+    if device.type != "cuda":
+        return torch.from_numpy(np.stack(arrays))
+    shape = (len(arrays), *arrays[0].shape)
+    waiting = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    np.stack(arrays, out=waiting.numpy())
+    copies, kernels = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copies):
+        stacked = waiting.to(device, non_blocking=True)
+    kernels.wait_stream(copies)
+    stacked.record_stream(kernels)  # else its memory could be given away while they still read it
+    return stacked
+
+
+@lru_cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
