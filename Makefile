@@ -17,6 +17,7 @@ torture: .venv/.installed-dev
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m bench.throughput
+	$(BIN)/python -m bench.decoding
 	$(BIN)/python -m bench.growth
 
 lint: .venv/.installed-dev

@@ -85,17 +85,12 @@ class Preprocess:
         if self.policy == "rgb_first":
             image = image.convert("RGB")
         if image.size != resized:
-            image = self._resized(image, resized)
-        width, height = image.size
-        # Python rounds half to even, and so did the original: an offset of 0.5 is 0, 1.5 is 2.
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+            if self.resampling != "exact" and image.mode == "RGB":
+                return _resized_by_torch(image, resized, self.size)
+            image = image.resize(resized, Image.Resampling.BICUBIC)
+        left, top = _corner(resized, self.size)
         cropped = image.crop((left, top, left + self.size, top + self.size)).convert("RGB")
         return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))
-
-    def _resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
-        if self.resampling == "exact" or image.mode != "RGB":
-            return image.resize(size, Image.Resampling.BICUBIC)
-        return _resized_by_torch(image, size)
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """Standardises pixels [..., 3, height, width] uint8; returns float32 of the same shape."""
@@ -103,11 +98,19 @@ class Preprocess:
         return (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
 
-def _resized_by_torch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resizes an RGB picture to (width, height) with torch's antialiased bicubic kernel."""
+def _corner(resized: tuple[int, int], size: int) -> tuple[int, int]:
+    """Returns left and top of the centre square of a picture of (width, height)."""
+    width, height = resized
+    # Python rounds half to even, and so did the original: an offset of 0.5 is 0, 1.5 is 2.
+    return round((width - size) / 2), round((height - size) / 2)
+
+
+def _resized_by_torch(image: Image.Image, resized: tuple[int, int], size: int) -> np.ndarray:
+    """Resizes an RGB picture to (width, height) with torch's antialiased kernel, and crops it."""
     import torch  # here, as processes that decode exactly have no use for it
     from torch.nn.functional import interpolate
 
     values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # [1, 3, height, width]
-    resized = interpolate(values, size[::-1], mode="bicubic", antialias=True)
-    return Image.fromarray(resized[0].permute(1, 2, 0).numpy())
+    found = interpolate(values, resized[::-1], mode="bicubic", antialias=True)[0]
+    left, top = _corner(resized, size)
+    return found[:, top : top + size, left : left + size].contiguous().numpy()
