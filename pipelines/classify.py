@@ -97,7 +97,7 @@ def _classify(options: argparse.Namespace, beam_options: PipelineOptions | None)
             _finish_accuracy(accuracy, job, options.confusion_plot)
     except (ScoredTablesError, TruthError, OSError) as error:
         return _fail(str(error), FAILED)
-    print(f"output     {job.output}")
+    print(f"output     {options.output}")
     return 0
 
 

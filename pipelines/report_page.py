@@ -20,6 +20,7 @@ from pipelines.run_statistics import (
     rows_kept,
 )
 from pipelines.scored_tables import ScoredRow, ScoredTables
+from pipelines.summary import IN_TURN, THREADS
 from pipelines.thumbnails import Thumbnail
 
 Gallery = Sequence[tuple[ScoredRow, Thumbnail]]
@@ -51,9 +52,7 @@ def render_report(
         text_note=_text_note(statistics),
         size_note=_size_note(statistics),
         rejects=_rejects(statistics),
-        seconds=_seconds(record),
-        seconds_note="Of the last call of embed. Stages run side by side, so they may add up to "
-        "more than the wall time.",
+        times=_times(record.get("seconds", {})),
         provenance=[
             {"name": title, "rows": _facts(values)}
             for title, values in (
@@ -215,11 +214,24 @@ def _rejects(statistics: Statistics) -> list[dict[str, Any]]:
     ]
 
 
-def _seconds(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    seconds = record.get("seconds", {})
-    most = max(seconds.values(), default=0) or 1
-    stages = sorted(seconds.items(), key=lambda item: -item[1])
-    return [{"name": n, "value": _duration(s), "share": s / most} for n, s in stages]
+def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Returns what the last call of `embed` did in turn, and what its threads did meanwhile."""
+    if not seconds:
+        return []
+    in_turn = {label: seconds[name] for name, label in IN_TURN.items() if name in seconds}
+    meanwhile = {name: seconds[name] for name in THREADS if name in seconds}
+    note = f"The last call of embed took {_duration(seconds['wall'])}."
+    if "beam" not in seconds:
+        note += " These are sums over all of its workers."
+    most = max([*in_turn.values(), *meanwhile.values()], default=0) or 1
+    return [
+        {"note": note, "rows": _bars(in_turn, most)},
+        {"note": "In threads, meanwhile:", "rows": _bars(meanwhile, most)},
+    ]
+
+
+def _bars(seconds: Mapping[str, float], most: float) -> list[dict[str, Any]]:
+    return [{"name": n, "value": _duration(s), "share": s / most} for n, s in seconds.items()]
 
 
 def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from pipelines.run_record import Totals
 
-# On one machine these follow each other, so their sum is the run's time.
-_IN_TURN = {
+# In one thread these follow each other, so their sum is the run's time.
+IN_TURN = {
     "start": "start",
     "read": "read",
     "wait": "waiting for pictures",
@@ -15,12 +15,13 @@ _IN_TURN = {
     "write": "write",
     "beam": "Beam",
 }
-_THREADS = ("fetch", "decode", "tokenize")
+# And these go on meanwhile.
+THREADS = ("fetch", "decode", "tokenize")
 
 
 def shares_of_wall(seconds: Mapping[str, float]) -> dict[str, float]:
     """Adds what is left of a local run's time to the seconds of its stages, as `beam`."""
-    known = sum(seconds.get(name, 0.0) for name in _IN_TURN if name != "beam")
+    known = sum(seconds.get(name, 0.0) for name in IN_TURN if name != "beam")
     return {**seconds, "beam": max(seconds["wall"] - known, 0.0)}
 
 
@@ -44,12 +45,12 @@ def time_lines(seconds: Mapping[str, float], rows: int) -> list[str]:
     wall = seconds["wall"]
     lines = [f"time       {wall:.1f} s, {rows / wall:.1f} rows/s"]
     if "beam" in seconds:
-        parts = [f"{label} {seconds.get(n, 0.0) / wall:.0%}" for n, label in _IN_TURN.items()]
+        parts = [f"{label} {seconds.get(n, 0.0) / wall:.0%}" for n, label in IN_TURN.items()]
         lines.append(f"of it      {', '.join(parts)}")
     elif "encode" in seconds:
         parts = [f"{n} {seconds.get(n, 0.0):.1f} s" for n in ("read", "wait", "encode", "write")]
         lines.append(f"workers    {', '.join(parts)}, over all of them")
     if "decode" in seconds:
-        parts = [f"{name} {seconds.get(name, 0.0):.1f} s" for name in _THREADS]
+        parts = [f"{name} {seconds.get(name, 0.0):.1f} s" for name in THREADS]
         lines.append(f"threads    {', '.join(parts)}")
     return lines
