@@ -118,6 +118,10 @@ def _read_image(uri: str) -> bytes:
         return storage.read_whole(uri, MAX_IMAGE_BYTES)
     except storage.TooLargeError as error:
         raise ValueError(f"expected a smaller `--image` than {uri!r}, got {error}") from error
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"expected a picture as `--image`, got {uri!r}, which is not there"
+        ) from error
 
 
 def _gallery(
