@@ -8,17 +8,23 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
+from apache_beam import Pipeline
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
     StandardOptions,
 )
+from apache_beam.runners.runner import create_runner
 
 from pipelines.arguments import Parser
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.
 LOCAL_RUNNER = "FnApiRunner"
 LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
+
+
+class RunnerError(OSError):
+    """Beam does not start a job with the flags it was given."""
 
 
 def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> PipelineOptions:
@@ -35,7 +41,20 @@ def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> Pi
     options = PipelineOptions(list(argv))
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
+    _check_runner(own, standard.runner)
     return options
+
+
+def new_pipeline(options: PipelineOptions) -> Pipeline:
+    """Returns an empty pipeline.
+
+    Raises:
+        RunnerError: what Beam finds missing or wrong in its flags, in one sentence.
+    """
+    try:
+        return Pipeline(options=options)
+    except ValueError as error:
+        raise RunnerError(f"Beam refuses its flags: {_one_line(error)}") from error
 
 
 def runs_here(options: PipelineOptions) -> bool:
@@ -51,6 +70,28 @@ def local_threads(options: PipelineOptions) -> int:
 def use_local_threads(options: PipelineOptions, least: int) -> None:
     """Lets the in-process runner work in at least so many threads."""
     options.view_as(DirectOptions).direct_num_workers = max(local_threads(options), least)
+
+
+def _check_runner(own: Parser, runner: str) -> None:
+    """Refuses what no job could be started with; further checks of Beam's may ask the network."""
+    try:
+        create_runner(runner)
+    except (ValueError, ImportError, AttributeError) as error:
+        own.error(f"`--runner` cannot be used: {_one_line(error)}")
+    if runner.endswith("DataflowRunner") and not _has_google_cloud():
+        own.error(f'{runner} needs an extra; run `pip install "clip-beam[dataflow]"`')
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _has_google_cloud() -> bool:
+    try:
+        import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _check(own: Parser, rest: Sequence[str]) -> None:

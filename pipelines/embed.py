@@ -22,7 +22,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines import options as flags
 from pipelines import run_record, storage, summary, timings
 from pipelines.allocator import return_freed_memory
-from pipelines.beam_flags import local_threads, runs_here, use_local_threads
+from pipelines.beam_flags import (
+    RunnerError,
+    local_threads,
+    new_pipeline,
+    runs_here,
+    use_local_threads,
+)
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import EncoderFailedError, ModelChangedError
 from pipelines.filesystems import StoreFault
@@ -133,6 +139,8 @@ def _main(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
         seconds |= {"start": start, "wall": time.monotonic() - started_at}
         in_turn = runs_here(options) and local_threads(options) == 1
         return finish(job, config, summary.shares_of_wall(seconds) if in_turn else seconds)
+    except RunnerError as error:
+        return _fail(str(error), WRONG_USAGE)
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
         for cause in _causes(error):  # the runner wraps even what a signal raises
             if isinstance(cause, KeyboardInterrupt):
@@ -185,12 +193,13 @@ def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
         use_local_threads(options, GPU_THREADS)
     rows = SLICE_ROWS * local_threads(options)
     with Progress(job.plan.rows, job.done_rows), _collected_quickly():
-        for units in slices(job.pending, rows):
+        for number, units in enumerate(slices(job.pending, rows)):
             lock.check()
+            if number:
+                gc.collect()  # a pipeline is full of cycles, and holds what its stages exchanged
             with tempfile.TemporaryDirectory() as scratch:
                 here = replace(job, layout=replace(job.layout, scratch=scratch))
                 seconds = timings.add(seconds, _run_pipeline(here, units, options))
-            gc.collect()  # a pipeline is full of cycles, and holds what its stages exchanged
     lock.check()
     return seconds
 
@@ -264,7 +273,7 @@ def slices(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
 
 
 def _run_pipeline(job: Job, units: Sequence[Unit], options: PipelineOptions) -> dict[str, float]:
-    pipeline = beam.Pipeline(options=options)
+    pipeline = new_pipeline(options)
     build(pipeline, units, job)
     result = pipeline.run()
     result.wait_until_finish()

@@ -42,7 +42,8 @@ def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
     """Loads what `--model` names, device and precision resolved.
 
     Args:
-        here: whether the workers run in this process, so that its device is theirs.
+        here: whether the workers run in this process, so that its device is theirs. Else the
+            models are loaded on the processor, which tells as much of them as the launcher needs.
 
     Raises:
         ValueError, OSError: if a model cannot be loaded, or `auto` cannot be resolved here.
@@ -56,7 +57,8 @@ def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
         {None: config.model} if isinstance(config.model, str) else dict(config.model.items())
     )
     specs = tuple(_spec(uri, config) for uri in named.values())
-    return RunModels(tuple(named), specs, load_models(specs).models)
+    own = specs if here else tuple(replace(spec, device="cpu") for spec in specs)
+    return RunModels(tuple(named), specs, load_models(own).models)
 
 
 def _spec(uri: str, config: EmbedConfig) -> ModelSpec:

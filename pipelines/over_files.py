@@ -37,9 +37,12 @@ def parse_with_beam(
     found, rest = flags.parse_known_args(argv)
     if not rest:
         return found, None
-    from pipelines.beam_flags import read_beam_flags
+    from pipelines.beam_flags import read_beam_flags, runs_here
 
-    return found, read_beam_flags(rest, flags, rest)
+    options = read_beam_flags(rest, flags, rest)
+    if not runs_here(options) and not _temp_location(options):
+        flags.error("expected `--temp_location`, where workers elsewhere leave results")
+    return found, options
 
 
 def over_files(
@@ -52,15 +55,17 @@ def over_files(
         options: of Beam; None for a loop in this process.
 
     Raises:
-        ValueError: if the workers run elsewhere and have no place to leave results.
+        RunnerError: if Beam does not start the job.
     """
     if options is None:
         yield from map(work, items)
         return
     import apache_beam as beam
 
+    from pipelines.beam_flags import new_pipeline
+
     with _scratch(options) as scratch:
-        with beam.Pipeline(options=options) as pipeline:
+        with new_pipeline(options) as pipeline:
             numbered = pipeline | beam.Create(list(enumerate(items))) | beam.Reshuffle()
             _ = numbered | "Work" >> beam.Map(_kept_result, work=work, scratch=scratch)
         for index in range(len(items)):
@@ -79,13 +84,7 @@ def _result_uri(scratch: str, index: int) -> str:
 
 @contextmanager
 def _scratch(options: PipelineOptions) -> Iterator[str]:
-    from apache_beam.options.pipeline_options import GoogleCloudOptions
-
-    from pipelines.beam_flags import runs_here
-
-    place = options.view_as(GoogleCloudOptions).temp_location
-    if not place and not runs_here(options):
-        raise ValueError("expected `--temp_location`, where workers elsewhere leave results")
+    place = _temp_location(options)
     with tempfile.TemporaryDirectory() as folder:
         if not place:
             yield folder
@@ -95,3 +94,9 @@ def _scratch(options: PipelineOptions) -> Iterator[str]:
             yield scratch
         finally:
             storage.remove_tree(scratch)
+
+
+def _temp_location(options: PipelineOptions) -> str | None:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    return options.view_as(GoogleCloudOptions).temp_location

@@ -268,7 +268,7 @@ def test_bad_usage_exits_2_before_anything_is_written(manifest, tmp_path, model_
         "`--text_column` names 'title', the manifest has columns text, uid, url"
         in capsys.readouterr().err
     )
-    assert run(manifest, output, model_dir, "--runner", "DataflowRunner") == 2
+    assert run(manifest, output, model_dir, "--runner", "PortableRunner") == 2
     assert "pass, for example, `--device cuda" in capsys.readouterr().err
     assert not output.exists()
 

@@ -10,7 +10,7 @@ from clip_core import encoding
 from clip_core.encoding import CPU_IMAGES, buckets, encode_pairs, encode_pixels, encode_tokens
 from clip_core.preprocess import Preprocess
 from clip_core.ragged import CPU_TOKENS, MULTIPLE
-from pipelines import encode
+from pipelines import encode, options
 from pipelines.encode import (
     ClipHandler,
     EncoderFailedError,
@@ -19,6 +19,7 @@ from pipelines.encode import (
     batch_limit,
     load_models,
 )
+from pipelines.job_parts import load_run_models
 from pipelines.records import Embedded, Example, ModelInput, Reject, Vectors
 from pipelines.score import score
 from schemas.rejects import Reason
@@ -219,6 +220,15 @@ def test_worker_that_finds_another_checkpoint_fails(model_dir):
     handler = ClipHandler([ModelSpec(str(model_dir))], ["0" * 64], batch_size=8)
     with pytest.raises(ModelChangedError, match="expected the checkpoint with SHA-256 0000"):
         handler.load_model()
+
+
+def test_launcher_needs_no_gpu_of_its_own(model_dir):
+    flags = ["--manifest", "m", "--output", "o", "--model", str(model_dir)]
+    config, _ = options.parse([*flags, "--device", "cuda", "--precision", "bf16"])
+    models = load_run_models(config, here=False)
+    assert [spec.device for spec in models.specs] == ["cuda"]
+    assert models.loaded[0].fingerprint["precision"] == "bf16"
+    assert models.loaded[0].clip.logit_scale.device.type == "cpu"
 
 
 def test_model_is_loaded_once_per_process(model_dir):

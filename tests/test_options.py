@@ -5,9 +5,9 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from pipelines import cli, options
+from pipelines import beam_flags, cli, options
 from pipelines.arguments import Parser
-from pipelines.beam_flags import runs_here
+from pipelines.beam_flags import RunnerError, runs_here
 
 NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]
 
@@ -33,7 +33,8 @@ def test_defaults_are_those_of_the_contract():
     assert runs_here(beam)
 
 
-def test_beams_own_flags_ride_along():
+def test_beams_own_flags_ride_along(monkeypatch):
+    monkeypatch.setattr(beam_flags, "_has_google_cloud", lambda: True)
     config, beam = options.parse(
         [*NEEDED, "--runner", "DataflowRunner", "--temp_location=gs://b/t"]
     )
@@ -106,3 +107,24 @@ def test_parser_names_its_help(capsys):
 
 def test_importing_the_options_leaves_other_pipelines_alone():
     assert PipelineOptions([]).view_as(StandardOptions).runner is None
+
+
+def test_runner_that_is_not_there_is_told_before_any_work(capsys):
+    message = refused([*NEEDED, "--runner", "NoSuchRunner"], capsys)
+    assert "`--runner` cannot be used: Unexpected pipeline runner: NoSuchRunner" in message
+
+
+def test_flags_that_a_runner_refuses_are_told_in_one_sentence(monkeypatch):
+    def refuse(options):
+        raise ValueError("Pipeline has validations errors: \nMissing required option: region.")
+
+    monkeypatch.setattr(beam_flags, "Pipeline", refuse)
+    with pytest.raises(RunnerError, match="validations errors: Missing required option: region$"):
+        beam_flags.new_pipeline(options=PipelineOptions([]))
+
+
+def test_dataflow_without_its_extra_names_it(capsys, monkeypatch):
+    monkeypatch.setattr(beam_flags, "_has_google_cloud", lambda: False)
+    place = ("--project", "my-project", "--region", "europe-west4", "--temp_location", "gs://b/tmp")
+    message = refused([*NEEDED, "--runner", "DataflowRunner", *place], capsys)
+    assert 'pip install "clip-beam[dataflow]"' in message

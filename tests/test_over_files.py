@@ -67,10 +67,20 @@ def test_results_of_workers_travel_by_the_temp_location_which_is_left_empty(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_workers_elsewhere_need_a_temp_location():
-    options = PipelineOptions(["--runner", "DataflowRunner"])
-    with pytest.raises(ValueError, match="expected `--temp_location`"):
-        list(over_files(double, [1], options))
+def test_workers_elsewhere_need_a_temp_location(capsys):
+    with pytest.raises(SystemExit):
+        parse_with_beam(parser(), ["--input", "x", "--text", "y", "--runner", "PortableRunner"])
+    assert "expected `--temp_location`, where workers" in capsys.readouterr().err
+
+
+def test_what_a_runner_refuses_is_one_sentence(run, capsys, monkeypatch):
+    def refuse(options):
+        raise ValueError("Missing required option: region.")
+
+    monkeypatch.setattr("pipelines.beam_flags.Pipeline", refuse)
+    argv = ["filter", "--input", str(run), "--dry_run", "--top_fraction", "0.5", *RUNNER]
+    assert cli.main(argv) == 1
+    assert "Beam refuses its flags: Missing required option: region" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
