@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints a table, and writes the figures as JSON."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--variant", default="ViT-B/32", choices=sorted(VARIANTS))
-    flags.add_argument("--pairs", type=int, default=256, help="in a round")
+    flags.add_argument("--pairs", type=int, default=512, help="in a round")
     flags.add_argument("--rounds", type=int, default=3)
     flags.add_argument("--json", type=Path, default=Path("bench.json"))
     options = flags.parse_args(argv)
