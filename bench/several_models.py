@@ -7,8 +7,6 @@ Rounds are interleaved; figures are medians.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import statistics
 import sys
@@ -18,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.pairs import make_pairs, write_tars
+from bench.quiet import embed_tars
 from clip_core.initialization import new_model
 from clip_core.loading import load
 from clip_core.saving import save_model_directory
 from clip_core.variants import VARIANTS
-from pipelines import embed
 
 PAIRS, ROUNDS = 1024, 3
 SIZES = (64, 96)  # of the models beside the bundled one, which has 64
@@ -64,11 +62,7 @@ def _model(directory: Path, size: int) -> str:
 
 def _run(folder: Path, models: list[str]) -> float:
     """Embeds all pairs; returns seconds without those of loading."""
-    flags = ["--manifest", str(folder / "tars"), "--output", str(folder / "out"), "--overwrite"]
-    flags += [part for model in models for part in ("--model", model)]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        if embed.main(flags) != 0:
-            raise SystemExit("the pipeline failed; run it by hand")
+    embed_tars(folder, [part for model in models for part in ("--model", model)])
     seconds = json.loads((folder / "out" / "run.json").read_text())["seconds"]
     return seconds["wall"] - seconds["start"]
 

@@ -8,11 +8,9 @@ installed are named as such.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import json
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -28,12 +26,12 @@ from PIL import Image
 
 from bench.pairs import make_pairs, random_model, write_tars
 from bench.peers import PEERS, PeerMissing, Work, onnx_images, padded_text
+from bench.quiet import embed_tars
 from bench.writing import writing_rate
 from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import load
 from clip_core.preprocess import RESAMPLINGS, Preprocess
 from clip_core.variants import VARIANTS
-from pipelines import embed
 from pipelines.encode import ModelSpec, load_models, resolve_precision
 from pipelines.summary import time_lines
 
@@ -96,7 +94,7 @@ def _parts(model: Path, pairs: Pairs, folder: Path) -> dict[str, Callable[[], ob
     }
     (folder / "tars").mkdir()
     write_tars(pairs, folder / "tars", rows=BATCH)
-    parts["pipeline"] = lambda: _pipeline(folder, model)
+    parts["pipeline"] = lambda: embed_tars(folder, ["--model", str(model)])
     if torch.cuda.is_available():
         parts |= _cuda_parts(model, pixels, tokens, folder)
     work = Work(model, pairs, folder / "tars", BATCH)
@@ -119,7 +117,9 @@ def _cuda_parts(
     return {
         f"images, {precision} on a GPU": lambda: encode_pixels(ready.clip, pixels),
         f"texts, {precision} on a GPU": lambda: encode_tokens(ready.clip, tokens),
-        f"pipeline, {precision} on a GPU": lambda: _pipeline(folder, model, *flags),
+        f"pipeline, {precision} on a GPU": lambda: embed_tars(
+            folder, ["--model", str(model), *flags]
+        ),
     }
 
 
@@ -141,14 +141,6 @@ def _in_batches(encode: Callable, batch: torch.Tensor) -> None:
     with torch.inference_mode():
         for piece in batch.split(BATCH):
             encode(piece)
-
-
-def _pipeline(folder: Path, model: Path, *more: str) -> None:
-    shutil.rmtree(folder / "out", ignore_errors=True)
-    flags = ["--manifest", str(folder / "tars"), "--output", str(folder / "out")]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        if embed.main([*flags, "--model", str(model), *more]) != 0:
-            raise SystemExit("the pipeline failed; run it by hand")
 
 
 def _print_table(rates: dict[str, float]) -> None:

@@ -1,0 +1,22 @@
+"""Runs `embed` without what it prints, for benchmarks that call it over and over."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import embed
+
+
+def embed_tars(folder: Path, flags: Sequence[str]) -> None:
+    """Embeds FOLDER/tars into FOLDER/out, anew.
+
+    Args:
+        flags: the models, and what else there is.
+    """
+    argv = ["--manifest", str(folder / "tars"), "--output", str(folder / "out"), "--overwrite"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        if embed.main([*argv, *flags]) != 0:
+            raise SystemExit("the pipeline failed; run it by hand")
