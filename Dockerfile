@@ -6,6 +6,9 @@ FROM apache/beam_python3.11_sdk:2.77.0 AS beam
 FROM python:3.11-slim
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 COPY . /opt/clip-beam
+# Triton, which torch compiles with for GPUs, calls a C compiler.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 # Workers must run the Beam that launches the job: install that version where it is launched, too.
 RUN pip install --no-cache-dir "apache-beam[gcp]==2.77.0" "/opt/clip-beam[openai,filter,report]"
 ENTRYPOINT ["/opt/apache/beam/boot"]

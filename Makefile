@@ -19,6 +19,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m bench.throughput
 	$(BIN)/python -m bench.decoding
 	$(BIN)/python -m bench.growth
+	$(BIN)/python -m bench.gpu
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

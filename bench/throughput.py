@@ -1,8 +1,8 @@
 """Pairs a second of the pipeline, its parts and its peers, in one run: `make bench`.
 
 Rounds are interleaved, so that what else the machine does falls on all alike; each figure is the
-median of the rounds. Weights are random: speed does not depend on them. Peers that are not
-installed are named as such.
+median of the rounds. Weights are random: speed does not depend on them. All is on the processor;
+`bench.gpu` is for GPUs. Peers that are not installed are named as such.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import load
 from clip_core.preprocess import RESAMPLINGS, Preprocess
 from clip_core.variants import VARIANTS
-from pipelines.encode import ModelSpec, load_models, resolve_precision
+from pipelines.encode import ModelSpec, load_models
 from pipelines.summary import time_lines
 
 Pairs = list[tuple[bytes, str]]
@@ -94,9 +94,8 @@ def _parts(model: Path, pairs: Pairs, folder: Path) -> dict[str, Callable[[], ob
     }
     (folder / "tars").mkdir()
     write_tars(pairs, folder / "tars", rows=BATCH)
-    parts["pipeline"] = lambda: embed_tars(folder, ["--model", str(model)])
-    if torch.cuda.is_available():
-        parts |= _cuda_parts(model, pixels, tokens, folder)
+    flags = ["--model", str(model), "--device", "cpu"]
+    parts["pipeline"] = lambda: embed_tars(folder, flags)
     work = Work(model, pairs, folder / "tars", BATCH)
     peers = {name: partial(prepare, work) for name, prepare in PEERS.items()}
     peers["images, ONNX Runtime"] = partial(onnx_images, work, normalized)
@@ -106,21 +105,6 @@ def _parts(model: Path, pairs: Pairs, folder: Path) -> dict[str, Callable[[], ob
         except PeerMissing as missing:
             print(f"{name}: {missing}", file=sys.stderr)
     return parts
-
-
-def _cuda_parts(
-    model: Path, pixels: np.ndarray, tokens: np.ndarray, folder: Path
-) -> dict[str, Callable[[], object]]:
-    precision = resolve_precision("auto", "cuda")
-    (ready,) = load_models((ModelSpec(str(model), "cuda", precision),)).models
-    flags = ("--device", "cuda", "--precision", precision)
-    return {
-        f"images, {precision} on a GPU": lambda: encode_pixels(ready.clip, pixels),
-        f"texts, {precision} on a GPU": lambda: encode_tokens(ready.clip, tokens),
-        f"pipeline, {precision} on a GPU": lambda: embed_tars(
-            folder, ["--model", str(model), *flags]
-        ),
-    }
 
 
 def _open(data: bytes) -> Image.Image:

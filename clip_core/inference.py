@@ -2,7 +2,8 @@
 
 Nothing here is approximate. BatchNorm is folded into the convolution before it (Jacob et al. 2018,
 section 3.2); on a processor the matrices are laid out once as oneDNN multiplies them, with the
-activation fused behind the product, which is what torch's compiler does there, too.
+activation fused behind the product, which is what torch's compiler does there, too. What a GPU
+is given instead is in `clip_core.gpu`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from clip_core.gpu import ready_for_gpu
 from clip_core.model import Attention, Clip, Mlp, Transformer, VisionTransformer, quick_gelu
 from clip_core.resnet import Bottleneck, ModifiedResNet
 
@@ -21,14 +23,18 @@ _ROWS = 512
 _QUICK_GELU_SLOPE = 1.702
 
 
-def ready_to_encode(clip: Clip) -> Clip:
+def ready_to_encode(clip: Clip, compiled: bool = False) -> Clip:
     """Prepares a model, in place, for encoding; it can be neither trained nor saved afterwards.
 
     Args:
         clip: in evaluation mode, on its device and in its precision.
+        compiled: whether to compile its blocks on a GPU; elsewhere it has no effect.
 
     Returns:
-        `clip` itself. Embeddings are equal to within float rounding.
+        `clip` itself. Embeddings are equal to within rounding.
+
+    Raises:
+        ValueError: if the blocks cannot be compiled.
     """
     if isinstance(clip.visual, ModifiedResNet):
         _fold_batch_norm(clip.visual)
@@ -39,6 +45,8 @@ def ready_to_encode(clip: Clip) -> Clip:
             _pack(clip.visual.transformer)
         elif isinstance(clip.visual, ModifiedResNet):
             _pack_resnet(clip.visual)
+    if clip.logit_scale.device.type == "cuda":
+        ready_for_gpu(clip, compiled)
     return clip
 
 

@@ -37,6 +37,7 @@ class ModelSpec:
         arch, activation, vocab: what the checkpoint itself does not tell, or None.
         cache: directory of downloaded models, or None for the usual one.
         image_policy: when pictures are converted to RGB.
+        compiled: whether to compile its blocks on a GPU.
     """
 
     uri: str
@@ -47,6 +48,7 @@ class ModelSpec:
     vocab: str | None = None
     cache: str | None = None
     image_policy: str = "openai"
+    compiled: bool = False
 
 
 class ModelChangedError(RuntimeError):
@@ -81,7 +83,7 @@ def _load(spec: ModelSpec) -> ClipModel:
         cache_dir=spec.cache,
         image_policy=spec.image_policy,
     )
-    ready_to_encode(model.clip)
+    ready_to_encode(model.clip, spec.compiled)
     return model
 
 

@@ -57,6 +57,11 @@ def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
         {None: config.model} if isinstance(config.model, str) else dict(config.model.items())
     )
     specs = tuple(_spec(uri, config) for uri in named.values())
+    if config.compile and specs[0].device == "cpu":
+        raise ValueError(
+            "`--compile` is for a GPU, and this run is on a CPU, where steps are fused already; "
+            "leave it out"
+        )
     own = specs if here else tuple(replace(spec, device="cpu") for spec in specs)
     return RunModels(tuple(named), specs, load_models(own).models)
 
@@ -72,6 +77,7 @@ def _spec(uri: str, config: EmbedConfig) -> ModelSpec:
         vocab=config.vocab,
         cache=config.model_cache,
         image_policy=config.image_policy,
+        compiled=config.compile,
     )
 
 

@@ -126,6 +126,11 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add_place_flags(parser)
     add("--batch_size", type=int, help="rows encoded at once [64 on a CPU, 512 on a GPU]")
     add(
+        "--compile",
+        action="store_true",
+        help="on a GPU, compile the model first, which takes up to a minute: for long runs",
+    )
+    add(
         "--isolate_decoding",
         action="store_true",
         help="decode in processes of their own: a crash or hang of a decoder costs one row",
@@ -178,6 +183,7 @@ class EmbedConfig:
     device: str
     precision: str
     batch_size: int | None
+    compile: bool
     decode: str
     image_policy: str
     isolate_decoding: bool

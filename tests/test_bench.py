@@ -1,0 +1,20 @@
+"""The arithmetic of the benchmarks; what they measure is not tested."""
+
+import pytest
+
+from bench.gpu import busy_share
+
+
+@pytest.mark.parametrize(
+    ("spans", "share"),
+    [
+        ([(0, 10)], 1),
+        ([(5, 10), (0, 5)], 1),
+        ([(0, 2), (8, 10)], 0.4),
+        ([(0, 6), (4, 8), (1, 3)], 1),
+        ([(0, 1), (0, 4), (2, 3), (6, 10)], 0.8),
+    ],
+    ids=["one", "adjacent", "a gap", "overlapping", "one within another"],
+)
+def test_time_in_which_kernels_overlap_counts_once(spans, share):
+    assert busy_share(spans) == pytest.approx(share)
