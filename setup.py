@@ -66,5 +66,5 @@ setup(
     package_data={"clip_core": ["models/tiny/*"], "pipelines": ["pages/*"]},
     install_requires=BASE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["clip-beam=pipelines.cli:main"]},
+    entry_points={"console_scripts": ["clip-beam=pipelines.cli:console_script"]},
 )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipelines import options as flags
-from pipelines import storage
+from pipelines import process, storage
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.beam_flags import runs_here
 from pipelines.check_sample import SampleResult, dotted_keys, embed_sample, sample_rows
@@ -239,4 +239,4 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

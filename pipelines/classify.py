@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from clip_core import zero_shot
-from pipelines import storage
+from pipelines import process, storage
 from pipelines.accuracy import Accuracy
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.extras import MissingExtraError, require
@@ -313,4 +313,4 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from pipelines import process
+
 COMMANDS = {
     "demo": "make sample data, embed, filter and classify it, report on it",
     "sample": "write a sample image-text dataset, with the truth about it beside it",
@@ -41,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return import_module(f"pipelines.{command}").main(rest)
 
 
+def console_script() -> None:
+    """Runs `clip-beam` and ends its process."""
+    process.run(main)
+
+
 def _is_not_about_cloud_clients(record: logging.LogRecord) -> bool:
     """Beam warns while it is imported that its cloud extra is absent, which is the usual state."""
     return "apitools not found" not in record.getMessage()
@@ -55,4 +62,4 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console_script()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clip_core.loading import load
 from clip_core.saving import DTYPES, save_model_directory
+from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.options import add_checkpoint_flags
 
@@ -68,4 +69,4 @@ def convert(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -14,6 +14,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from PIL import Image
+
 from pipelines.records import RowFault
 
 _GRACE_S = 5
@@ -23,6 +25,7 @@ def main(descriptor: int) -> None:
     """Serves until the other end of the socket is closed."""
     connection = Connection(descriptor)
     decode, preprocesses, limits = pickle.loads(connection.recv_bytes())
+    Image.init()  # imports Pillow's formats, for which the first image would have to wait
     _limit_memory(limits.max_memory_bytes)
     connection.send_bytes(b"ready")
     with suppress(EOFError, OSError):

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from clip_core.ranking import auroc
-from pipelines import classify, embed, filter, report
+from pipelines import classify, embed, filter, process, report
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.extras import MissingExtraError
 from pipelines.sample import TRUTH, write_sample
@@ -149,4 +149,4 @@ def _make_sample(output: Path, rows: int, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -20,7 +20,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import options as flags
-from pipelines import run_record, storage, summary, timings
+from pipelines import process, run_record, storage, summary, timings
 from pipelines.allocator import return_freed_memory
 from pipelines.beam_flags import (
     RunnerError,
@@ -42,6 +42,7 @@ from pipelines.job_parts import (
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.manifest import Plan, plan_units
 from pipelines.options import EmbedConfig
+from pipelines.process import INTERRUPTED, TERMINATED
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
@@ -53,8 +54,6 @@ from pipelines.write import ConservationError, OutputLayout, WriteUnits
 
 FAILED = 1
 WRONG_USAGE = 2
-INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
 
 # The in-process runner keeps everything that passes between stages in memory, so a local run takes
 # one pipeline after the other, each over about this many rows for each of its threads; what is
@@ -327,4 +326,4 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import storage
+from pipelines import process, storage
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
@@ -119,4 +119,4 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines import language
+from pipelines import language, process
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.exact_duplicates import exact_duplicates
 from pipelines.extras import MissingExtraError
@@ -280,4 +280,4 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -38,7 +38,7 @@ from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
 from clip_core.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
-from pipelines import training_data
+from pipelines import process, training_data
 from pipelines.arguments import Parser
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
@@ -293,4 +293,4 @@ def _print_summary(output: Path, scores: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

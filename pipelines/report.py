@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines import storage
+from pipelines import process, storage
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.extras import MissingExtraError, require
 from pipelines.over_files import parse_with_beam
@@ -144,4 +144,4 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -26,6 +26,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import process
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.redaction import scrub
 from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
@@ -191,4 +192,4 @@ def _counts(counts: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import storage
+from pipelines import process, storage
 from pipelines.arguments import WRONG_USAGE, Parser
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.extras import require
@@ -164,4 +164,4 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

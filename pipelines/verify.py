@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from clip_core.inference import ready_to_encode
 from clip_core.loading import load
 from clip_core.verification import TOLERANCE, Deviation, measure
+from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.encode import resolve_device, resolve_precision
 from pipelines.options import add_checkpoint_flags, add_place_flags
@@ -61,4 +62,4 @@ def _print_deviation(found: Deviation, limit: Deviation) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run(main)

@@ -152,7 +152,7 @@ def test_killed_run_completes_to_the_same_set(tmp_path, model_dir):
 # A run of small slices that waits a little after each, so that a signal meets it half-way.
 SLOW_EMBED = """
 import sys, time
-from pipelines import embed
+from pipelines import embed, process
 embed.SLICE_ROWS = 5
 whole = embed._run_pipeline
 def slow(*arguments):
@@ -161,8 +161,8 @@ def slow(*arguments):
     return seconds
 embed._run_pipeline = slow
 manifest, output, model = sys.argv[1:]
-sys.exit(embed.main(["--manifest", manifest, "--output", output, "--model", model,
-                     "--rows_per_unit", "5"]))
+flags = ["--manifest", manifest, "--output", output, "--model", model, "--rows_per_unit", "5"]
+process.run(lambda: embed.main(flags))
 """
 
 

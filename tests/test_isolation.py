@@ -87,6 +87,12 @@ def test_workers_import_neither_torch_nor_beam(workers):
     assert workers.decode(b"modules").original_width == 0
 
 
+def test_time_limit_of_an_image_does_not_have_to_last_for_imports():
+    fresh = DecodeWorkers([PREPROCESS], LIMITS, misbehaving)
+    assert fresh.decode(b"formats").original_width > 20
+    fresh.close()
+
+
 def test_neighbours_of_a_crash_in_other_threads_are_kept(workers):
     picture = encode_image(make_image())
     jobs = [b"crash", picture, b"exit", picture, picture, b"<html>"]

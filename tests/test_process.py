@@ -1,0 +1,53 @@
+"""How a command's process ends. Each test is one, with a thread that is still waiting."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CODE = """
+import atexit, threading
+from pipelines import process
+waiting = threading.Event()
+thread = threading.Thread(target=waiting.wait, daemon={daemon})
+thread.start()
+atexit.register(print, "tidied up")
+def main():
+    print("working", end=" ")
+    {body}
+process.run(main)
+"""
+
+
+def end(body, daemon):
+    code = CODE.format(body=body, daemon=daemon)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("status", [130, 143])
+def test_after_a_signal_no_thread_is_waited_for(status):
+    found = end(f"return {status}", daemon=False)
+    assert (found.returncode, found.stdout, found.stderr) == (status, "working ", "")
+
+
+def test_interrupt_that_a_command_lets_pass_is_said_in_one_line():
+    found = end("raise KeyboardInterrupt", daemon=False)
+    assert (found.returncode, found.stderr) == (130, "clip-beam: interrupted\n")
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_without_a_signal_all_is_tidied_up(status):
+    found = end(f"return {status}", daemon=True)
+    assert (found.returncode, found.stdout) == (status, "working tidied up\n")
+
+
+def test_reader_of_the_output_may_leave_early():
+    command = [sys.executable, "-m", "pipelines.cli", "--help"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
