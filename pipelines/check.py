@@ -26,12 +26,12 @@ from pipelines.job_parts import (
     fingerprint_of,
     layout_of,
     load_run_models,
-    manifest_request,
+    plan_of,
 )
-from pipelines.manifest import Plan, plan_units
+from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
 from pipelines.records import Unit
-from pipelines.resume import check_replay, check_resumable, finished_units, pending_of
+from pipelines.resume import check_resumable, finished_units, pending_of
 from pipelines.run_lock import check_unlocked, lock_uri
 from schemas.manifest import Columns
 
@@ -102,9 +102,8 @@ def parser() -> Parser:
 
 def check(config: EmbedConfig, sample: int, here: bool, findings: Findings) -> None:
     """Runs all checks, each as far as those before it allow."""
-    plan = findings.attempt(lambda: plan_units(manifest_request(config)))
+    plan = findings.attempt(lambda: plan_of(config))
     if plan is not None:
-        findings.attempt(lambda: check_replay(plan.units, config))
         _check_manifest(plan, findings)
     models = findings.attempt(lambda: _loaded(config, here))
     findings.attempt(lambda: _check_writable(config.output))

@@ -37,17 +37,17 @@ from pipelines.job_parts import (
     embed_rows_of,
     layout_of,
     load_run_models,
-    manifest_request,
+    plan_of,
 )
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
-from pipelines.manifest import Plan, plan_units
+from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
 from pipelines.process import INTERRUPTED, TERMINATED
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
 from pipelines.redaction import redact, redacted, scrub, start_logging
-from pipelines.resume import check_replay, check_resumable, finished_units, pending_of
+from pipelines.resume import check_resumable, finished_units, pending_of
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
 from pipelines.write import ConservationError, OutputLayout, WriteUnits
@@ -160,8 +160,7 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     Raises:
         ValueError, OSError: what is wrong, in one sentence with the remedy.
     """
-    plan = plan_units(manifest_request(config))
-    check_replay(plan.units, config)
+    plan = plan_of(config)
     models = load_run_models(config, here)
     layout = layout_of(plan, models, config)
     lock.acquire()
@@ -247,6 +246,9 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
             "run again with `--overwrite`, and report this as a bug"
         )
     _print_summary(job, config, totals, seconds)
+    if config.retry_rejects:
+        print(f"retried    {_retried(job, results)}")
+    print(f"output     {redact(config.output)}")
     if totals.reject_fraction > config.max_reject_fraction:
         return _fail(
             f"{totals.reject_fraction:.4f} of the rows were rejected, more than "
@@ -290,11 +292,14 @@ def _print_summary(
     rows = totals.rows_read - job.done_rows
     for line in [*summary.count_lines(totals), *summary.time_lines(seconds, rows)]:
         print(line)
-    if config.retry_rejects:
-        retried = sum(len(unit.only_rows or ()) for unit in job.pending)
-        embedded = totals.embedded - sum(result.embedded for result in job.finished)
-        print(f"retried    {retried} ({embedded} embedded now)")
-    print(f"output     {redact(config.output)}")
+
+
+def _retried(job: Job, results: Sequence[UnitResult]) -> str:
+    """Says how many rejects were retried, and how many of them are embedded now."""
+    retried = {unit.unit_id: unit.only_rows for unit in job.pending if unit.only_rows is not None}
+    before = sum(result.embedded for result in job.finished if result.unit_id in retried)
+    now = sum(result.embedded for result in results if result.unit_id in retried)
+    return f"{sum(map(len, retried.values()))} ({now - before} embedded now)"
 
 
 def _one_sentence(error: BaseException) -> str:

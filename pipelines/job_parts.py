@@ -17,9 +17,10 @@ from pipelines.encode import (
     resolve_precision,
 )
 from pipelines.fetch import FetchPolicy
-from pipelines.manifest import ManifestRequest, Plan
+from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.options import EmbedConfig
 from pipelines.redaction import redacted
+from pipelines.resume import check_not_own, check_replay
 from pipelines.write import OutputLayout
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
@@ -93,7 +94,20 @@ def manifest_request(config: EmbedConfig) -> ManifestRequest:
         image_root=config.image_root,
         rows_per_unit=config.rows_per_unit,
         only_reasons=config.only_reasons,
+        output=config.output,
     )
+
+
+def plan_of(config: EmbedConfig) -> Plan:
+    """Plans the units of a run.
+
+    Raises:
+        ValueError, OSError: if the manifest, or a flag about it, makes no sense.
+    """
+    check_not_own(config)
+    plan = plan_units(manifest_request(config))
+    check_replay(plan.units, config)
+    return plan
 
 
 def layout_of(plan: Plan, models: RunModels, config: EmbedConfig) -> OutputLayout:

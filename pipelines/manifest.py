@@ -13,9 +13,9 @@ from pipelines import storage, webdataset
 from pipelines.compression import SUFFIXES
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
-from pipelines.replay import is_output_table, unit_of_table
+from pipelines.replay import is_of_tables, is_output_table, unit_of_table
 from pipelines.text_manifests import scan_text
-from schemas.manifest import ColumnOverrides, Columns, ManifestError, resolve_columns
+from schemas.manifest import ColumnOverrides, Columns, ManifestError, plain_type, resolve_columns
 
 FORMATS = {
     ".parquet": "parquet",
@@ -38,6 +38,7 @@ class ManifestRequest:
         format: one of the values of `FORMATS`, or None to go by each file's name.
         image_root: where relative image references start, or None for each manifest's directory.
         only_reasons: of a rejects table, only rows with one of these; empty for all.
+        output: directory whose tables are no manifests, should it lie where the manifest is.
     """
 
     patterns: tuple[str, ...]
@@ -49,6 +50,7 @@ class ManifestRequest:
     image_root: str | None = None
     rows_per_unit: int = DEFAULT_ROWS_PER_UNIT
     only_reasons: tuple[str, ...] = ()
+    output: str | None = None
 
     @property
     def columns(self) -> ColumnOverrides:
@@ -97,11 +99,34 @@ def plan_units(request: ManifestRequest) -> Plan:
     if not any(plan.readable for plan in plans):
         damage = plans[0].units[0].damage
         raise ManifestError(f"no manifest file is readable; {files[0][0]}: {damage}")
-    units = tuple(unit for plan in plans for unit in plan.units)
+    units = tuple(merged_units(unit for plan in plans for unit in plan.units))
     rows = [unit.rows_to_read for unit in units]
     known = None if None in rows else sum(row for row in rows if row is not None)
     kept = _common_kept(plan.kept for plan in plans if plan.readable)
     return Plan(units, kept, known)
+
+
+def merged_units(units: Iterable[Unit]) -> list[Unit]:
+    """Makes one of units with the same id, which tables of one run have, with the rows of all.
+
+    Raises:
+        ManifestError: if they were cut differently, so that their rows are not the same.
+    """
+    found: dict[str, Unit] = {}
+    for unit in units:
+        other = found.setdefault(unit.unit_id, unit)
+        if replace(other, only_rows=None) != replace(unit, only_rows=None):
+            raise ManifestError(
+                f"two manifests have a unit {unit.unit_id!r} of {unit.uri}, cut or read in "
+                "different ways; embed one after the other, into different outputs"
+            )
+        found[unit.unit_id] = replace(unit, only_rows=_union(other.only_rows, unit.only_rows))
+    return list(found.values())
+
+
+def _union(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Joins the rows to read of a unit; None are all."""
+    return None if one is None or other is None else tuple(sorted({*one, *other}))
 
 
 def manifest_files(request: ManifestRequest) -> list[tuple[str, str]]:
@@ -113,6 +138,8 @@ def manifest_files(request: ManifestRequest) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for pattern in request.patterns:
         files = storage.expand(pattern)
+        if request.output is not None:
+            files = [uri for uri in files if not is_of_tables(uri, request.output)]
         known = {uri: request.format or format_of(uri) for uri in files}
         unknown = [uri for uri, kind in known.items() if kind is None]
         if len(files) > 1:  # a directory or a glob may hold other things beside
@@ -195,7 +222,8 @@ def _plan_parquet(whole: Unit, request: ManifestRequest, beside_tar: bool) -> _F
         )
         for index, first in enumerate(range(0, rows, step))
     ]
-    return _FilePlan(units, [schema.field(name) for name in columns.kept])
+    kept = [pa.field(name, plain_type(schema.field(name).type)) for name in columns.kept]
+    return _FilePlan(units, kept)
 
 
 def _plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> _FilePlan:

@@ -190,6 +190,9 @@ class EmbedConfig:
     deep_images: str
 
     def __post_init__(self) -> None:
+        for name, uris in (("manifest", self.manifest), ("output", (self.output,))):
+            if not all(map(str.strip, uris)):
+                raise ValueError(f"`--{name}` is empty; give a path or URI")
         for name in ("rows_per_unit", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -20,14 +20,17 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.records import Unit, UnitResult
+from pipelines.redaction import MASK, redact
 from schemas.manifest import Columns, ManifestError
 
 UNIT_KEY = b"clip_beam.source_unit"
 
 
 def unit_to_json(unit: Unit) -> str:
-    """Writes down a unit as a whole: which of its rows are retried is no part of it."""
-    return json.dumps(asdict(replace(unit, only_rows=None)), sort_keys=True)
+    """Writes down a unit without credentials; which of its rows are retried is no part of it."""
+    uri, image_root = redact(unit.uri), redact(unit.image_root)
+    whole = replace(unit, only_rows=None, uri=uri, image_root=image_root)
+    return json.dumps(asdict(whole), sort_keys=True)
 
 
 def unit_from_json(text: str | bytes) -> Unit:
@@ -35,6 +38,13 @@ def unit_from_json(text: str | bytes) -> Unit:
     values: dict[str, Any] = json.loads(text)
     columns = values.pop("columns")
     return Unit(**values, columns=Columns(**{**columns, "kept": tuple(columns["kept"])}))
+
+
+def is_of_tables(uri: str, output: str) -> bool:
+    """Tells whether a file or directory is one of the two tables of an output, or in one."""
+    root = storage.normalize(output)
+    own = tuple(storage.join(root, table, "") for table in (EMBEDDINGS, REJECTS))
+    return storage.join(storage.normalize(uri), "").startswith(own)
 
 
 def is_output_table(schema: pa.Schema) -> bool:
@@ -55,6 +65,11 @@ def unit_of_table(uri: str, schema: pa.Schema, reasons: Collection[str]) -> Unit
     if reasons and "reason" not in schema.names:
         raise ManifestError(f"`--only_reasons` needs a rejects table, got {uri}; leave it out")
     unit = unit_from_json(schema.metadata[UNIT_KEY])
+    if MASK in unit.uri + unit.image_root:
+        raise ManifestError(
+            f"the rows of {uri} came from {unit.uri} with credentials, which are not kept; pass "
+            "that manifest instead"
+        )
     try:
         size = storage.file_size(unit.uri)
     except FileNotFoundError as error:

@@ -15,7 +15,7 @@ from pipelines import storage
 from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY
 from pipelines.options import REASONS, EmbedConfig
 from pipelines.records import Unit, UnitResult
-from pipelines.replay import pending_units
+from pipelines.replay import UNIT_KEY, is_of_tables, pending_units, unit_from_json
 
 FOOTER_READERS = 16
 
@@ -26,11 +26,10 @@ class ResumeError(ValueError):
 
 @dataclass(frozen=True)
 class FinishedUnit:
-    """A unit's file as its footer describes it."""
+    """A unit as the footer of its file describes it."""
 
-    uri: str
+    unit: Unit
     result: UnitResult
-    manifest_bytes: int
     fingerprint: Mapping[str, Any]
 
 
@@ -75,10 +74,16 @@ def check_resumable(
                 f"the output holds unit {found.result.unit_id!r}, which this manifest with this "
                 "`--rows_per_unit` does not have; use another `--output`, or `--overwrite`"
             )
-        if found.manifest_bytes != unit.manifest_bytes:
+        if found.unit.manifest_bytes != unit.manifest_bytes:
             raise ResumeError(
-                f"manifest {unit.uri} had {found.manifest_bytes} bytes when the output was begun "
-                f"and has {unit.manifest_bytes} now; use another `--output`, or `--overwrite`"
+                f"manifest {unit.uri} had {found.unit.manifest_bytes} bytes when the output was "
+                f"begun and has {unit.manifest_bytes} now; use another `--output`, or `--overwrite`"
+            )
+        if (found.unit.first_row, found.unit.rows) != (unit.first_row, unit.rows):
+            raise ResumeError(
+                f"the output was begun with another `--rows_per_unit`: its unit {unit.unit_id!r} "
+                f"has {found.unit.rows} rows from row {found.unit.first_row} on, this run's "
+                f"{unit.rows} from row {unit.first_row} on; pass the first value, or `--overwrite`"
             )
         if unit.only_rows is not None and found.result.rows_read != len(unit.only_rows):
             raise ResumeError(
@@ -88,19 +93,25 @@ def check_resumable(
         _check_fingerprint(found.fingerprint, fingerprint)
 
 
-def check_replay(units: Sequence[Unit], config: EmbedConfig) -> None:
-    """Makes sure that the flags about rejects mean something here.
+def check_not_own(config: EmbedConfig) -> None:
+    """Makes sure that no table of the output is its manifest.
 
     Raises:
-        ResumeError: if they do not.
+        ResumeError: if one is.
     """
-    output = storage.normalize(config.output)
-    own = tuple(storage.join(output, table, "") for table in (EMBEDDINGS, REJECTS))
-    if any(storage.join(storage.normalize(uri), "").startswith(own) for uri in config.manifest):
+    if any(is_of_tables(uri, config.output) for uri in config.manifest):
         raise ResumeError(
             "`--manifest` names a table of `--output` itself; to retry its rejects in their place, "
             "pass the manifest they came from and `--retry_rejects`"
         )
+
+
+def check_replay(units: Sequence[Unit], config: EmbedConfig) -> None:
+    """Makes sure that `--only_reasons` means something here.
+
+    Raises:
+        ResumeError: if it does not.
+    """
     is_replay = config.retry_rejects or any(unit.only_rows is not None for unit in units)
     if config.only_reasons and units and not is_replay:
         raise ResumeError(
@@ -123,9 +134,9 @@ def _read_footer(uri: str) -> FinishedUnit:
             metadata = pq.read_metadata(file).metadata or {}
         result = json.loads(metadata[RESULT_KEY])
         fingerprint = json.loads(metadata[FINGERPRINT_KEY])
+        unit = unit_from_json(metadata[UNIT_KEY])
     except (pa.ArrowInvalid, KeyError) as error:
         raise ResumeError(
             f"{uri} was not written by `embed`; use another `--output`, or `--overwrite`"
         ) from error
-    manifest_bytes = result.pop("manifest_bytes")
-    return FinishedUnit(uri, UnitResult(**result), manifest_bytes, fingerprint)
+    return FinishedUnit(unit, UnitResult(**result), fingerprint)

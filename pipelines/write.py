@@ -111,7 +111,7 @@ def write_unit(
     result = UnitResult(unit.unit_id, rows, embeddings.num_rows, dict(reasons))
     metadata = {
         FINGERPRINT_KEY: json.dumps(dict(layout.fingerprint), sort_keys=True),
-        RESULT_KEY: json.dumps(result.to_json() | {"manifest_bytes": unit.manifest_bytes}),
+        RESULT_KEY: json.dumps(result.to_json()),
         UNIT_KEY: unit_to_json(unit),
     }
     if unit.only_rows is None:
@@ -159,7 +159,8 @@ def _check_conservation(count: UnitCount, embeddings: pa.Table, rejected: pa.Tab
 def _single(counts: Iterable[UnitCount]) -> UnitCount:
     found = list(counts)
     if len(found) != 1:
-        raise ConservationError(f"expected one count for a unit, got {found!r}")
+        units = ", ".join(count.unit.unit_id for count in found) or "none"
+        raise ConservationError(f"expected one count of a unit's rows, got {units}")
     return found[0]
 
 

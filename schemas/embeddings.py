@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
@@ -83,13 +84,16 @@ def with_kept(own: Iterable[pa.Field], kept: Iterable[pa.Field]) -> pa.Schema:
     """Appends the manifest's columns to a table's own.
 
     Raises:
-        ValueError: if a kept column has the name of one of the table's own.
+        ValueError: if a kept column has the name of another column. Case does not tell names
+            apart in warehouses.
     """
     own, kept = list(own), list(kept)
-    taken = {*(field.name for field in own), *MODEL_COLUMNS} & {field.name for field in kept}
+    names = Counter(field.name.lower() for field in kept)
+    names.update({*(field.name.lower() for field in own), *MODEL_COLUMNS})
+    taken = [field.name for field in kept if names[field.name.lower()] > 1]
     if taken:
         raise ValueError(
-            f"`--keep_columns` names {', '.join(sorted(taken))}, which the output has already; "
-            "leave it out or rename it in the manifest"
+            f"`--keep_columns` names {', '.join(sorted(taken))}, which the output has already, "
+            "perhaps in another case; leave it out or rename it in the manifest"
         )
     return pa.schema([*own, *kept])

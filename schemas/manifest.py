@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -103,6 +104,7 @@ class _Found:
 
     def __init__(self, fields: list[pa.Field]) -> None:
         self._types = {field.name: field.type for field in fields}
+        self._twice = {name for name, n in Counter(f.name for f in fields).items() if n > 1}
         self._spelt: dict[str, str] = {}
         for name in (field.name for field in fields):
             is_twin = name.lower() in self._spelt
@@ -117,11 +119,13 @@ class _Found:
         return next((name for name in spelt if name is not None and fits(name)), None)
 
     def override(self, flag: str, name: str | None) -> str | None:
-        if name is None or name in self._types:
-            return name
-        spelt = self._spelt.get(name.lower())
+        if name is None:
+            return None
+        spelt = name if name in self._types else self._spelt.get(name.lower())
         if spelt is None:
             raise ManifestError(f"`--{flag}` names {name!r}, the manifest has {self.listing()}")
+        if spelt in self._twice:
+            raise ManifestError(f"`--{flag}` names {spelt!r}, which two columns are called")
         return spelt
 
     def absent(self, what: str, flag: str, names: Iterable[str]) -> ManifestError:
@@ -139,16 +143,24 @@ class _Found:
         kind = self._types[name]
         if pa.types.is_struct(kind):
             return kind.get_field_index("bytes") >= 0
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return plain_type(kind) in (pa.binary(), pa.large_binary())
 
     def is_text(self, name: str) -> bool:
-        kind = self._types[name]
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+        return plain_type(self._types[name]) in (pa.string(), pa.large_string(), pa.null())
 
     def is_scalar(self, name: str) -> bool:
         return not pa.types.is_nested(self._types[name])
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of the same values without what only saves memory: categories, views."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(plain_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, plain_type(f.type)) for f in kind])
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 _RECOGNISED = frozenset(

@@ -125,6 +125,18 @@ def test_finished_units_are_skipped_and_the_rest_is_done(manifest, tmp_path, mod
     assert_same(embeddings(output), whole)
 
 
+def test_kept_categories_become_the_values_they_stand_for(tmp_path, model_dir):
+    pictures = [encode_image(make_image(seed=n)) for n in range(3)]
+    language = pa.array(["en", None, "en"]).dictionary_encode()
+    table = pa.table({"image_bytes": pictures, "text": ["a", "b", ""], "language": language})
+    pq.write_table(table, tmp_path / "m.parquet")
+    flags = ("--keep_columns", "language")
+    assert run(tmp_path / "m.parquet", tmp_path / "out", model_dir, *flags) == 0
+    assert embeddings(tmp_path / "out")["language"].to_pylist() == ["en", None]
+    rejects = ds.dataset(tmp_path / "out" / "rejects").to_table()
+    assert rejects["language"].to_pylist() == ["en"]
+
+
 def test_killed_run_completes_to_the_same_set(tmp_path, model_dir):
     manifest = write_manifest(tmp_path / "data", rows=60)
     command = [

@@ -5,8 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import plan
 
-from pipelines.manifest import format_of, unit_id
-from schemas.manifest import ManifestError
+from pipelines.manifest import format_of, merged_units, unit_id
+from pipelines.records import Unit
+from schemas.manifest import Columns, ManifestError
 
 LINE = json.dumps({"url": "a.jpg", "text": "x"}) + "\n"
 
@@ -94,3 +95,48 @@ def test_kept_columns_need_one_type(tmp_path):
         pq.write_table(table, tmp_path / f"{name}.parquet")
     with pytest.raises(ManifestError, match="column 'license' is int64 in one .* and string"):
         plan(tmp_path, keep_columns=("license",))
+
+
+def test_kept_columns_are_told_apart_by_more_than_case(tmp_path):
+    names = ["url", "text", "tag", "tag"]
+    pq.write_table(pa.table([["u"], ["t"], [1], [2]], names=names), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="`--keep_columns` names 'tag', which two columns are"):
+        plan(tmp_path / "m.parquet", keep_columns=("tag",))
+    assert plan(tmp_path / "m.parquet").rows == 1
+
+
+def test_what_only_saves_memory_is_no_part_of_a_kept_type(tmp_path):
+    tags = pa.array(["en", "de"]).dictionary_encode()
+    columns = {
+        "url": pa.array(["u", "v"], pa.string_view()),
+        "text": ["t", "t"],
+        "tag": tags,
+        "tags": pa.ListArray.from_arrays([0, 1, 2], tags),
+        "both": pa.StructArray.from_arrays([tags, tags], names=["a", "b"]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    kept = plan(tmp_path / "m.parquet", keep_columns=("tag", "tags", "both")).kept
+    pair = pa.struct([("a", pa.string()), ("b", pa.string())])
+    assert kept.types == [pa.string(), pa.list_(pa.string()), pair]
+
+
+def test_tables_of_the_output_are_no_manifests(tmp_path):
+    for name in ("m.jsonl", "out/embeddings/a.jsonl", "out/rejects/a.jsonl", "out/other.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(LINE)
+    assert plan(tmp_path).rows == 4
+    found = plan(tmp_path, output=str(tmp_path / "out"))
+    assert sorted(unit.uri.rpartition("/")[2] for unit in found.units) == ["m.jsonl", "other.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [((1, 5), (2, 5), (1, 2, 5)), (None, (2,), None), ((2,), None, None), (None, None, None)],
+)
+def test_units_of_tables_of_one_run_become_one(one, other, expected):
+    def unit(only_rows, rows=9):
+        return Unit("a", "m", "jsonl", Columns(), "/", 0, rows, only_rows=only_rows)
+
+    assert [u.only_rows for u in merged_units([unit(one), unit(other)])] == [expected]
+    with pytest.raises(ManifestError, match="two manifests have a unit 'a' of m, cut or read in"):
+        merged_units([unit(one), unit(other, rows=5)])

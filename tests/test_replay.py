@@ -109,6 +109,14 @@ def test_retried_rows_are_merged_in_place(failed, model_dir, tmp_path, capsys):
     assert one.equals(two)
 
 
+def test_rows_that_a_killed_run_still_owed_are_not_counted_as_retried(failed, model_dir, capsys):
+    manifest, output, flags = failed
+    next((output / "embeddings").glob("m-*-00000.parquet")).unlink()
+    assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 0
+    assert "retried    2 (2 embedded now)" in capsys.readouterr().out
+    assert_consistent(output, [])
+
+
 def test_only_some_reasons_are_retried(failed, model_dir):
     manifest, output, flags = failed
     retry = (*flags, "--retry_rejects", "--only_reasons", "not_found,forbidden")
@@ -223,6 +231,38 @@ def test_rejects_of_a_manifest_that_changed_are_refused(failed, model_dir, capsy
 def test_unit_survives_its_json():
     unit = Unit("u", "m", "csv", Columns(uid="id", kept=("a", "b")), "/", 5, None, 7, 99, "cut")
     assert replay.unit_from_json(replay.unit_to_json(unit)) == unit
+
+
+def test_unit_is_written_down_without_credentials_and_then_asked_for():
+    uri = "https://user:word@host/m.jsonl?sig=1234"
+    unit = Unit("u", uri, "jsonl", Columns(), "https://host/?sig=1234", 0, 1)
+    text = replay.unit_to_json(unit)
+    assert "word" not in text and "1234" not in text and "host/m.jsonl" in text
+    with pytest.raises(ManifestError, match="credentials, which are not kept; pass that manifest"):
+        replay.unit_of_table("r.parquet", pa.schema([], {replay.UNIT_KEY: text}), ())
+
+
+def test_both_tables_of_a_run_are_one_manifest(failed, model_dir, tmp_path):
+    _, output, _ = failed
+    assert run(output, tmp_path / "again", model_dir) == 0
+    assert_consistent(tmp_path / "again", [])
+
+
+def test_output_may_lie_in_the_directory_of_its_manifest(tmp_path, model_dir):
+    write_jsonl(tmp_path / "data")
+    for flags in ((), (), ("--overwrite",)):
+        assert run(tmp_path / "data", tmp_path / "data" / "out", model_dir, *flags) == 0
+        assert_consistent(tmp_path / "data" / "out", BAD)
+
+
+def test_resuming_with_other_units_is_refused(tmp_path, model_dir, capsys):
+    manifest = write_tar(tmp_path / "data").parent
+    write_jsonl(tmp_path / "data")
+    assert run(manifest, tmp_path / "out", model_dir) == 0
+    for uri in (tmp_path / "out" / "embeddings").glob("m-*-00002.parquet"):
+        uri.unlink()
+    assert run(manifest, tmp_path / "out", model_dir, "--rows_per_unit", "6") == 2
+    assert "was begun with another `--rows_per_unit`" in capsys.readouterr().err
 
 
 def test_only_the_wanted_rows_are_read_and_no_further(tmp_path):

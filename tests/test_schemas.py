@@ -51,9 +51,14 @@ def test_rejects_columns():
     ]  # fmt: skip
 
 
-def test_kept_column_with_a_name_of_the_output_is_refused():
-    with pytest.raises(ValueError, match="names similarity, which the output has already"):
-        embeddings_schema(4, kept=fields(similarity=pa.float32()))
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [("similarity", "similarity"), ("URL", "URL"), ("Tag tag", "Tag, tag"), ("Text x", "Text")],
+)
+def test_kept_columns_have_names_of_their_own_whatever_the_case(names, refused):
+    kept = fields(**dict.fromkeys(names.split(), pa.float32()))
+    with pytest.raises(ValueError, match=f"names {refused}, which the output has already"):
+        embeddings_schema(4, kept=kept)
 
 
 def test_reasons_are_snake_case():
