@@ -78,8 +78,8 @@ def read_checkpoint(
     Args:
         path: a file or a directory.
         arch: a name of `VARIANTS`, where a bare state dict's shapes do not tell (heads).
-        activation: `quick_gelu` or `gelu`, which a bare state dict never tells; nor does an
-            `arch`, but for those of open_clip.
+        activation: `quick_gelu` or `gelu`, needed for a bare state dict, which does not record it;
+            an `arch` implies it only if it is one of open_clip's names.
 
     Raises:
         CheckpointError: if there is none, or it is damaged, hostile or of another family.
@@ -137,7 +137,7 @@ def _read_file(path: Path, arch: str | None, activation: str | None) -> Checkpoi
 
 
 def _activation(path: Path, sha256: str) -> str:
-    """Returns OpenAI's activation for OpenAI's files; of others the weights do not tell it."""
+    """Returns OpenAI's activation for OpenAI's files; other weights do not say which they use."""
     if sha256 in SHA256.values() or (is_archive(path) and is_torchscript(path)):
         return ACTIVATIONS[0]
     raise CheckpointError(

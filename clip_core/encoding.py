@@ -12,8 +12,8 @@ from clip_core.model import Clip
 from clip_core.ragged import encode_ragged
 from clip_core.transfer import upload, upload_stacked
 
-# Padded tokens of a bucket of captions over its real ones, at most: on a processor, and on a
-# device that would rather pad than be told of many small buckets.
+# Padded tokens over real tokens of a bucket of captions, at most: none are padded on a processor,
+# some on a GPU, for which many small buckets are worse.
 CPU_PADDING = 1.0
 DEVICE_PADDING = 1.1
 
@@ -25,7 +25,7 @@ CPU_IMAGES = 16
 def encode_pairs(
     clip: Clip, images: Sequence[np.ndarray], tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds pictures and captions; the latter are made ready while a GPU is at the former.
+    """Embeds pictures and captions; captions are prepared while a GPU encodes the pictures.
 
     Args:
         clip: a model in evaluation mode.

@@ -1,7 +1,7 @@
 """Makes a model ready to encode on a GPU, which should not wait for Python to launch its kernels.
 
-A batch of images of a size that was met before is replayed as one CUDA graph, which leaves Python
-the time to launch the kernels of captions: their shapes differ from batch to batch. On demand, what
+A batch of images of a size that was met before is replayed as one CUDA graph. That leaves Python
+the time to launch the kernels of captions, whose shapes differ from batch to batch. On demand, what
 a block does to each token alone is compiled, so that its element-wise steps become few kernels.
 
 Both are compared with the plain model, on the machine they run on, before they are used.
@@ -20,7 +20,8 @@ from clip_core.model import Block, Clip, Transformer, VisionTransformer
 
 Encode = Callable[[Tensor], Tensor]
 _LOG = logging.getLogger(__name__)
-# Each holds the memory of a whole batch; sizes other than the full batch are those it is halved to.
+# Each holds the memory of a batch. Full batches come twice before any other size does, so they have
+# one; the others are for sizes that follow when memory runs out, and for ends of units.
 MAX_GRAPHS = 4
 
 
@@ -59,7 +60,7 @@ def compile_blocks(tower: Transformer) -> None:
 
     first = tower.blocks[0]
     weight = first.mlp.c_fc.weight
-    # Two tensors, not the halves of one: compiled code is kept for where in its memory each begins.
+    # Two tensors, not halves of one: compiled code depends on where in its memory a tensor begins.
     x, mixed = (torch.arange(24 * weight.shape[1]).view(24, -1).sin().to(weight) for _ in range(2))
     try:
         _check_equal(finish(first, x, mixed), first.finish(x, mixed))

@@ -207,7 +207,7 @@ class Clip(nn.Module):
         else:
             self.visual = ModifiedResNet(config.vision, config.embed_dim)
         self.transformer = Transformer(text, config.activation)
-        # `nn.Embedding(...)` would draw weights, for which, on the meta device, torch imports its
+        # `nn.Embedding(...)` would draw its weights; on the meta device that makes torch import its
         # compiler: a second and 80 MB.
         table = torch.empty(text.vocab_size, text.width)
         self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)

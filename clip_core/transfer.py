@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Returns a small tensor of the processor on a device; the copy of a GPU's is only begun."""
+    """Moves a small tensor from the processor to a device; to a GPU the copy is only begun."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 

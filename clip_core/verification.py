@@ -53,7 +53,7 @@ class Deviation:
     similarity: float
 
     def within(self, limit: Deviation) -> bool:
-        """Tells whether none is larger; what is not a number is."""
+        """Tells whether each is within its limit, which NaN is not."""
         return (
             self.image <= limit.image
             and self.text <= limit.text

@@ -1,7 +1,7 @@
 """Keeps the memory of a long run flat: what a slice has freed goes back to the system.
 
-Without this the peak levels off only after some slices: with every large buffer that is freed,
-glibc raises the size from which it maps them, and cuts the next one out of a fragmented heap.
+Otherwise the peak keeps rising for several slices: each time a large buffer is freed, glibc raises
+the size from which it maps buffers, and takes the next one from a fragmented heap.
 """
 
 from __future__ import annotations

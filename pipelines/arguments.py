@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         args: Sequence[str] | None = None,
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parses `args`; a misspelt flag is named, not called missing under its right name."""
+        """Parses `args`; a misspelt required flag is reported as unknown rather than as missing."""
         args = list(sys.argv[1:] if args is None else args)
         given = [arg.split("=", 1)[0] for arg in args if arg.startswith("--")]
         known = self._option_string_actions

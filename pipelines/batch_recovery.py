@@ -1,9 +1,9 @@
 """Runs batches that may fail: halves them when memory runs out, finds the row that breaks one.
 
-The rule that tells a row's fault from the machine's: before a row is blamed, the machine is asked
-to do a row that is known to be fine. If it cannot do that either (the device is lost, another
-process holds all memory, the program is wrong), the error is raised and the runner tries again or
-fails the job; no row is rejected for it.
+How a row's fault is told from the machine's: before a row is blamed, the machine must still do a
+row that is known to be good. If it cannot (the device is lost, another process holds all memory,
+the program is wrong), the error is raised, and the runner tries again or fails the job; no row is
+rejected for it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ GROW_AFTER = 16  # batches in a row that fit, before a size that did not is trie
 class BatchLimit:
     """How many rows fit at once, as far as is known; shared by the threads of a process.
 
-    Halved when memory runs out, doubled after `GROW_AFTER` full batches that fit, up to no limit
-    at all once the size that first failed has been passed.
+    Halved when memory runs out; doubled after `GROW_AFTER` full batches that fit; and there is none
+    any more once the size that first failed fits.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class BatchRecovery(Generic[In, Out]):
             limit.fitted(len(rows))
             return results
         except Exception as caught:  # noqa: BLE001 - any error is either a row's or the machine's
-            # The traceback holds the frames, and they the tensors that filled the memory.
+            # The traceback keeps frames alive, and with them the tensors that filled the memory.
             error = caught.with_traceback(None)
         out_of_memory = self.is_out_of_memory(error)
         if out_of_memory:

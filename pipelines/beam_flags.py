@@ -73,7 +73,8 @@ def use_local_threads(options: PipelineOptions, least: int) -> None:
 
 
 def _check_runner(own: Parser, runner: str) -> None:
-    """Refuses what no job could be started with; further checks of Beam's may ask the network."""
+    """Refuses a runner that cannot start. Beam's further checks are left out: they may use the
+    network."""
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:

@@ -29,9 +29,9 @@ class DecodeLimits:
         max_pixels: width * height of the picture as stored; Pillow's own warning level.
         max_resized_pixels: the same once the shorter side is resized: a picture of 1 x 5000 pixels
             would otherwise take a gigabyte.
-        max_seconds, max_memory_bytes: for decoding one image, beyond what the process holds
-            anyway; kept where images are decoded in processes of their own, as no thread can be
-            stopped in a native decoder.
+        max_seconds, max_memory_bytes: for decoding one image, on top of what the process holds.
+            Enforced only where images are decoded in processes of their own, since a thread cannot
+            be stopped inside a native decoder.
         reject_deep: whether greyscale pictures of 16 or 32 bits or floats are refused. Pillow and
             so the original clip them at 255: what is brighter becomes white.
     """

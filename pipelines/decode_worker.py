@@ -31,7 +31,7 @@ def main(descriptor: int) -> None:
     with suppress(EOFError, OSError):
         while True:
             data = connection.recv_bytes()
-            # Ends a decoder that hangs when the process that would kill it is no more.
+            # Ends a hung decoder even if the parent, which would kill it, is gone.
             signal.alarm(int(limits.max_seconds) + _GRACE_S)
             try:
                 image = decode(data, preprocesses, limits)

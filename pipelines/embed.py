@@ -60,7 +60,7 @@ WRONG_USAGE = 2
 # written stays written.
 SLICE_ROWS = 10_000
 GPU_THREADS = 2
-TAR_BYTES_PER_ROW = 6_500  # far below a web picture's size, so that a slice is not far too large
+TAR_BYTES_PER_ROW = 6_500  # less than a web picture has, so that slices become rather too small
 # Errors that say in one sentence what is wrong; any other is a fault of this program.
 _GO_ON = "finished units are kept, run again to go on"
 _OF_THE_MACHINE = (

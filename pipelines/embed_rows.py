@@ -57,7 +57,7 @@ class EmbedRows(beam.PTransform):
         decode = Decode(self.preprocesses, self.decode_limits, decoder)
         return (
             Step("fetch", _Fetch(self.fetch_policy)),
-            # Of a process of its own, the thread's time would tell nothing.
+            # Isolated, the work is done in another process, so this thread's time tells nothing.
             Step("decode", decode, computes=not self.isolate_decoding),
             Step("tokenize", Tokenize(self.tokenizers), computes=True),
         )

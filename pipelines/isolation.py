@@ -1,8 +1,9 @@
 """Decodes images in processes of their own, so that a crash, a hang or a flood costs one row.
 
 A worker is started when it is first needed, serves one image after the other, and is replaced when
-it dies or is killed for taking too long. It imports neither torch nor Beam. What it answers is
-never unpickled: a decoder that an image has taken over can at most lie about pixels.
+it dies or is killed for taking too long. It does not import Beam, nor torch unless an inexact
+resize needs it. What it answers is never unpickled: a decoder that an image has taken over can at
+most lie about pixels.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from schemas.rejects import Reason
 START_S = 120.0  # for a worker's imports, on a busy machine
 END_S = 5.0  # for a process that has crashed to be gone
 MAX_ANSWER_BYTES = 1 << 16
-# The worker looks for modules where this process does, and in this package before all else: a
-# folder that happens to be called `pipelines` may lie where the command was started.
+# The worker looks for modules where this process does, but here first, so that a folder called
+# `pipelines` in the working directory cannot take this package's place.
 _CODE = "import sys; sys.path[:] = {path!r}; from pipelines.decode_worker import main; main({fd})"
 _ROOT = str(Path(__file__).parents[1])
 

@@ -61,8 +61,8 @@ def near_duplicates(
 ) -> np.ndarray:
     """Returns [rows] int64: the numbers of the kept rows within a cosine of a better row.
 
-    Better is the higher score, then the earlier row; a better row counts even if it is dropped
-    itself, so the result does not depend on any order of work. The vectors wait in a temporary
+    Better is the higher score, then the earlier row. A better row counts even if it is itself
+    dropped, so the result does not depend on the order of the work. The vectors wait in a temporary
     file of rows * dim * 4 bytes; memory holds some 20 bytes a row.
 
     Args:
@@ -91,7 +91,7 @@ def choose_hashing(sample: np.ndarray, rows: int, threshold: float) -> Hashing:
         sample: [rows, dim] float32, L2-normalised.
     """
     mean = sample.mean(axis=0)
-    # Of two vectors at a given distance, those near the mean are seen under the widest angle.
+    # For a given distance of two vectors, the angle seen from the mean is widest close to it.
     radius = float(np.quantile(np.linalg.norm(sample - mean, axis=1), 0.05))
     half_distance = math.sqrt(2 * (1 - threshold)) / 2
     angle = 2 * math.asin(min(half_distance / max(radius, half_distance), 1.0))

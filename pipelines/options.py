@@ -229,8 +229,8 @@ def parser(command: str, description: str) -> Parser:
         epilog="Apache Beam's own flags (--runner, --temp_location, ...) are accepted, too.",
     )
     EmbedOptions._add_argparse_args(own)
-    # Required here and not in the class: Beam parses every options class that is imported, in
-    # pipelines that have no use for these flags, too.
+    # Required here and not in the class, because Beam parses every options class that is imported,
+    # also in pipelines that do not use these flags.
     for action in own._actions:
         action.required = action.dest in REQUIRED
     return own

@@ -49,7 +49,8 @@ class Unit:
 
     @property
     def rows_to_read(self) -> int | None:
-        """Rows and rejects that reading gives; what is damaged is one. None: reading tells."""
+        """Rows and rejects that reading gives, where damage is one reject; None if only reading
+        tells."""
         if self.only_rows is not None:
             return len(self.only_rows)
         return None if self.rows is None else self.rows + (self.damage is not None)

@@ -20,7 +20,7 @@ _SECRETS = re.compile(
     r"|(?:\?|%3[Ff])[^\s'\"]+"
     r"|(?P<name>(?i:sig|token|secret|password|signature|credential)(?:=|%3[Dd]))[^&\s'\"]+"
 )
-# In the name of a container (abfs://container@account) nothing is secret, in a password it is.
+# `container@account` (abfs) is not secret; `user:password@host` is.
 _PASSWORD = re.compile(r"(?<=://)[^/@:\s]*:[^/\s]*@")
 _QUERY_SCHEMES = ("http://", "https://", "abfs://", "abfss://", "az://", "wasb://", "wasbs://")
 _SECRET_NAMES = re.compile(r"SECRET|PASSWORD|TOKEN|SAS|ACCOUNT_KEY|CONNECTION_STRING")

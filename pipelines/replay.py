@@ -153,8 +153,8 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 def _torn(output: str, unit: Unit, result: UnitResult) -> Unit:
     """Returns what to do with a unit whose retry was killed between its two files.
 
-    Its embeddings were written first, so the rows in its old rejects that are not among them are
-    those without an embedding: they are retried. Should rows be missing, all of it is done anew.
+    A retry writes embeddings first. Rows of the old rejects file that are not among them therefore
+    still lack an embedding, and are retried; should rows be missing, all of the unit is done anew.
     """
     if not storage.exists(unit_file(output, REJECTS, unit.unit_id)):
         return unit

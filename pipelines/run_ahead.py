@@ -28,8 +28,8 @@ class Step(NamedTuple):
     Attributes:
         name: of its counter.
         work: function of the row and of what the step before returned; the first is given None.
-        computes: whether it keeps a processor busy, and does not wait. Then no more threads than
-            there are cores are in such a step at once, and its counter holds their processor time.
+        computes: whether it is bound by the processor. At most one such step a core runs at once,
+            and its counter holds processor time.
     """
 
     name: str
@@ -44,7 +44,7 @@ WINDOW = 128
 WINDOW_BYTES = 256 << 20
 # Threads wait for object stores most of the time: at 50 ms a picture, two fetch 40 a second.
 MIN_THREADS = 16
-# More threads fetch than decode: a decoded picture may take a quarter of a gigabyte.
+# More threads fetch than decode, since a decoded picture may take a quarter of a gigabyte.
 _CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
 REJECTS = "rejects"
 

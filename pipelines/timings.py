@@ -9,14 +9,13 @@ from typing import Any
 from apache_beam.metrics import MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
-_STEP_SUFFIX = (
-    "_usec"  # counters of `RunAhead`: seconds of its threads, so they may exceed the wall
-)
+# Counters of the stages. Those of `RunAhead`'s threads may together exceed the wall.
+_STEP_SUFFIX = "_usec"
 _INFERENCE = "inference_batch_latency_micro_secs"
 
 
 def stage_seconds(result: PipelineResult) -> dict[str, float]:
-    """Returns seconds by stage of one finished pipeline: fetch, decode, encode."""
+    """Returns seconds by stage of one finished pipeline: read, fetch, decode, encode, write, ..."""
     found = result.metrics().query(MetricsFilter())
     seconds: Counter[str] = Counter()
     for counter in found["counters"]:

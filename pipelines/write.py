@@ -95,9 +95,9 @@ def write_unit(
 ) -> UnitResult:
     """Checks and writes one unit: its rejects first, its embeddings last, each in one piece.
 
-    A file under `embeddings/` therefore means that the unit is finished. Retried rows are merged
-    with what the output has of their unit, and then its embeddings come first: a run that is killed
-    in between leaves rows in both tables, which the next one sees and sorts out, and loses none.
+    So a file under `embeddings/` means that the unit is finished. When retried rows are merged, the
+    embeddings are written first: a kill in between leaves rows in both tables, which the next run
+    resolves, but loses none.
     """
     count = _single(counts)
     unit = count.unit
