@@ -89,6 +89,11 @@ def read_checkpoint(
             f"there is no model at {path}; expected a name, a file or a directory"
         )
     if path.is_dir():
+        if arch or activation:
+            raise CheckpointError(
+                f"{path} is a model directory, whose configuration says what it is; leave out "
+                "`arch` and `activation`, which are for a bare state dict"
+            )
         return _read_directory(path)
     return _read_file(path, arch, activation)
 

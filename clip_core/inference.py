@@ -114,7 +114,7 @@ def _can_pack(clip: Clip) -> bool:
 
 
 def _pack(transformer: Transformer) -> None:
-    *body, last = transformer.blocks
+    last = transformer.blocks[-1]
     for block in transformer.blocks:
         _pack_attention(block.attn, ("q", "kv") if block is last else ("qkv",))
         _pack_mlp(block.mlp)

@@ -191,10 +191,6 @@ class Tokenizer:
         )
         return decoded.decode("utf-8", errors="replace").replace(WORD_END, " ")
 
-    def count_specials(self, text: str) -> int:
-        """Counts literal start and end tokens in a text; each moves what the model pools."""
-        return sum(token >= self.start_id for token in self.encode(text))
-
     def tokenize_row(self, text: str) -> tuple[np.ndarray, bool]:
         """Returns one row [context_length] int64, and whether the text had to be cut to fit."""
         row = np.zeros(self.context_length, np.int64)

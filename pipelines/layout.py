@@ -7,3 +7,4 @@ SUCCESS = "_SUCCESS"
 
 FINGERPRINT_KEY = b"clip_beam.fingerprint"
 RESULT_KEY = b"clip_beam.unit"
+VERSIONS_KEY = b"clip_beam.versions"

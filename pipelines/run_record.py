@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -49,6 +50,7 @@ def total(results: Iterable[UnitResult]) -> Totals:
     return Totals(units, rows_read, embedded, dict(sorted(rejects.items())))
 
 
+@lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Returns the releases installed here of the packages that can change a value."""
     found = {}

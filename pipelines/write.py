@@ -20,10 +20,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines import progress, storage
 from pipelines.blocks import Block, pack, unpacked
-from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY
+from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY, VERSIONS_KEY
 from pipelines.parquet_output import write_parquet
 from pipelines.records import Reject, Scored, Unit, UnitCount, UnitResult
 from pipelines.replay import UNIT_KEY, merge_retried, unit_file, unit_to_json
+from pipelines.run_record import package_versions
 from pipelines.tables import rejects_batch, scored_batch
 
 # Rows of a unit travel to its writer in blocks: a shuffled element costs far more than a row.
@@ -113,6 +114,7 @@ def write_unit(
         FINGERPRINT_KEY: json.dumps(dict(layout.fingerprint), sort_keys=True),
         RESULT_KEY: json.dumps(result.to_json()),
         UNIT_KEY: unit_to_json(unit),
+        VERSIONS_KEY: json.dumps(package_versions()),
     }
     if unit.only_rows is None:
         _write_rejects(layout, unit, rejected, metadata)

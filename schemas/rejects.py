@@ -11,8 +11,6 @@ from schemas.embeddings import ROW_FIELDS, with_kept
 
 MAX_DETAIL_CHARS = 300
 
-STAGES = ("read", "fetch", "decode", "encode")
-
 
 class Reason(str, Enum):
     """Why a row was rejected: a closed list, so that counts can be compared between runs."""

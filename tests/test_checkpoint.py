@@ -145,3 +145,9 @@ def test_names_survive_the_way_to_hugging_face_and_back(vit_dir):
     )
     assert set(back) == set(state)
     assert all(torch.equal(back[name].load(), state[name]) for name in state)
+
+
+def test_model_directory_speaks_for_itself(model_dir):
+    for flags in ({"arch": "ViT-B/32"}, {"activation": "gelu"}):
+        with pytest.raises(CheckpointError, match="is a model directory, .* leave out `arch` and"):
+            clip_core.load(str(model_dir), **flags)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_row
 
+from pipelines.layout import VERSIONS_KEY
 from pipelines.manifest import Columns
 from pipelines.records import Embedded, Reject, Scored, Unit, UnitCount, Vectors
 from pipelines.resume import ResumeError, check_resumable, finished_units
@@ -70,6 +71,7 @@ def test_file_holds_fingerprint_counts_and_checksums_and_no_vector_dictionary(la
     path = tmp_path / "embeddings" / "unit-0.parquet"
     metadata = pq.read_metadata(path)
     assert json.loads(metadata.metadata[FINGERPRINT_KEY]) == FINGERPRINT
+    assert json.loads(metadata.metadata[VERSIONS_KEY])["pyarrow"] == pa.__version__
     group = metadata.row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     vector = next(c for name, c in columns.items() if name.startswith("image_embedding"))
