@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from clip_core.preprocess import Preprocess, resized_size
 from pipelines.records import RowFault
+from pipelines.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _SIGNATURE_BYTES = 16  # as many as Pillow shows a plugin to recognise its format by
 _DEEP_MODES = ("I", "F")  # and I;16, I;16B, ...; Pillow itself scales colours of 16 bits
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True)
@@ -127,4 +126,4 @@ def _undecodable(error: Exception) -> RowFault:
 
 def _fault(reason: Reason, detail: str) -> RowFault:
     # Some messages hold the address of an object, and a rerun would then write another detail.
-    return RowFault("decode", reason, _ADDRESS.sub("…", detail))
+    return RowFault("decode", reason, ADDRESS.sub(MASK, detail))

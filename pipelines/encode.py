@@ -19,12 +19,12 @@ from clip_core.inference import ready_to_encode
 from clip_core.loading import ClipModel
 from pipelines.batch_recovery import BatchLimit, BatchRecovery
 from pipelines.records import Embedded, Example, ModelInput, Reject, RowFault, Vectors
+from pipelines.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
 # What torch says on a CPU, where it has no class of its own for it.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _release_memory() -> None:
 
 def _blamed(example: Example, error: Exception) -> Reject:
     reason = Reason.OUT_OF_MEMORY if is_out_of_memory(error) else Reason.ENCODE_FAILED
-    detail = _ADDRESS.sub("…", f"{type(error).__name__}: {error}")
+    detail = ADDRESS.sub(MASK, f"{type(error).__name__}: {error}")
     return RowFault("encode", reason, detail).to_reject(example.row)
 
 

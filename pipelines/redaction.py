@@ -12,10 +12,12 @@ from types import TracebackType
 from typing import Any
 
 MASK = "…"
+# Addresses of objects differ from run to run.
+ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
 # What a message of a library may carry that must not reach the output: object addresses, user
 # names and passwords, query strings, signed or not, and parts of them.
 _SECRETS = re.compile(
-    r"0x[0-9a-fA-F]+"
+    rf"{ADDRESS.pattern}"
     r"|(?<=://)[^/\s'\"]*@"
     r"|(?:\?|%3[Ff])[^\s'\"]+"
     r"|(?P<name>(?i:sig|token|secret|password|signature|credential)(?:=|%3[Dd]))[^&\s'\"]+"

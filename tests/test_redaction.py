@@ -27,6 +27,7 @@ KEY = "another-s3cret"  # in the environment: else its rule would hide what othe
     [
         ("at https://me:pw@host/a.png?sig=abc&x=1", "at https://…host/a.png…"),
         ("<BytesIO object at 0x7f1234>", "<BytesIO object at …>"),
+        ("RN50x4, RN50x64", "RN50x4, RN50x64"),
         ("sv=2024&sig=abc%3D&se=1", "sv=2024&sig=…&se=1"),
         ("x-amz-signature=abc token=abc", "x-amz-signature=… token=…"),
         ("'https://h/a?b=c' and 'https://h/d?e=f'", "'https://h/a…' and 'https://h/d…'"),
