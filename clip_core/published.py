@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from tqdm import tqdm
 
@@ -38,7 +43,8 @@ def cache_directory() -> Path:
 def published_checkpoint(name: str, cache_dir: str | None = None) -> Path:
     """Returns the file of a published model, downloaded once and verified.
 
-    An interrupted download is resumed; a file appears under its name only when it is whole.
+    An interrupted download is resumed; a file appears under its name only when it is whole. A
+    process that finds another at it waits, and takes what that one got.
 
     Raises:
         CheckpointError: if it cannot be downloaded, or its bytes are not the published ones.
@@ -49,21 +55,18 @@ def published_checkpoint(name: str, cache_dir: str | None = None) -> Path:
     if target.exists():
         return target
     address = _ADDRESS.format(sha256=sha256, file=file)
-    partial = target.with_suffix(".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _download(address, partial)
-    except (urllib.error.URLError, OSError) as error:
+        found = _fetch(address, target, sha256)
+    except (OSError, http.client.HTTPException) as error:
         raise CheckpointError(
-            f"could not download {name} ({error}); fetch {address} elsewhere and put it at {target}"
+            f"could not download {name} ({error}); run again to resume, or fetch {address} "
+            f"elsewhere and put it at {target}"
         ) from error
-    found = file_sha256(partial)
     if found != sha256:
-        partial.unlink()
         raise CheckpointError(
             f"expected SHA-256 {sha256} for {name}, got {found}; it was removed, try again"
         )
-    os.replace(partial, target)
     return target
 
 
@@ -76,16 +79,64 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(address: str, partial: Path) -> None:
-    done = partial.stat().st_size if partial.exists() else 0
+def _fetch(address: str, target: Path, sha256: str) -> str:
+    """Downloads a file by way of a partial one beside it; returns the hash of what arrived."""
+    partial = target.with_suffix(".part")
+    with _opened_alone(partial) as file:
+        if target.exists():  # another process was faster
+            partial.unlink(missing_ok=True)
+            return sha256
+        found = _complete(address, file, sha256)
+        if found == sha256:
+            os.replace(partial, target)
+    return found
+
+
+def _complete(address: str, file: BinaryIO, sha256: str) -> str:
+    """Downloads what a file lacks, and returns its hash; wrong bytes are thrown away."""
+    is_begun = file.seek(0, os.SEEK_END) > 0
+    _download_rest(address, file)
+    found = file_sha256(Path(file.name))
+    if found != sha256:
+        file.truncate(0)  # and not unlinked, as others may wait for this very file
+        if is_begun:  # what was there was no beginning of it
+            return _complete(address, file, sha256)
+    return found
+
+
+@contextmanager
+def _opened_alone(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to append to, when no other process has it open; a killed one frees it."""
+    with path.open("a+b") as file:
+        with suppress(ImportError, OSError):  # without locks the hash alone tells a mixture
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield cast(BinaryIO, file)
+
+
+def _download_rest(address: str, file: BinaryIO) -> None:
+    """Appends what the file lacks; raises a ConnectionError if the answer ends before its end."""
+    done = file.seek(0, os.SEEK_END)
     request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-        resumed = response.status == 206
-        total = (done if resumed else 0) + int(response.headers.get("Content-Length", 0))
-        with (
-            partial.open("ab" if resumed else "wb") as file,
-            tqdm(total=total, initial=file.tell(), unit="B", unit_scale=True, disable=None) as bar,
-        ):
-            while chunk := response.read(_CHUNK_BYTES):
-                file.write(chunk)
-                bar.update(len(chunk))
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        return  # nothing comes after what is there
+    with response:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            done = file.truncate(0)
+        _append(response, file, done + int(response.headers.get("Content-Length", 0)))
+
+
+def _append(response: http.client.HTTPResponse, file: BinaryIO, total: int) -> None:
+    size = file.seek(0, os.SEEK_END)
+    with tqdm(total=total, initial=size, unit="B", unit_scale=True, disable=None) as bar:
+        while chunk := response.read(_CHUNK_BYTES):
+            size += file.write(chunk)
+            bar.update(len(chunk))
+    file.flush()
+    if size < total:
+        raise ConnectionError(f"the connection closed after {size} of {total} bytes")

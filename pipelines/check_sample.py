@@ -15,7 +15,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from pipelines import storage
-from pipelines.compression import decompressed
+from pipelines.compression import DamagedStream, decompressed
 from pipelines.embed_rows import EmbedRows
 from pipelines.parquet_output import parquet_bytes
 from pipelines.read import read_unit
@@ -103,7 +103,7 @@ def dotted_keys(unit: Unit) -> list[str]:
         try:
             with tarfile.open(fileobj=decompressed(unit.uri, file), mode="r|") as tar:
                 names = [member.name for member in islice(tar, MEMBERS_LOOKED_AT)]
-        except (tarfile.TarError, EOFError):  # the sample tells of it
+        except (tarfile.TarError, EOFError, DamagedStream):  # the sample tells of it
             return []
     fields = {name: storage.base_name(name).lower().split(".")[1:] for name in names}
     return [name for name, parts in fields.items() if len(parts) > 1 and parts[-1] in IMAGE_FIELDS]

@@ -14,16 +14,15 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
 from urllib.parse import urljoin
 
 from pipelines.urls import RefusedURL, Url, parse_url
 
 MAX_REDIRECTS = 5
-MAX_SECONDS = 60.0  # of one attempt, redirects included
+MAX_SECONDS = 60.0  # of one attempt, redirects included; resolving a name may add to it
 _REDIRECTS = {301, 302, 303, 307, 308}
 _CHUNK_BYTES = 1 << 16
 _HEADERS = {"User-Agent": "clip-beam", "Accept": "image/*", "Accept-Encoding": "identity"}
@@ -98,17 +97,21 @@ def _is_global(address: Address) -> bool:
 
 
 @contextmanager
-def _request(url: Url, deadline: float) -> Any:
+def _request(url: Url, deadline: float) -> Iterator[http.client.HTTPResponse]:
     """Sends a GET request; when the time is over the connection breaks, whatever is under way."""
     connection = _connect(url, deadline)
-    alarm = threading.Timer(max(deadline - time.monotonic(), 0), _break, [connection])
+    sock = connection.sock  # which the connection forgets when the server is to close it
+    alarm = threading.Timer(_left(deadline), _break, [sock])
     alarm.daemon = True
     alarm.start()
     try:
-        if isinstance(connection.sock, ssl.SSLSocket):
-            connection.sock.do_handshake()
+        if isinstance(sock, ssl.SSLSocket):
+            sock.do_handshake()
         connection.request("GET", url.target, headers=_HEADERS)
-        yield connection.getresponse()
+        with connection.getresponse() as answer:
+            yield answer
+        if time.monotonic() >= deadline:  # a body without a length seems whole where it broke
+            raise TimeoutError("the connection was broken")
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
             raise TimeoutError(f"not done within {MAX_SECONDS:.0f} s") from error
@@ -118,11 +121,14 @@ def _request(url: Url, deadline: float) -> Any:
         connection.close()
 
 
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
+
+
 def _connect(url: Url, deadline: float) -> http.client.HTTPConnection:
     """Connects to an address that was checked, and names the host to TLS and to the server."""
-    timeout = max(deadline - time.monotonic(), 0.001)
-    connection = http.client.HTTPConnection(url.host, url.port, timeout=timeout)
-    sock = _open_socket(_public_addresses(url), timeout)
+    connection = http.client.HTTPConnection(url.host, url.port)
+    sock = _open_socket(_public_addresses(url), deadline)
     try:
         if url.scheme == "https":
             sock = _tls_context().wrap_socket(
@@ -144,6 +150,9 @@ def _tls_context() -> ssl.SSLContext:
 def _public_addresses(url: Url) -> list[tuple[str, int]]:
     """Resolves a host, once; one address that is not public spoils them all.
 
+    The system's resolver cannot be interrupted. It has time limits of its own, and the time that it
+    took is taken from the rest of the attempt.
+
     Raises:
         RefusedURL: if an address is not public.
         OSError: if the name does not resolve.
@@ -158,21 +167,20 @@ def _public_addresses(url: Url) -> list[tuple[str, int]]:
     return addresses
 
 
-def _open_socket(addresses: list[tuple[str, int]], timeout: float) -> socket.socket:
-    for address in addresses[:-1]:
+def _open_socket(addresses: list[tuple[str, int]], deadline: float) -> socket.socket:
+    """Tries the addresses in order, each for its share of the time that is left."""
+    for tried, address in enumerate(addresses[:-1]):
         try:
-            return socket.create_connection(address, timeout=timeout / len(addresses))
+            share = _left(deadline) / (len(addresses) - tried)
+            return socket.create_connection(address, timeout=share)
         except OSError:
             continue
-    return socket.create_connection(addresses[-1], timeout=timeout)
+    return socket.create_connection(addresses[-1], timeout=_left(deadline))
 
 
-def _break(connection: http.client.HTTPConnection) -> None:
-    try:
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it broke by itself
-        pass
+def _break(sock: socket.socket) -> None:
+    with suppress(OSError):  # it broke by itself
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:

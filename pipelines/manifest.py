@@ -190,7 +190,7 @@ def _plan_file(uri: str, kind: str, request: ManifestRequest, beside_tar: bool) 
         manifest_bytes=storage.file_size(uri),
     )
     if kind == "webdataset":
-        columns = replace(webdataset.COLUMNS, kept=request.keep_columns)
+        columns = webdataset.columns_of(request.columns)
         kept = [pa.field(name, pa.string()) for name in columns.kept]
         return _FilePlan([replace(whole, columns=columns, rows=None)], kept)
     if kind == "parquet":

@@ -7,60 +7,124 @@ blocks, and nothing but zeros behind them (POSIX.1-1988, ustar).
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
+from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 from pipelines import storage
 from pipelines.compression import DamagedStream, decompressed, is_compressed
+from pipelines.faults import AttemptsFailed, is_transient
 from pipelines.raw_rows import Fault, RawRow
 from pipelines.records import Unit
 from pipelines.redaction import redact
-from schemas.manifest import ERROR_NAME, STATUS_NAME, TEXT_NAMES, UID_NAMES, Columns
+from schemas.manifest import (
+    ERROR_NAME,
+    STATUS_NAME,
+    TEXT_NAMES,
+    UID_NAMES,
+    ColumnOverrides,
+    Columns,
+)
 from schemas.rejects import Reason
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+USED_FIELDS = (*IMAGE_FIELDS, "txt", "json")
 MAX_MEMBER_BYTES = 256 << 20
+# What a compressed tar may unpack to: so many times its size or so much, whichever is more, up to a
+# limit. Else a few MB of packed zeros would fill the disk; pictures hardly shrink at all.
+MAX_UNPACKED_RATIO = 32
+ALWAYS_UNPACKED_BYTES = 1 << 30
+MAX_UNPACKED_BYTES = 64 << 30
 _ZERO_BLOCK = bytes(tarfile.BLOCKSIZE)
 _CHECK_BYTES = 1 << 20
 
-# The names under which this reader hands out what it found in a sample.
+# The names under which this reader hands out what it found in a sample: of members and of json's
+# fields none begins with a slash.
 COLUMNS = Columns(
-    uid="uid", image_uri="url", image_bytes="image_bytes", text="text", sha256="sha256"
+    uid="/uid", image_uri="/url", image_bytes="/image", text="/text", sha256="/sha256"
 )
+
+
+def columns_of(overrides: ColumnOverrides) -> Columns:
+    """Returns where a tar's fields are: what a flag names is a member's extension or json's field,
+    and the rest is recognised in each sample."""
+    named = {"uid": overrides.uid, "image_bytes": overrides.image, "text": overrides.text}
+    given = {column: name for column, name in named.items() if name is not None}
+    return replace(COLUMNS, kept=overrides.kept, **given)
 
 
 def read_webdataset(unit: Unit) -> Iterator[RawRow]:
     """Yields the samples of a tar, in order; last, if it is damaged, one fault for the rest."""
-    number = 0
+    number, damage = 0, None
     try:
-        with _seekable(unit.uri) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for _, members in groupby(tar, key=lambda member: _split(member.name)[0]):
-                yield RawRow(number, _sample(tar, list(members), unit))
+        with (
+            _seekable(unit.uri) as (file, damage),
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
+            for members in _samples(tar):
+                yield RawRow(number, _sample(tar, members, unit))
                 number += 1
-            damage = _damage_at_end(tar, file) or _wrong_count(unit.uri, number)
-    except (tarfile.TarError, DamagedStream, EOFError, UnicodeDecodeError) as error:
-        damage = str(error)
+            damage = damage or _damage_at_end(tar, file) or _wrong_count(unit.uri, number)
+    except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
+        damage = damage or str(error)
     if damage is not None:
         yield RawRow(number, Fault(Reason.MANIFEST_TRUNCATED, damage))
 
 
+def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
+    """Yields the members of each sample; an extension that comes again begins another one."""
+    members: dict[str, tarfile.TarInfo] = {}
+    key = ""
+    for member in tar:
+        if member.isdir():
+            continue
+        found, field = _split(member.name)
+        if members and (found != key or field in members):
+            yield list(members.values())
+            members = {}
+        key, members[field] = found, member
+    if members:
+        yield list(members.values())
+
+
 @contextmanager
-def _seekable(uri: str) -> Iterator[BinaryIO]:
-    """Opens a tar so that its end can be looked at again; a compressed one is unpacked to disk."""
+def _seekable(uri: str) -> Iterator[tuple[BinaryIO, str | None]]:
+    """Opens a tar so that its end can be looked at again; a compressed one is unpacked to disk.
+
+    With the file comes what is wrong with a compressed one behind what could be unpacked, or None.
+    """
     with storage.open_input(uri) as file:
         if not is_compressed(uri):
-            yield file
+            yield file, None
             return
         with tempfile.TemporaryFile() as plain:
-            shutil.copyfileobj(decompressed(uri, file), plain)
+            damage = _unpack(uri, file, cast(BinaryIO, plain))
             plain.seek(0)
-            yield cast(BinaryIO, plain)
+            yield cast(BinaryIO, plain), damage
+
+
+def _unpack(uri: str, file: BinaryIO, plain: BinaryIO) -> str | None:
+    """Unpacks what can be unpacked; returns what is wrong with the rest, if anything is."""
+    bound = _unpacked_bound(file.seek(0, io.SEEK_END))
+    file.seek(0)
+    stream = cast(io.BufferedReader, decompressed(uri, file))
+    try:
+        while piece := stream.read1():  # `read` would lose what comes just before the damage
+            if plain.tell() + len(piece) > bound:
+                return f"it unpacks to more than {bound} bytes"
+            plain.write(piece)
+    except DamagedStream as error:
+        return str(error)
+    return None
+
+
+def _unpacked_bound(packed_bytes: int) -> int:
+    return min(MAX_UNPACKED_BYTES, max(ALWAYS_UNPACKED_BYTES, MAX_UNPACKED_RATIO * packed_bytes))
 
 
 def _damage_at_end(tar: tarfile.TarFile, file: BinaryIO) -> str | None:
@@ -85,7 +149,11 @@ def _wrong_count(uri: str, found: int) -> str | None:
     try:
         with storage.open_input(stats) as file:
             expected = json.loads(file.read(_CHECK_BYTES))["successes"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    except OSError as error:  # stores also say 403 of a file that is not there
+        if is_transient(error) or isinstance(error.__cause__, AttemptsFailed):
+            raise
         return None
     if expected == found or not isinstance(expected, int):
         return None
@@ -96,17 +164,21 @@ def _sample(
     tar: tarfile.TarFile, members: list[tarfile.TarInfo], unit: Unit
 ) -> dict[str, Any] | Fault:
     """Reads one sample: its image, its caption, and what its json says."""
+    columns = unit.columns
+    named = (columns.uid, columns.image_bytes, columns.text)
+    used = {*USED_FIELDS, *(name.lower() for name in named if name)}
     found: dict[str, bytes] = {}
     names: dict[str, str] = {}
     for member in members:
         field = _split(member.name)[1]
         if not member.isreg():
             return Fault(Reason.MALFORMED_ROW, f"{member.name!r} is not a regular file")
+        if field not in used:
+            continue
         if member.size > MAX_MEMBER_BYTES:
             return Fault(Reason.TOO_LARGE, f"{member.name!r} has {member.size} bytes")
-        if field in IMAGE_FIELDS or field in ("txt", "json"):
-            found[field] = _read(tar, member)
-            names[field] = member.name
+        found[field] = _read(tar, member)
+        names[field] = member.name
     try:
         return _values(found, names, _split(members[0].name)[0], unit)
     except (ValueError, RecursionError) as error:
@@ -119,18 +191,37 @@ def _values(
     about = json.loads(found["json"]) if "json" in found else {}
     if not isinstance(about, dict):
         return Fault(Reason.MALFORMED_ROW, f"expected a json object, got {type(about).__name__}")
-    image = next((field for field in IMAGE_FIELDS if field in found), None)
-    text = found["txt"].decode("utf-8") if "txt" in found else _first(about, TEXT_NAMES)
-    values: dict[str, Any] = {name: _plain(about.get(name)) for name in unit.columns.kept}
-    values["uid"] = _first(about, UID_NAMES) or storage.base_name(key)
-    values["text"] = text
+    columns = unit.columns
+    values: dict[str, Any] = {name: _plain(about.get(name)) for name in columns.kept}
+    uid = _named(columns.uid, COLUMNS.uid, found, about)
+    values[str(columns.uid)] = uid or _first(about, UID_NAMES) or storage.base_name(key)
+    values[str(columns.text)] = _caption(columns, found, about)
     # img2dataset takes the hash of the picture that it then resizes.
     is_resized = STATUS_NAME in about and ERROR_NAME in about
-    values["sha256"] = None if is_resized else about.get("sha256")
+    values[str(columns.sha256)] = None if is_resized else about.get("sha256")
+    own = columns.image_bytes != COLUMNS.image_bytes
+    fields = (str(columns.image_bytes).lower(),) if own else IMAGE_FIELDS
+    image = next((field for field in fields if field in found), None)
     if image is not None:
-        values["image_bytes"] = found[image]
-        values["url"] = f"{redact(unit.uri)}#{names[image]}"
+        values[str(columns.image_bytes)] = found[image]
+        values[str(columns.image_uri)] = f"{redact(unit.uri)}#{names[image]}"
     return values
+
+
+def _caption(columns: Columns, found: dict[str, bytes], about: dict[str, Any]) -> Any:
+    if columns.text != COLUMNS.text:
+        return _named(columns.text, COLUMNS.text, found, about)
+    return found["txt"].decode("utf-8") if "txt" in found else _first(about, TEXT_NAMES)
+
+
+def _named(
+    column: str | None, recognised: str | None, found: dict[str, bytes], about: dict[str, Any]
+) -> Any:
+    """Returns what a flag names, a member's text or a field of json; None where no flag does."""
+    if column is None or column == recognised:
+        return None
+    member = found.get(column.lower())
+    return about.get(column) if member is None else member.decode("utf-8")
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -290,12 +290,20 @@ def test_packed_body_is_refused(server, loopback_allowed):
     assert "Content-Encoding" in fault_of(server.root + "x", server.root).detail
 
 
-def test_drip_ends_with_the_time(server, loopback_allowed, monkeypatch):
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+@pytest.mark.parametrize("length", ["100", ""])  # without one, the end of the body is its end
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+def test_drip_ends_with_the_time(
+    server, loopback_allowed, monkeypatch, version, length, connection
+):
     """Each byte comes in time, the whole never does."""
-    monkeypatch.setattr(http_images, "MAX_SECONDS", 0.3)
-    server.answers["/x"] = (200, {"Content-Length": "100"}, [b"x"] * 100)
+    monkeypatch.setattr(http_images, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(Handler, "protocol_version", version)
+    headers = {"Content-Length": length, "Connection": connection}
+    server.answers["/x"] = (200, headers, [b"x"] * 100)
     began = time.monotonic()
-    assert fault_of(server.root + "x", server.root).reason is Reason.FETCH_FAILED
+    fault = fault_of(server.root + "x", server.root)
+    assert fault.reason is Reason.FETCH_FAILED and "not done within" in fault.detail
     assert time.monotonic() - began < 3
 
 

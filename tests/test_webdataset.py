@@ -1,4 +1,3 @@
-import gzip
 import io
 import json
 import random
@@ -7,7 +6,9 @@ import tarfile
 import pytest
 from conftest import plan
 
-from pipelines import webdataset
+from pipelines import storage, webdataset
+from pipelines.faults import AttemptsFailed
+from pipelines.filesystems import StoreFault
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from schemas.rejects import Reason
@@ -79,6 +80,29 @@ def test_repeated_key_that_is_not_adjacent_is_a_row_of_its_own(tmp_path):
     assert [row.uid for row in read(tmp_path, data)] == ["1", "2", "1"]
 
 
+def test_extension_that_comes_again_begins_another_sample(tmp_path):
+    found = read(tmp_path, make_tar(*sample("a", b"1", "one"), *sample("a", b"2", "two")))
+    assert [(row.image_bytes, row.text, row.uid) for row in found] == [
+        (b"1", "one", "a"),
+        (b"2", "two", "a"),
+    ]
+
+
+def test_flags_name_members_or_fields_of_json(tmp_path):
+    about = {"recap": "better", "my_id": 7, "uid": "u"}
+    members = [*sample("a", **about), ("a.seg.png", b"mask"), ("a.vlm", b"longer")]
+    data = make_tar(*members, *sample("b"))
+    flags = {"text_column": "recap", "id_column": "my_id", "image_column": "seg.png"}
+    first, second = read(tmp_path, data, **flags)
+    assert (first.text, first.uid, first.image_bytes) == ("better", "7", b"mask")
+    assert first.url.endswith("#a.seg.png")
+    assert (second.reason, second.row.text) == (Reason.MISSING_IMAGE, None)
+    first, second = read(tmp_path, data, text_column="VLM", keep_columns=("recap", "text"))
+    assert (first.text, first.uid, first.image_bytes) == ("longer", "u", b"image")
+    assert first.kept == {"recap": "better", "text": None}
+    assert second.reason == Reason.EMPTY_TEXT
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
@@ -125,9 +149,28 @@ def test_links_and_devices_are_refused(tmp_path, kind):
     assert "not a regular file" in found[0].detail
 
 
-def test_too_large_member_is_refused_unread(tmp_path, monkeypatch):
+def test_directories_are_no_samples(tmp_path):
+    """`tar cf shard.tar pictures/` writes one first, and one for each folder inside."""
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    for name, data in [*sample("1"), *sample("more/2")]:
+        (tmp_path / "pictures" / name).write_bytes(data)
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(tmp_path / "pictures", "pictures")
+    found = read(tmp_path, (tmp_path / "shard.tar").read_bytes())
+    assert sorted(row.uid for row in found) == ["1", "2"]
+    assert [row.source_row for row in found] == [0, 1]
+
+
+@pytest.mark.parametrize("field", ["jpg", "txt", "json"])
+def test_too_large_member_is_refused_unread(tmp_path, monkeypatch, field):
     monkeypatch.setattr(webdataset, "MAX_MEMBER_BYTES", 4)
-    assert read(tmp_path, make_tar(*sample("1", b"12345")))[0].reason is Reason.TOO_LARGE
+    found = read(tmp_path, make_tar((f"1.{field}", b"12345")))
+    assert found[0].reason is Reason.TOO_LARGE
+
+
+def test_large_member_that_is_not_used_costs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(webdataset, "MAX_MEMBER_BYTES", 9)
+    assert read(tmp_path, make_tar(*sample("1"), ("1.mp4", b"0123456789")))[0].uid == "1"
 
 
 def test_every_cut_is_reported(tmp_path):
@@ -169,11 +212,61 @@ def test_what_is_no_tar_is_one_reject(tmp_path, content):
     assert [record.reason for record in found] == [Reason.MANIFEST_TRUNCATED]
 
 
-def test_compressed_tar_is_read_to_its_end(tmp_path):
-    data = gzip.compress(whole())
-    assert len(read(tmp_path, data, "shard.tar.gz")) == 8
-    found = read(tmp_path, data[: len(data) // 2], "shard.tar.gz")
-    assert found[-1].reason is Reason.MANIFEST_TRUNCATED
+def fault_of_store(cause):
+    fault = StoreFault("the store failed")
+    fault.__cause__ = cause
+    return fault
+
+
+@pytest.fixture
+def statistics_fail(monkeypatch):
+    """Lets the store fail for the file of statistics beside a tar."""
+    opened = storage.open_input
+
+    def fail_with(error):
+        def open_input(uri):
+            if uri.endswith("_stats.json"):
+                raise error
+            return opened(uri)
+
+        monkeypatch.setattr(storage, "open_input", open_input)
+
+    return fail_with
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError("there is none"),
+        PermissionError("403, also where listing is not allowed and there is none"),
+        IsADirectoryError("a folder of that name"),
+        OSError("Forbidden: https://storage.example/shard_stats.json"),
+        fault_of_store(RuntimeError("HTTP 403")),
+    ],
+)
+def test_statistics_that_must_not_be_read_are_done_without(tmp_path, statistics_fail, error):
+    statistics_fail(error)
+    assert len(read(tmp_path, whole())) == 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TimeoutError("stalled"), ConnectionError("reset"), fault_of_store(AttemptsFailed("503"))],
+)
+def test_statistics_that_fail_for_now_fail_the_unit(tmp_path, statistics_fail, error):
+    """The runner tries it again."""
+    statistics_fail(error)
+    with pytest.raises(type(error)):
+        read(tmp_path, whole())
+
+
+def test_statistics_nested_too_deep_say_nothing(tmp_path):
+    (tmp_path / "shard_stats.json").write_text("[" * 100_000)
+    assert len(read(tmp_path, whole())) == 8
+
+
+def test_name_too_long_for_statistics_is_no_fault(tmp_path):
+    assert len(read(tmp_path, whole(), "x" * 250 + ".tar")) == 8
 
 
 def test_nothing_is_written_by_name(tmp_path):

@@ -1,0 +1,142 @@
+"""Downloads of published checkpoints from a local server that can fail like a remote one."""
+
+import hashlib
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from clip_core import published
+from clip_core.lazy_tensor import CheckpointError
+from clip_core.published import published_checkpoint
+
+MODEL = bytes(range(256)) * 40
+HALF = len(MODEL) // 2
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, asked = self.server, self.headers.get("Range")
+        server.asked.append(asked)
+        time.sleep(server.wait_s)
+        first = int(asked[len("bytes=") : -1]) if asked and server.knows_ranges else 0
+        body = server.body[first:]
+        self.send_response_only(416 if not body else 206 if first else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.closes_after])
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.body, server.closes_after = [], MODEL, None
+    server.knows_ranges, server.wait_s = True, 0
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/{{sha256}}/{{file}}"
+    monkeypatch.setattr(published, "_ADDRESS", address)
+    monkeypatch.setitem(published.SHA256, "RN50", hashlib.sha256(MODEL).hexdigest())
+    monkeypatch.setenv("no_proxy", "*")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def partial(tmp_path):
+    return tmp_path / "RN50.part"
+
+
+def load(tmp_path):
+    return published_checkpoint("RN50", str(tmp_path)).read_bytes()
+
+
+def test_file_is_downloaded_once(server, tmp_path):
+    assert load(tmp_path) == load(tmp_path) == MODEL
+    assert server.asked == [None]
+    assert [file.name for file in tmp_path.iterdir()] == ["RN50.pt"]
+
+
+def test_interrupted_download_is_resumed(server, tmp_path, partial):
+    partial.write_bytes(MODEL[:HALF])
+    assert load(tmp_path) == MODEL
+    assert server.asked == [f"bytes={HALF}-"]
+
+
+def test_server_without_ranges_sends_it_anew(server, tmp_path, partial):
+    server.knows_ranges = False
+    partial.write_bytes(b"?" * HALF)
+    assert load(tmp_path) == MODEL
+
+
+def test_whole_partial_file_of_a_killed_process_is_taken(server, tmp_path, partial):
+    """The server has nothing behind its end, and says so with an error."""
+    partial.write_bytes(MODEL)
+    assert load(tmp_path) == MODEL
+    assert server.asked == [f"bytes={len(MODEL)}-"]
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("size", [HALF, len(MODEL), len(MODEL) + 1])
+def test_partial_file_of_something_else_is_replaced(server, tmp_path, partial, size):
+    partial.write_bytes(b"?" * size)
+    assert load(tmp_path) == MODEL
+    assert server.asked == [f"bytes={size}-", None]
+
+
+def test_connection_that_closes_early_leaves_a_file_to_resume(server, tmp_path, partial):
+    server.closes_after = 1000
+    for arrived in (1000, 2000):
+        with pytest.raises(
+            CheckpointError, match=f"after {arrived} of {len(MODEL)} bytes"
+        ) as error:
+            load(tmp_path)
+        assert "\n" not in str(error.value) and "resume" in str(error.value)
+        assert partial.read_bytes() == MODEL[:arrived]
+    server.closes_after = None
+    assert load(tmp_path) == MODEL
+    assert server.asked == [None, "bytes=1000-", "bytes=2000-"]
+
+
+def test_whole_file_with_other_bytes_is_thrown_away(server, tmp_path, partial):
+    server.body = MODEL[::-1]
+    with pytest.raises(CheckpointError, match="expected SHA-256"):
+        load(tmp_path)
+    server.body = MODEL
+    assert load(tmp_path) == MODEL
+    assert server.asked == [None, None]
+
+
+def all_at_once(tmp_path, count=4):
+    """Loads with several threads, and returns what each found or how it failed."""
+    found = []
+
+    def run():
+        try:
+            found.append(load(tmp_path))
+        except CheckpointError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_those_who_come_at_once_share_one_download(server, tmp_path):
+    server.wait_s = 0.1
+    assert all_at_once(tmp_path) == [MODEL] * 4
+    assert server.asked == [None]
+    assert [file.name for file in tmp_path.iterdir()] == ["RN50.pt"]
+
+
+def test_each_of_those_who_wait_for_wrong_bytes_says_so(server, tmp_path):
+    server.body, server.wait_s = MODEL[::-1], 0.05
+    found = all_at_once(tmp_path, 2)
+    assert ["expected SHA-256" in str(error) for error in found] == [True, True]
