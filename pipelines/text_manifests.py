@@ -1,37 +1,26 @@
-"""Reads JSONL, CSV and TSV manifests, plain or compressed, in slices that start at a byte offset.
-
-A record of JSONL is a line that is not blank; of CSV and TSV what the quoting rules of RFC 4180
-make one, so that a caption may hold line breaks.
-"""
+"""Reads JSONL, CSV and TSV manifests, plain or compressed, in slices that begin at an offset."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pyarrow as pa
 
-from pipelines import storage
-from pipelines.compression import DamagedStream, decompressed, is_compressed
+from pipelines.compression import DamagedStream, is_compressed
 from pipelines.raw_rows import MAX_RECORD_BYTES, Fault, RawRow
 from pipelines.records import Unit
+from pipelines.text_records import TOO_LONG, TextRecords, open_text
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
-_BOM = b"\xef\xbb\xbf"
-_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
-_TOO_LONG = "\x00line too long"  # stands for such a line
 _NOT_UTF8 = (
     "the row is not valid UTF-8; convert the manifest, for example with "
     "`iconv -f latin1 -t utf-8` if that is what it is"
 )
 _NAMED_BY = 1000  # records of a JSONL file whose keys count as its columns
-_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,8 +56,8 @@ def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) ->
     damage = None
     fields: tuple[pa.Field, ...] = ()
     first, start, count = 0, 0, 0
-    with _open(uri) as file:
-        records = _Records(file, kind, uri)
+    with open_text(uri) as file:
+        records = TextRecords(file, kind, uri)
         try:
             fields = _header_fields(records, uri, kind)
             start = records.offset
@@ -88,8 +77,8 @@ def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) ->
 
 def read_text(unit: Unit) -> Iterator[RawRow]:
     """Yields the rows of a unit, in order."""
-    with _open(unit.uri) as file:
-        records = _Records(file, unit.format, unit.uri)
+    with open_text(unit.uri) as file:
+        records = TextRecords(file, unit.format, unit.uri)
         names = [field.name for field in _header_fields(records, unit.uri, unit.format)]
         records.skip_to(unit.offset or 0, seekable=not is_compressed(unit.uri))
         for number in range(unit.first_row, unit.first_row + (unit.rows or 0)):
@@ -106,86 +95,7 @@ def read_text(unit: Unit) -> Iterator[RawRow]:
 _SHRUNK = Fault(Reason.MANIFEST_TRUNCATED, "the manifest ends before this row")
 
 
-def _open(uri: str) -> BinaryIO:
-    file = storage.open_input(uri)
-    if is_compressed(uri):
-        return decompressed(uri, file)
-    # The files of object stores have no `readline` with a limit.
-    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES))
-
-
-class _Records(Iterator[Any]):
-    """Records of a text file: lines of JSONL, lists of fields (or a fault) of CSV and TSV.
-
-    `offset` is the byte, in the decompressed text, at which the next record begins. Bytes that are
-    not UTF-8 arrive as surrogates, so that the reader of a record can refuse it alone.
-    """
-
-    def __init__(self, file: BinaryIO, kind: str, uri: str) -> None:
-        self._file = file
-        self._uri = uri
-        self.offset = 0
-        self._records: Iterator[Any]
-        if kind == "jsonl":
-            self._records = (line for line in self._lines() if line.strip())
-        else:
-            csv.field_size_limit(MAX_RECORD_BYTES)
-            self._records = self._csv_records(DELIMITERS[kind])
-
-    def __next__(self) -> Any:
-        return next(self._records)
-
-    def skip_to(self, offset: int, *, seekable: bool) -> None:
-        """Goes on at a byte offset behind what was read."""
-        if offset <= self.offset:
-            return
-        if seekable:
-            self._file.seek(offset)
-        else:
-            left = offset - self.offset
-            while left and (skipped := self._file.read(min(left, _BUFFER_BYTES))):
-                left -= len(skipped)
-        self.offset = offset
-
-    def _csv_records(self, delimiter: str) -> Iterator[list[str] | Fault]:
-        while True:
-            # Strict: else a quoted field cut short by the end of the file passes for a whole one.
-            reader = csv.reader(self._lines(), delimiter=delimiter, strict=True)
-            try:
-                yield from (record for record in reader if record)
-                return
-            except csv.Error as error:  # a field without end; what it swallowed is one record
-                yield Fault(Reason.MALFORMED_ROW, str(error))
-
-    def _lines(self) -> Iterator[str]:
-        while line := self._file.readline(MAX_RECORD_BYTES):
-            is_first = self.offset == 0
-            self.offset += len(line)
-            if len(line) == MAX_RECORD_BYTES and not line.endswith(b"\n"):
-                self._drop_rest_of_line()
-                yield _TOO_LONG + "\n"
-            else:
-                line = _without_bom(line, self._uri) if is_first else line
-                yield line.decode("utf-8", "surrogateescape")
-
-    def _drop_rest_of_line(self) -> None:
-        while line := self._file.readline(MAX_RECORD_BYTES):
-            self.offset += len(line)
-            if line.endswith(b"\n"):
-                return
-
-
-def _without_bom(line: bytes, uri: str) -> bytes:
-    # Without a mark, every other byte of UTF-16 is zero where the text is plain.
-    if line.startswith(_UTF16_BOMS) or (len(line) > 3 and b"\0\0" in (line[:4:2], line[1:4:2])):
-        raise ManifestError(
-            f"expected a manifest in UTF-8, got UTF-16 in {uri}; convert it, for example with "
-            "`iconv -f utf-16 -t utf-8`"
-        )
-    return line.removeprefix(_BOM)
-
-
-def _header_fields(records: _Records, uri: str, kind: str) -> tuple[pa.Field, ...]:
+def _header_fields(records: TextRecords, uri: str, kind: str) -> tuple[pa.Field, ...]:
     """Reads the header of CSV and TSV; JSONL has none."""
     if kind == "jsonl":
         return ()
@@ -194,7 +104,7 @@ def _header_fields(records: _Records, uri: str, kind: str) -> tuple[pa.Field, ..
         raise ManifestError(f"expected a header line in {uri}, got an empty file")
     if isinstance(header, Fault):
         raise ManifestError(f"the header line of {uri} cannot be read: {header.detail}")
-    if any(_TOO_LONG in name for name in header):
+    if any(TOO_LONG in name for name in header):
         raise ManifestError(f"the header line of {uri} is longer than {MAX_RECORD_BYTES} bytes")
     if any(_has_surrogate(name) for name in header):
         raise ManifestError(f"the header line of {uri}: {_NOT_UTF8}")
@@ -202,7 +112,7 @@ def _header_fields(records: _Records, uri: str, kind: str) -> tuple[pa.Field, ..
 
 
 def _csv_values(record: list[str], names: list[str]) -> dict[str, str | None] | Fault:
-    if any(_TOO_LONG in value for value in record):
+    if any(TOO_LONG in value for value in record):
         return Fault(Reason.MALFORMED_ROW, f"a line is longer than {MAX_RECORD_BYTES} bytes")
     if len(record) != len(names):
         return Fault(Reason.MALFORMED_ROW, f"expected {len(names)} fields, got {len(record)}")
@@ -212,7 +122,7 @@ def _csv_values(record: list[str], names: list[str]) -> dict[str, str | None] | 
 
 
 def _json_values(line: str, kept: tuple[str, ...]) -> dict[str, Any] | Fault:
-    if line.startswith(_TOO_LONG):
+    if line.startswith(TOO_LONG):
         return Fault(Reason.MALFORMED_ROW, f"the line is longer than {MAX_RECORD_BYTES} bytes")
     if _has_surrogate(line):
         return Fault(Reason.MALFORMED_ROW, _NOT_UTF8)

@@ -1,3 +1,4 @@
+import bz2
 import csv
 import gzip
 import io
@@ -6,9 +7,10 @@ import random
 
 import pyarrow as pa
 import pytest
+import zstandard
 from conftest import plan
 
-from pipelines import raw_rows, text_manifests
+from pipelines import raw_rows, storage, text_manifests, text_records
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from schemas.manifest import ManifestError
@@ -52,6 +54,25 @@ def test_slices_hold_every_row_once_in_order(tmp_path, suffix, rows_per_unit):
     assert [row.source_row for row in found] == list(range(25))
     assert texts(found) == [row["text"] for row in ROWS]
     assert plan(path, rows_per_unit=rows_per_unit).rows == 25
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [
+        ("", bytes),
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".zst", zstandard.ZstdCompressor().compress),
+    ],
+)
+def test_file_is_closed_again(tmp_path, monkeypatch, suffix, compress):
+    opened, open_input = [], storage.open_input
+    monkeypatch.setattr(
+        storage, "open_input", lambda uri: opened.append(open_input(uri)) or opened[-1]
+    )
+    path = write(tmp_path / f"m.jsonl{suffix}", compress(jsonl(*ROWS).encode()))
+    assert len(records(path)) == len(ROWS)
+    assert len(opened) == 2 and all(file.closed for file in opened)
 
 
 def test_csv_field_may_hold_line_breaks_quotes_and_delimiters(tmp_path):
@@ -166,7 +187,7 @@ def test_row_without_image_or_caption_is_rejected(tmp_path, row, reason):
 
 
 def test_overlong_line_is_rejected_without_its_neighbours(tmp_path, monkeypatch):
-    for module in (raw_rows, text_manifests):
+    for module in (raw_rows, text_manifests, text_records):
         monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
     long = {"url": "a.jpg", "text": "x" * 1000}
     path = write(tmp_path / "m.jsonl", jsonl(ROWS[0], long, ROWS[1]))
@@ -225,3 +246,38 @@ def test_random_bytes_never_raise_and_never_lose_a_record(tmp_path):
         path = write(tmp_path / f"{round_number}.jsonl", jsonl(ROWS[0]).encode() + body)
         found = plan(path, rows_per_unit=3)
         assert sum(1 for unit in found.units for _ in read_unit(unit)) == found.rows
+
+
+@pytest.mark.parametrize("rows_per_unit", [1, 7, 1000])
+@pytest.mark.parametrize("name", ["m.tsv", "m.tsv.gz"])
+@pytest.mark.parametrize(
+    ("broken", "lost"),
+    [
+        ({5: '5.jpg\t"quote'}, [5]),
+        ({5: '5.jpg\t"quote', 190: '190.jpg\tquote"'}, [5]),
+        ({5: '5.jpg\t"quote', 6: '6.jpg\t"quote', 199: '199.jpg\t"'}, [5, 6, 199]),
+        ({5: '5.jpg\t"quote" and more'}, [5]),
+        ({0: '0.jpg\t"'}, [0]),
+    ],
+    ids=["never closed", "closed far away", "several", "closed too early", "first"],
+)
+def test_stray_quote_costs_its_row_alone(tmp_path, name, rows_per_unit, broken, lost):
+    lines = ["url\ttext", *(broken.get(n, f"{n}.jpg\tcaption {n}") for n in range(200))]
+    data = ("\n".join(lines) + "\n").encode()
+    path = write(tmp_path / name, gzip.compress(data) if name.endswith("gz") else data)
+    found = records(path, rows_per_unit=rows_per_unit)
+    assert [n for n, record in enumerate(found) if isinstance(record, Reject)] == lost
+    assert [record.text for record in found if isinstance(record, Row)] == [
+        lines[n + 1].partition("\t")[2] for n in range(200) if n not in lost
+    ]
+    assert {found[n].reason for n in lost} == {Reason.MALFORMED_ROW}
+
+
+def test_quoted_field_may_have_as_many_lines_as_allowed(tmp_path):
+    caption = "\n".join(["line"] * text_records.MAX_RECORD_LINES)
+    path = write(tmp_path / "m.csv", f'url,text\na.jpg,"{caption}"\nb.jpg,ok\n')
+    assert texts(records(path)) == [caption, "ok"]
+    path = write(tmp_path / "n.csv", f'url,text\na.jpg,"{caption}\n"\nb.jpg,ok\n')
+    found = records(path)
+    assert found[0].detail.startswith("a quote that opens here is not closed within 64 lines")
+    assert texts(found)[-1] == "ok"
