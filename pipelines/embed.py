@@ -8,13 +8,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from types import FrameType
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -42,18 +40,15 @@ from pipelines.job_parts import (
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
-from pipelines.process import INTERRUPTED, TERMINATED
+from pipelines.process import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE, Terminated
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
-from pipelines.redaction import redact, redacted, scrub, start_logging
+from pipelines.redaction import redact, redacted, start_logging
 from pipelines.resume import check_resumable, finished_units, pending_of
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
 from pipelines.write import ConservationError, OutputLayout, WriteUnits
-
-FAILED = 1
-WRONG_USAGE = 2
 
 # The in-process runner keeps everything that passes between stages in memory, so a local run takes
 # one pipeline after the other, each over about this many rows for each of its threads; what is
@@ -71,10 +66,6 @@ _OF_THE_MACHINE = (
     OSError,
     WorkerLostError,
 )
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_logging()
     # The in-process runner logs what it then raises; once is enough.
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, _terminate)
     return_freed_memory()
     try:
         config, options = flags.parse(sys.argv[1:] if argv is None else argv)
@@ -117,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(config, options, lock)
     finally:
+        process.calm()
         lock.release()
 
 
@@ -321,13 +312,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
-
-
 def _fail(message: str, status: int) -> int:
-    print(f"clip-beam embed: {scrub(message)}", file=sys.stderr)
-    return status
+    return process.fail("embed", message, status)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ends the process of a command with the command's exit status."""
+"""How the process of a command ends: what it says, its exit status, and what signals do to it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,47 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
+from pipelines.redaction import scrub
+
+FAILED = 1
+WRONG_USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
-UNHEARD = 128 + signal.SIGPIPE
+UNHEARD = 128 + 13  # SIGPIPE, which not every system has
+AGAIN_S = 2.0
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def fail(command: str, message: str, status: int) -> int:
+    """Says on stderr, without credentials, why a command fails; returns its exit status."""
+    print(f"clip-beam {command}: {scrub(message)}", file=sys.stderr)
+    return status
 
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Runs a command and ends the process; after a signal it does so at once."""
+    signal.signal(signal.SIGTERM, _raising(Terminated))
+    if (
+        signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    ):  # as it is for a job in the background
+        signal.signal(signal.SIGINT, _raising(KeyboardInterrupt))
     try:
         status = main()
         sys.stdout.flush()
     except KeyboardInterrupt:
+        calm()
         print("clip-beam: interrupted", file=sys.stderr)
         status = INTERRUPTED
+    except Terminated:
+        calm()
+        print("clip-beam: terminated", file=sys.stderr)
+        status = TERMINATED
     except BrokenPipeError:  # who was reading, `head` perhaps, has seen enough
         os._exit(UNHEARD)
     if status in (INTERRUPTED, TERMINATED):
@@ -30,3 +56,24 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def calm() -> None:
+    """Takes note that a signal was heard."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _raising(error: type[BaseException]) -> Callable[[int, FrameType | None], None]:
+    """Returns a handler that raises an error, over and over until `calm` is called.
+
+    Once would not do: Python drops what is raised while it clears away an object.
+    """
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, handle)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        raise error
+
+    return handle
