@@ -7,29 +7,27 @@ OUTPUT/filter.json           last: the conditions, and the rows left after each
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines import language, process
-from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines import language, process, storage
+from pipelines.arguments import Parser
 from pipelines.exact_duplicates import exact_duplicates
 from pipelines.extras import MissingExtraError
-from pipelines.kept_rows import OUTPUTS, KeptRows
+from pipelines.kept_rows import KEPT, OUTPUTS, KeptRows, is_kept
 from pipelines.language import english_rule
 from pipelines.near_duplicates import near_duplicates
 from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.progress import meter
+from pipelines.redaction import redacted
 from pipelines.row_rules import (
     PRESETS,
-    PredicateError,
     Preset,
     Rule,
     similarity_rule,
-    sql_rule,
 )
 from pipelines.scored_tables import (
     ScoredTables,
@@ -41,13 +39,13 @@ from pipelines.scored_tables import (
     row_count,
 )
 from pipelines.selection import Selection
+from pipelines.sql_predicates import PredicateError, sql_rule
 from pipelines.top_fraction import Counts, histogram, threshold_of_fraction
 from schemas.embeddings import model_column
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-FAILED = 1
 DEDUP_THRESHOLD = 0.95
 WITHOUT_LANGUAGE = 'captions in other languages; `pip install "clip-beam[language]"` tells them'
 LEAST_THRESHOLD = 0.8  # below, hash tables get as many as comparing all pairs would cost
@@ -122,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.output and not config.dry_run:
             make_room(config.output, OUTPUTS, config.overwrite)
     except (ValueError, OSError, MissingExtraError) as error:
-        return _fail(str(error), WRONG_USAGE)
+        return process.fail("filter", str(error), process.WRONG_USAGE)
     try:
         selection = select(plan, config, beam_options)
         print(waterfall(selection, row_count(plan.tables.rejects)))
@@ -133,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in kept.write(_record(config), beam_options):
                 print(line)
     except (ScoredTablesError, PredicateError, OSError) as error:
-        return _fail(str(error), FAILED)
+        return process.fail("filter", str(error), _status(error, beam_options))
     return 0
 
 
@@ -147,6 +145,7 @@ def parser() -> Parser:
     add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
     add("--output", metavar="URI", help="directory to write")
     recipes = "; ".join(f"{name}: {preset.does}" for name, preset in PRESETS.items())
+    recipes = recipes.replace("%", "%%")  # which argparse fills in
     add("--preset", choices=PRESETS, help=f"published recipe ({recipes})")
     score = flags.add_mutually_exclusive_group()
     score.add_argument("--min_similarity", type=float, metavar="COSINE", help="least similarity")
@@ -187,7 +186,7 @@ def prepare(config: FilterConfig) -> Plan:
     Raises:
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
     """
-    tables = open_tables(config.input)
+    tables = _open(config.input)
     name = choose_model(tables.schema, config.model_name)
     preset = PRESETS[config.preset] if config.preset else Preset("")
     english = [english_rule()] if preset.english and language.is_installed() else []
@@ -207,6 +206,15 @@ def prepare(config: FilterConfig) -> Plan:
     columns += [plan.embedding] if config.dedup == "near" else []
     check_columns(tables.schema, columns, tables.embeddings[0])
     return plan
+
+
+def _open(uri: str) -> ScoredTables:
+    if is_kept(storage.normalize(uri)):
+        raise ScoredTablesError(
+            f"{uri!r} was written by `clip-beam filter`; filter the run it came from by all "
+            f"conditions at once, or embed its `{KEPT}` directory as a manifest"
+        )
+    return open_tables(uri)
 
 
 def select(plan: Plan, config: FilterConfig, options: PipelineOptions | None) -> Selection:
@@ -271,12 +279,16 @@ def waterfall(selection: Selection, rejects: int) -> str:
 
 def _record(config: FilterConfig) -> dict[str, Any]:
     own = ("output", "dry_run", "overwrite")
-    return {name: value for name, value in vars(config).items() if name not in own}
+    return redacted({name: value for name, value in vars(config).items() if name not in own})
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"clip-beam filter: {message}", file=sys.stderr)
-    return status
+def _status(error: Exception, beam_options: PipelineOptions | None) -> int:
+    """Tells wrong flags of Beam from other failures; without its flags Beam is not imported."""
+    if beam_options is None:
+        return process.FAILED
+    from pipelines.beam_flags import RunnerError
+
+    return process.WRONG_USAGE if isinstance(error, RunnerError) else process.FAILED
 
 
 if __name__ == "__main__":

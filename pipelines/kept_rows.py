@@ -9,8 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines import storage
+from pipelines.layout import EMBEDDINGS
 from pipelines.over_files import over_files
 from pipelines.parquet_output import write_parquet
+from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTables, file_schema
 from pipelines.selection import Part, Selection
 from pipelines.uid_subset import is_hex, write_subset
@@ -49,13 +51,20 @@ class KeptRows:
             pass
         uids = _write_uids(self.selection, storage.join(self.output, UIDS))
         self._write_record(options)
-        return [uids, f"output     {self.output}"]
+        return [uids, f"output     {redact(self.output)}"]
 
     def _write_record(self, options: Mapping[str, Any]) -> None:
         steps = [{"condition": name, "rows": rows} for name, rows in self.selection.steps]
         found = {"options": options, "steps": steps, "fingerprint": self.tables.fingerprint}
         text = json.dumps(found, indent=2, sort_keys=True) + "\n"
         storage.write_atomically(storage.join(self.output, FILTER_JSON), text.encode())
+
+
+def is_kept(root: str) -> bool:
+    """Tells what a filter wrote, its output directory or the rows in it, from a run."""
+    home = storage.parent(root) if storage.base_name(root) == KEPT else root
+    filtered = storage.exists(storage.join(home, FILTER_JSON))
+    return filtered and not storage.exists(storage.join(root, EMBEDDINGS))
 
 
 def _write_part(output: str, part: Part) -> None:
@@ -66,8 +75,9 @@ def _write_part(output: str, part: Part) -> None:
 
 def _write_uids(selection: Selection, target: str) -> str:
     def uids() -> Iterator[list[str]]:
-        for _, batch in selection.batches(["uid"]):
-            yield batch.column(0).to_pylist()
+        for part in selection.parts():
+            for _, batch in part.batches(["uid"]):
+                yield batch.column(0).to_pylist()
 
     for batch in uids():
         foreign = next((uid for uid in batch if not is_hex(uid)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,14 @@ def english_rule() -> Rule:
     larger `lid.176.bin`.
 
     Raises:
-        MissingExtraError: when the rule is first applied and the extra is not installed.
+        MissingExtraError: if the extra is not installed, or not as a whole.
     """
+    _package()
     return Rule("caption in English", ("text",), _English())
+
+
+def _package() -> ModuleType:
+    return require(_PACKAGE, "rules on languages", extra="language")
 
 
 class _English:
@@ -41,7 +47,7 @@ class _English:
 
     @cached_property
     def _detect(self) -> Callable[..., list[dict[str, Any]]]:
-        package = require(_PACKAGE, "rules on languages", extra="language")
+        package = _package()
         # Captions as they are and in full, as the original.
         config = package.LangDetectConfig(
             normalize_input=False, max_input_length=None, model="lite"

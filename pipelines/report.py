@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines import process, storage
-from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError, require
 from pipelines.over_files import parse_with_beam
 from pipelines.progress import meter
+from pipelines.redaction import redact
 from pipelines.report_page import render_report
 from pipelines.run_statistics import Statistics, cut_of_fraction, gather
 from pipelines.scored_tables import (
@@ -26,7 +26,6 @@ from pipelines.thumbnails import Thumbnail, thumbnails
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-FAILED = 1
 TOP_FRACTION = 0.3  # what LAION and DataComp style filtering keeps
 THUMBNAILS = 8
 MAX_THUMBNAILS = 100  # examples of each 0.001 of similarity are held in memory
@@ -64,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_extra()
         tables = open_tables(config.input).of_model(config.model_name)
     except (ValueError, OSError, MissingExtraError) as error:
-        return _fail(str(error), WRONG_USAGE)
+        return process.fail("report", str(error), process.WRONG_USAGE)
     try:
         write_report(tables, config, beam_options)
     except (ScoredTablesError, OSError) as error:
-        return _fail(str(error), FAILED)
-    print(f"report     {config.output}")
+        return process.fail("report", str(error), _status(error, beam_options))
+    print(f"report     {redact(config.output)}")
     return 0
 
 
@@ -138,9 +137,13 @@ def _galleries(
     return [[(row, next(pictures)) for row in part] for part in parts]
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"clip-beam report: {message}", file=sys.stderr)
-    return status
+def _status(error: Exception, beam_options: PipelineOptions | None) -> int:
+    """Tells wrong flags of Beam from other failures; without its flags Beam is not imported."""
+    if beam_options is None:
+        return process.FAILED
+    from pipelines.beam_flags import RunnerError
+
+    return process.WRONG_USAGE if isinstance(error, RunnerError) else process.FAILED
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines import plots
 from pipelines.html_pages import render
+from pipelines.redaction import redact
 from pipelines.run_statistics import (
     BINS,
     Statistics,
@@ -42,7 +43,7 @@ def render_report(
     return render(
         "report.html",
         title="Image-text scores",
-        root=tables.root,
+        root=redact(tables.root),
         model=_model_line(tables),
         tiles=_tiles(statistics, record, cut),
         plots=_plots(statistics, cut) if statistics.rows else None,

@@ -1,22 +1,14 @@
-"""Rules that look at one row alone: a predicate in SQL, and those of published datasets."""
+"""Rules that look at one row alone, those of published datasets among them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from pipelines.extras import require
-
-
-class PredicateError(ValueError):
-    """What was given as `--where` is no predicate over the columns."""
 
 
 @dataclass(frozen=True)
@@ -52,66 +44,6 @@ class Preset:
     top_fraction: float | None = None
 
 
-def sql_rule(predicate: str, schema: pa.Schema) -> Rule:
-    """Makes a rule of an SQL predicate, which DuckDB evaluates; it reaches no file and no network.
-
-    Raises:
-        PredicateError: if it is not one predicate over the columns of `schema`.
-        MissingExtraError: if DuckDB is not installed.
-    """
-    # A name within another one costs reading a column more, no worse.
-    columns = tuple(name for name in schema.names if name.lower() in predicate.lower())
-    if not columns:
-        raise PredicateError(
-            f"`--where` {predicate!r} names no column; there are {', '.join(schema.names)}"
-        )
-    evaluate = _Sql(predicate)
-    # Two rows: of one, an aggregate would look like a predicate.
-    nullable = pa.schema([schema.field(name).with_nullable(True) for name in columns])
-    evaluate(pa.Table.from_pylist([{}, {}], nullable))
-    return Rule(f"where {predicate}", columns, evaluate)
-
-
-class _Sql:
-    """Evaluates a predicate over batches; each process opens a database of its own."""
-
-    def __init__(self, predicate: str) -> None:
-        self._predicate = predicate
-
-    def __reduce__(self) -> tuple[type[_Sql], tuple[str]]:
-        return _Sql, (self._predicate,)
-
-    @cached_property
-    def _duckdb(self) -> ModuleType:
-        return require("duckdb", "`--where`", extra="filter")
-
-    @cached_property
-    def _database(self) -> Any:
-        config = {"enable_external_access": "false", "lock_configuration": "true", "threads": "1"}
-        return self._duckdb.connect(config=config)
-
-    def __call__(self, rows: pa.Table | pa.RecordBatch) -> np.ndarray:
-        table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
-        try:
-            self._database.register("rows", table)
-            # The line break ends a comment.
-            query = f"SELECT ({self._predicate}\n) AS keep FROM rows"
-            if len(self._database.extract_statements(query)) != 1:
-                raise self._refused("it holds several statements")
-            found = self._database.sql(query).to_arrow_table().column(0)
-        except self._duckdb.Error as error:
-            raise self._refused(str(error).split("\n", 1)[0]) from error
-        if len(found) != len(table) or not pa.types.is_boolean(found.type):
-            raise self._refused(f"it gives {len(found)} of {found.type} for {len(table)} rows")
-        return _mask(found)
-
-    def _refused(self, reason: str) -> PredicateError:
-        return PredicateError(
-            f"expected `--where` to be an SQL predicate over the columns, got {self._predicate!r}: "
-            f"{reason}"
-        )
-
-
 def similarity_rule(least: float, column: str = "similarity", note: str = "") -> Rule:
     """Keeps rows of at least a similarity, compared in float32.
 
@@ -125,10 +57,11 @@ def similarity_rule(least: float, column: str = "similarity", note: str = "") ->
 
 
 def _rule(name: str, columns: Sequence[str], keeps: Callable[[pa.RecordBatch], Any]) -> Rule:
-    return Rule(name, tuple(columns), lambda batch: _mask(keeps(batch)))
+    return Rule(name, tuple(columns), lambda batch: mask(keeps(batch)))
 
 
-def _mask(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def mask(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Returns [rows] bool; null counts as no."""
     return pc.fill_null(values, False).to_numpy(zero_copy_only=False).astype(bool)
 
 

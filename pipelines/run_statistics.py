@@ -24,6 +24,7 @@ from pipelines.scored_tables import (
     row_count,
     rows_at,
 )
+from pipelines.top_fraction import index_of_fraction
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -206,11 +207,13 @@ def rows_kept(counts: np.ndarray, cut: float) -> int:
 
 
 def cut_of_fraction(counts: np.ndarray, fraction: float) -> float:
-    """Returns the highest similarity, to the width of a bin, that keeps `fraction` of the rows."""
-    wanted = np.ceil(fraction * counts.sum())
+    """Returns what the best `fraction` of the rows reach, as `filter` has it, to a bin's width."""
+    rows = int(counts.sum())
+    if not rows:
+        return -1.0
     kept = counts[::-1].cumsum()[::-1]
-    enough = np.flatnonzero(kept >= max(wanted, 1))
-    return float(bin_floor(int(enough[-1]))) if len(enough) else -1.0
+    enough = np.flatnonzero(kept > index_of_fraction(rows, fraction))
+    return float(bin_floor(int(enough[-1])))
 
 
 def quantile(counts: np.ndarray, share: float) -> int:

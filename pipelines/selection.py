@@ -82,7 +82,7 @@ class Selection:
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         """Yields [rows] numbers and columns of the kept rows, in order; never an empty batch."""
-        for part in self.parts():
+        for part in self._parts_counted():
             for places, batch in part.batches(columns):
                 yield part.start + places, batch
             self._progress(len(part.kept))
@@ -90,7 +90,7 @@ class Selection:
     def apply(self, rules: Sequence[Rule]) -> None:
         """Drops the rows that break a rule, in one pass; each rule sees what the last one kept."""
         left = np.zeros(len(rules), np.int64)
-        parts = self.parts()
+        parts = self._parts_counted()
         found = over_files(partial(keep_by_rules, tuple(rules)), parts, self._options)
         for part, (places, counts) in zip(parts, found, strict=True):
             part.kept[:] = False
@@ -103,6 +103,12 @@ class Selection:
         """Drops rows by number, as the step with a name."""
         self.kept[numbers] = False
         self.steps.append((step, self.rows))
+
+    def _parts_counted(self) -> list[Part]:
+        """Returns `parts`; the rows of the other files count as read."""
+        parts = self.parts()
+        self._progress(len(self.kept) - sum(len(part.kept) for part in parts))
+        return parts
 
 
 def keep_by_rules(rules: Sequence[Rule], part: Part) -> tuple[np.ndarray, np.ndarray]:

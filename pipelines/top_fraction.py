@@ -12,13 +12,24 @@ Counts = tuple[np.ndarray, np.ndarray]
 Histograms = Callable[[int | None], Iterable[Counts]]
 
 
-def threshold_of_fraction(histograms: Histograms, fraction: float) -> float | None:
-    """Returns the least similarity to keep, by DataComp's rule.
+def index_of_fraction(rows: int, fraction: float) -> int:
+    """Returns which of the values in descending order is the least to keep, by DataComp's rule.
 
-    The rule (DataComp `baselines`, 2023): of N values in descending order, the one at index
-    int(N * fraction); rows of at least that value are kept, ties among them. The upper 16 bits of
-    all values are counted first, then the lower 16 bits of those that share the wanted upper ones,
-    so a megabyte does for any number of rows.
+    The rule (DataComp `baselines`, 2023): of N values the one at index int(N * fraction), and all
+    that reach it.
+
+    Args:
+        rows: one or more.
+        fraction: in (0, 1]; 1 keeps all.
+    """
+    return min(int(rows * fraction), rows - 1)
+
+
+def threshold_of_fraction(histograms: Histograms, fraction: float) -> float | None:
+    """Returns the least similarity to keep, the value at `index_of_fraction`.
+
+    The upper 16 bits of all values are counted first, then the lower 16 bits of those that share
+    the wanted upper ones, so a megabyte does for any number of rows.
 
     Args:
         histograms: called with None, then with the upper bits that were found; gives the
@@ -32,7 +43,7 @@ def threshold_of_fraction(histograms: Histograms, fraction: float) -> float | No
     rows = int(upper.sum())
     if not rows:
         return None
-    wanted = min(int(rows * fraction), rows - 1)
+    wanted = index_of_fraction(rows, fraction)
     high, before = _find(upper, wanted)
     low, _ = _find(_total(histograms(high)), wanted - before)
     return _value(high << 16 | low)

@@ -2,7 +2,9 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -11,8 +13,9 @@ import pytest
 from conftest import write_scored
 from test_replay import run, write_parquet, write_tar
 
-from pipelines import cli
+from pipelines import cli, selection
 from pipelines import filter as filtering
+from pipelines.beam_flags import RunnerError
 from pipelines.layout import FINGERPRINT_KEY
 
 UIDS = [f"{n:032x}" for n in (255, 3, 2**127, 16, 7, 1)]
@@ -206,7 +209,10 @@ def test_kept_rows_are_a_manifest_again(tmp_path, model_dir, write):
         (("--dry_run", "--top_fraction", "0"), "`--top_fraction` must be above 0 and at most 1"),
         (("--dry_run", "--dedup", "near", "--dedup_threshold", "0.5"), "at least 0.8 and below 1"),
         (("--dry_run", "--min_similarity", "0", "--top_fraction", "1"), "not allowed with"),
-        (("--dry_run", "--where", "smilarity > 1"), "names no column; there are uid, source"),
+        (
+            ("--dry_run", "--where", "smilarity > 1"),
+            "names 'smilarity', which is no column; there are uid",
+        ),
         (("--dry_run", "--model_name", "b32", "--top_fraction", "1"), "the run has one, unnamed"),
         (("--dry_run", "--top_fractoin", "1"), "did you mean --top_fraction?"),
     ],
@@ -223,6 +229,76 @@ def test_wrong_usage_is_one_sentence(scored, capsys, flags, told):
 def test_predicate_that_fails_on_the_data_fails_the_command(scored, capsys):
     assert filtered(scored, "--dry_run", "--where", "cast(text AS int) > 1") == 1
     assert "Could not convert string 'caption 0'" in capsys.readouterr().err
+
+
+def test_predicate_does_not_depend_on_how_rows_lie_in_files(scored, capsys):
+    predicate = "row_number() OVER (ORDER BY similarity DESC) <= 3"
+    assert filtered(scored, "--dry_run", "--where", predicate) == 2
+    assert "it has a window function, but may look at one row alone" in capsys.readouterr().err
+
+
+def test_float16_embeddings_can_be_asked_for(tmp_path, capsys):
+    write_scored(tmp_path / "run", [[{}, {"image_embedding": [0, 1, 0, 0]}]])
+    path = tmp_path / "run" / "embeddings" / "unit-0.parquet"
+    table = pq.read_table(path)
+    index = table.schema.get_field_index("image_embedding")
+    half = table["image_embedding"].cast(pa.list_(pa.float16(), 4))
+    pq.write_table(table.set_column(index, "image_embedding", half), path)
+    assert filtered(tmp_path, "--dry_run", "--where", "image_embedding[2] = 1") == 0
+    assert re.search(r"where image_embedding.* 1 ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("place", ["out", "out/kept", "out/kept/"])
+def test_what_a_filter_wrote_is_no_input_and_what_to_do_is_said(scored, capsys, place):
+    assert filtered(scored, "--output", str(scored / "out"), "--min_similarity", "0.5") == 0
+    argv = ["filter", "--input", f"{scored}/{place}", "--dry_run", "--min_similarity", "0.6"]
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert "filter the run it came from by all conditions at once, or embed its `kept`" in error
+
+
+def test_output_may_lie_in_the_run(scored):
+    run = scored / "run"
+    assert filtered(scored, "--output", str(run), "--min_similarity", "0.5") == 0
+    assert filtered(scored, "--dry_run", "--min_similarity", "0.5") == 0
+
+
+def test_progress_reaches_its_total_though_a_file_keeps_nothing(scored, monkeypatch):
+    """Rows of the first file alone are above 0.8, and three passes are made."""
+    seen = []
+
+    @contextmanager
+    def meter(total, unit):
+        seen.append(total)
+        yield seen.append
+
+    monkeypatch.setattr(filtering, "meter", meter)
+    flags = ("--output", str(scored / "out"), "--min_similarity", "0.3", "--where", "text < 'd'")
+    assert filtered(scored, *flags, "--where", "source_row < 4", "--dedup", "near") == 0
+    assert seen[0] == sum(seen[1:]) == 18
+
+
+def test_credentials_reach_neither_messages_nor_files(scored, capsys):
+    files = fsspec.filesystem("memory")
+    files.put(str(scored / "run" / "embeddings"), "/user:secret@filter/embeddings", recursive=True)
+    root = "memory://user:secret@filter"
+    argv = ["filter", "--input", root, "--output", f"{root}/out", "--min_similarity", "0.5"]
+    assert cli.main(argv) == 0
+    assert cli.main([*argv[:2], f"{root}/absent", *argv[3:]]) == 2
+    said = capsys.readouterr()
+    record = files.cat_file("/user:secret@filter/out/filter.json").decode()
+    assert "output     memory://…@filter/out" in said.out and "…filter/absent" in said.err
+    assert "secret" not in said.out + said.err + record
+
+
+def test_beam_flags_that_do_not_suffice_are_wrong_usage(scored, capsys, monkeypatch):
+    def refuse(*arguments):
+        raise RunnerError("Beam refuses its flags: no region")
+
+    monkeypatch.setattr(selection, "over_files", refuse)
+    flags = ("--dry_run", "--min_similarity", "0.5", "--runner", "FnApiRunner")
+    assert filtered(scored, *flags) == 2
+    assert capsys.readouterr().err == "clip-beam filter: Beam refuses its flags: no region\n"
 
 
 def test_damaged_table_fails_the_command(scored, capsys):

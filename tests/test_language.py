@@ -57,4 +57,15 @@ def test_without_the_extra_the_rule_is_left_out_and_said_to_be(scored, capsys, m
 def test_rule_without_the_extra_names_it(monkeypatch):
     monkeypatch.setattr(extras, "import_module", lambda name: __import__("not_there"))
     with pytest.raises(MissingExtraError, match=r'pip install "clip-beam\[language\]"'):
-        english_rule().keeps(batch(["a dog"]))
+        english_rule()
+
+
+def test_extra_that_is_there_in_part_is_one_sentence(scored, capsys, monkeypatch, tmp_path):
+    package = tmp_path / "packages" / "in_part"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import fasttext_that_is_not_there")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setattr(language, "_PACKAGE", "in_part")
+    assert filtered(scored, "--dry_run", "--preset", "datacomp-basic") == 2
+    error = capsys.readouterr().err
+    assert 'pip install "clip-beam[language]"' in error and error.count("\n") == 1

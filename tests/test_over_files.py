@@ -67,6 +67,20 @@ def test_results_of_workers_travel_by_the_temp_location_which_is_left_empty(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_results_are_read_again_when_the_store_fails_for_now(monkeypatch):
+    read_whole, faults = storage.read_whole, [ConnectionResetError("try again")]
+
+    def failing(uri, max_bytes):
+        if faults:
+            raise faults.pop()
+        return read_whole(uri, max_bytes)
+
+    monkeypatch.setattr(storage, "read_whole", failing)
+    options = PipelineOptions([*RUNNER, "--temp_location", "memory://temp"])
+    assert list(over_files(double, [1, 2], options)) == [2, 4]
+    assert not faults
+
+
 def test_workers_elsewhere_need_a_temp_location(capsys):
     with pytest.raises(SystemExit):
         parse_with_beam(parser(), ["--input", "x", "--text", "y", "--runner", "PortableRunner"])
@@ -79,7 +93,7 @@ def test_what_a_runner_refuses_is_one_sentence(run, capsys, monkeypatch):
 
     monkeypatch.setattr("pipelines.beam_flags.Pipeline", refuse)
     argv = ["filter", "--input", str(run), "--dry_run", "--top_fraction", "0.5", *RUNNER]
-    assert cli.main(argv) == 1
+    assert cli.main(argv) == 2
     assert "Beam refuses its flags: Missing required option: region" in capsys.readouterr().err
 
 

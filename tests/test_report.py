@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encode_image, make_image, write_scored
 
-from pipelines import cli, report
+from pipelines import cli, report, run_statistics
+from pipelines.beam_flags import RunnerError
 
 HOSTILE = '</title></style><script>document.title="owned"</script><img src=x onerror=alert(1)>"\'&'
 RECORD = {
@@ -81,7 +82,8 @@ def test_times_in_turn_are_kept_apart_from_those_of_threads(tmp_path, in_turn):
 
 
 def test_cut_keeps_the_default_fraction(page):
-    assert "30.0% at 0.2734" in Page(page).text
+    """Index int(100 * 0.3) = 30 of 99/256, 98/256, ..., as `filter` keeps them."""
+    assert "31.0% at 0.2695" in Page(page).text
 
 
 def test_pictures_are_embedded_and_missing_ones_say_why(page):
@@ -182,6 +184,37 @@ def test_missing_extra_is_named_with_its_install_line(tmp_path, capsys, monkeypa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert report.main(["--input", str(tmp_path), "--output", str(tmp_path / "p.html")]) == 2
     assert 'pip install "clip-beam[report]"' in capsys.readouterr().err
+
+
+def test_credentials_reach_neither_messages_nor_the_page(tmp_path, capsys):
+    write_scored(tmp_path, [[{}]])
+    files = fsspec.filesystem("memory")
+    files.put(str(tmp_path / "embeddings"), "/user:secret@report/embeddings", recursive=True)
+    root = "memory://user:secret@report"
+    assert report.main(["--input", root, "--output", f"{root}/page.html"]) == 0
+    assert report.main(["--input", f"{root}/absent", "--output", f"{root}/page.html"]) == 2
+    said = capsys.readouterr()
+    page = files.cat_file("/user:secret@report/page.html").decode()
+    assert "report     memory://…@report/page.html" in said.out and "…report/absent" in said.err
+    assert "secret" not in said.out + said.err + page
+
+
+def test_beam_flags_that_do_not_suffice_are_wrong_usage(tmp_path, capsys, monkeypatch):
+    def refuse(*arguments):
+        raise RunnerError("Beam refuses its flags: no region")
+
+    monkeypatch.setattr(run_statistics, "over_files", refuse)
+    write_scored(tmp_path, [[{}]])
+    argv = [
+        "--input",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "p.html"),
+        "--runner",
+        "FnApiRunner",
+    ]
+    assert report.main(argv) == 2
+    assert capsys.readouterr().err == "clip-beam report: Beam refuses its flags: no region\n"
 
 
 def test_damaged_table_fails_the_report(tmp_path, capsys):
