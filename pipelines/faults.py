@@ -82,11 +82,12 @@ def with_retries(
         except Exception as error:  # noqa: BLE001 - each store has error types of its own
             if not is_transient(error):
                 raise
-            out_of_time = time.monotonic() - began > policy.max_seconds
+            wait_s = _wait(error, attempt, policy)
+            out_of_time = time.monotonic() - began + wait_s > policy.max_seconds
             if attempt == policy.attempts or out_of_time:
                 text = f"{attempt} attempts failed: {describe(error)}"
                 raise AttemptsFailed(text) from error
-            sleep(_wait(error, attempt, policy))
+            sleep(wait_s)
     raise AssertionError("`attempts` must be positive")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import posixpath
 import re
 import time
 from collections.abc import Callable
@@ -114,7 +113,18 @@ def _canonical(uri: str) -> str:
     if storage.is_local(uri):
         return os.path.realpath(storage.normalize(uri))
     scheme, _, path = uri.partition("://")
-    return f"{scheme}://{posixpath.normpath('/' + path).lstrip('/')}"
+    return f"{scheme}://{_without_dots(path)}"
+
+
+def _without_dots(path: str) -> str:
+    """Resolves `.` and `..` in bucket and key. Empty segments stay: `a//k` is not the key `a/k`."""
+    kept: list[str] = []
+    for segment in path.strip("/").split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    return "/".join(kept).strip("/")
 
 
 def _is_under(uri: str, root: str) -> bool:

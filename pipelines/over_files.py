@@ -69,7 +69,7 @@ def over_files(
             numbered = pipeline | beam.Create(list(enumerate(items))) | beam.Reshuffle()
             _ = numbered | "Work" >> beam.Map(_kept_result, work=work, scratch=scratch)
         for index in range(len(items)):
-            data = storage.read_whole(_result_uri(scratch, index), MAX_RESULT_BYTES)
+            data = storage.read_retried(_result_uri(scratch, index), MAX_RESULT_BYTES)
             yield pickle.loads(data)  # written by this very job
 
 

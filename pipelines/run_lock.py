@@ -2,7 +2,8 @@
 
 The launcher holds the lock, creates it exclusively where the filesystem can, and renews it while it
 lives; workers never look at it, so a runner may retry them as it likes. A lock is taken over when
-its process is known to be gone (this machine), or has not renewed it for `STALE_S` seconds.
+its process is known to be gone, which only its own machine and container can tell, or has not
+renewed it for `STALE_S` seconds.
 
 What this cannot do: clocks that differ by more than `STALE_S` between machines defeat it; on a
 filesystem without exclusive creation two runs that start in the same moment may both begin, and
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import storage
-from pipelines.filesystems import retried
 
 NAME = "_RUNNING"
 BEAT_S = 15.0
@@ -49,7 +49,7 @@ class RunLock:
         self._clock = clock
         self._me = {
             "run": secrets.token_hex(8),
-            "host": socket.gethostname(),
+            **_place(),
             "process": os.getpid(),
             "process_start": _process_start(os.getpid()),
             "began": clock(),
@@ -125,7 +125,7 @@ def check_unlocked(uri: str, now: float) -> None:
         raise OutputLockedError(
             f"another run writes to this output: process {found.get('process')} on "
             f"{found.get('host')}, last heard of {max(silent_s, 0):.0f} s ago; wait for it, or "
-            f"stop it and run again (elsewhere than on its machine, {STALE_S:.0f} s later)"
+            f"stop it and run again (from another machine or container, {STALE_S:.0f} s later)"
         )
 
 
@@ -137,24 +137,20 @@ def lock_uri(output: str) -> str:
 def _read(uri: str) -> dict[str, Any]:
     """Returns what the lock says; nothing if there is none, or it makes no sense."""
     try:
-        found = json.loads(_read_bytes(uri, _MAX_BYTES))
+        found = json.loads(storage.read_retried(uri, _MAX_BYTES))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-_read_bytes = retried(storage.read_whole)
-
-
 def _is_gone(found: dict[str, Any]) -> bool:
-    """Tells whether the run was a process of this machine that is no more."""
-    if found.get("host") != socket.gethostname():
-        return False
-    if found.get("run") in _held:
-        return False
+    """Tells whether the run was a process that is known to be no more."""
+    here = _place()
+    if {name: found.get(name) for name in here} != here:
+        return False  # its number is another process here, or none
     process = int(found.get("process", 0))
-    if process == os.getpid():
-        return True  # an earlier process had the same number
+    if process == os.getpid():  # this one, or an earlier one of the same number
+        return found.get("run") not in _held
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -164,11 +160,22 @@ def _is_gone(found: dict[str, Any]) -> bool:
     return bool(found.get("process_start") != _process_start(process))
 
 
+def _place() -> dict[str, str]:
+    """Says where a number names one process: not beyond a machine, a boot and a container.
+
+    Containers may share a host name, and usually all run as the same small number.
+    """
+    place = {"host": socket.gethostname(), "boot": "", "process_namespace": ""}
+    with suppress(OSError):  # there is no /proc
+        place["process_namespace"] = os.readlink("/proc/self/ns/pid")
+        place["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return place
+
+
 def _process_start(process: int) -> str:
     """Tells processes apart that had the same number one after the other; "" where it cannot."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         stat = Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return ""
-    return f"{boot} {stat.rpartition(')')[2].split()[19]}"  # field 22: ticks since the boot
+    return stat.rpartition(")")[2].split()[19]  # field 22: ticks since the boot

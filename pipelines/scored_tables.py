@@ -248,7 +248,7 @@ def _footer_rows(uri: str) -> int:
 
 def _run_record(uri: str) -> Mapping[str, Any]:
     try:
-        record = json.loads(storage.read_whole(uri, MAX_RUN_JSON_BYTES))
+        record = json.loads(storage.read_retried(uri, MAX_RUN_JSON_BYTES))
     except FileNotFoundError:
         return {}
     except ValueError as error:

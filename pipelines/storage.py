@@ -8,13 +8,16 @@ from __future__ import annotations
 import base64
 import os
 import posixpath
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from fsspec import AbstractFileSystem
 from fsspec.utils import get_protocol
 
 from pipelines.filesystems import S3, StorageError, is_local, locate, open_retried, retried
@@ -87,7 +90,7 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
     """Reads a file of at most `max_bytes` bytes, and makes sure that all of it arrived unchanged.
 
     Length and, where the store keeps one, checksum are compared: GCS hands out a CRC32C, and the
-    client of S3 checks what S3 keeps by itself.
+    client of S3 checks what S3 keeps by itself. It is tried once: see `read_retried`.
 
     Raises:
         TooLargeError: if the file is larger; nothing of it is read.
@@ -114,6 +117,15 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
 
 
 @retried
+def read_retried(uri: str, max_bytes: int) -> bytes:
+    """Does what `read_whole` does, and tries again after faults of a store that pass.
+
+    Raises:
+        TooLargeError, OSError: as `read_whole`.
+    """
+    return read_whole(uri, max_bytes)
+
+
 def exists(uri: str) -> bool:
     """Tells whether there is a file or directory, now and not when it was last listed.
 
@@ -123,45 +135,96 @@ def exists(uri: str) -> bool:
     Raises:
         OSError: as the filesystem reports it.
     """
-    filesystem, path = locate(uri)
-    filesystem.invalidate_cache(path)
-    try:
-        filesystem.info(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+    return _kind(uri) is not None
 
 
-@retried
 def expand(pattern: str) -> list[str]:
     """Returns the files a file name, a directory or a glob stands for, sorted.
 
     Files that begin with a dot or an underscore are left out, unless the pattern itself says so.
+    fsspec's own `find` and `glob` would take what cannot be listed for now for empty.
+
+    Raises:
+        OSError: as the filesystem reports it.
     """
-    pattern = normalize(pattern)
-    filesystem, path = locate(pattern)
-    if any(character in path for character in "*?[") and not filesystem.exists(path):
-        named = base_name(path).startswith(_HIDDEN)
-        found = [n for n in filesystem.glob(path) if named or not base_name(n).startswith(_HIDDEN)]
-    elif filesystem.isdir(path):
-        found = [name for name in filesystem.find(path) if _is_visible(name, path)]
+    filesystem, path = locate(normalize(pattern))
+    uri, kind = _uri(filesystem, path), _kind(pattern)
+    if kind == "directory":
+        found = [file for file in _matches(uri, ["**"]) if _is_visible(file, uri)]
+    elif kind is not None:
+        found = [uri]
     else:
-        found = [path] if filesystem.exists(path) else []
-    files = (name for name in found if not filesystem.isdir(name))
-    return sorted(normalize(str(filesystem.unstrip_protocol(name))) for name in files)
+        named = base_name(path).startswith(_HIDDEN)
+        found = [
+            f for f in _glob(filesystem, path) if named or not base_name(f).startswith(_HIDDEN)
+        ]
+    return sorted(file for file in set(found) if not _is_local_directory(file))
+
+
+def list_files(directory: str) -> list[str]:
+    """Returns the URIs of the files directly in a directory, sorted; none if there is no such.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
+    return sorted(uri for uri, kind in _entries(normalize(directory)) if kind == "file")
 
 
 @retried
-def list_files(directory: str) -> list[str]:
-    """Returns the URIs of the files directly in a directory, sorted; none if there is no such."""
-    filesystem, path = locate(normalize(directory))
+def _kind(uri: str) -> str | None:
+    """Returns `file`, `directory` or another type that the filesystem knows; None if absent."""
+    filesystem, path = locate(normalize(uri))
+    filesystem.invalidate_cache(path)
+    try:
+        return str(filesystem.info(path)["type"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@retried
+def _entries(directory: str) -> list[tuple[str, str]]:
+    """Returns URI and type of all that is directly in a directory; nothing if there is no such."""
+    filesystem, path = locate(directory)
     filesystem.invalidate_cache(path)
     try:  # not `isdir`, which takes a store that fails for now for an absent directory
         found = filesystem.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    files = (info["name"] for info in found if info["type"] == "file" and info["name"] != path)
-    return sorted(normalize(str(filesystem.unstrip_protocol(name))) for name in files)
+    inside = [info for info in found if info["name"].rstrip("/") != path]  # S3 may list itself
+    return [(_uri(filesystem, info["name"]), info["type"]) for info in inside]
+
+
+def _glob(filesystem: AbstractFileSystem, path: str) -> Iterator[str]:
+    fixed = re.split(r"[*?[]", path, maxsplit=1)[0]
+    if fixed == path:
+        return
+    root = fixed.rpartition("/")[0]
+    parts = path[len(root) :].removeprefix("/").split("/")
+    yield from _matches(_uri(filesystem, root or filesystem.root_marker), parts)
+
+
+def _matches(directory: str, parts: Sequence[str]) -> Iterator[str]:
+    """Yields the files whose path in a directory matches, part by part; `**` is any number."""
+    part, rest = parts[0], parts[1:]
+    if part == "**" and rest:
+        yield from _matches(directory, rest)
+    for uri, kind in _entries(directory):
+        if part != "**" and not fnmatchcase(base_name(uri), part):
+            continue
+        deeper = parts if part == "**" else rest
+        if kind == "directory" and deeper:
+            yield from _matches(uri, deeper)
+        elif kind != "directory" and not rest:
+            yield uri
+
+
+def _uri(filesystem: AbstractFileSystem, path: str) -> str:
+    return normalize(str(filesystem.unstrip_protocol(path)))
+
+
+def _is_local_directory(uri: str) -> bool:
+    """Tells a link to a directory, which is not followed, from a link to a file."""
+    return is_local(uri) and os.path.isdir(uri)
 
 
 @retried
@@ -232,15 +295,14 @@ def remove_partials(directory: str) -> None:
 def create_exclusively(uri: str, data: bytes) -> bool:
     """Creates a file unless there is one; returns whether it did.
 
-    As one step on local disks and where the filesystem offers it (Google Cloud Storage, S3);
-    elsewhere two callers in the same moment may both be told so.
+    As one step, content and all, on local disks and where the filesystem offers it (Google Cloud
+    Storage, S3); elsewhere two callers in the same moment may both be told so.
     """
     filesystem, path = locate(normalize(uri))
     filesystem.makedirs(filesystem._parent(path), exist_ok=True)
     try:
         if is_local(uri):
-            with open(path, "xb") as file:
-                file.write(data)
+            _create_whole(path, data)
             return True
         filesystem.invalidate_cache(filesystem._parent(path))
         if exists(uri):
@@ -249,6 +311,21 @@ def create_exclusively(uri: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _create_whole(path: str, data: bytes) -> None:
+    """Gives a finished file its name; one that is filled under its name is empty for a moment."""
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), prefix=_PARTIAL) as partial:
+        partial.write(data)
+        partial.flush()
+        os.chmod(partial.name, 0o644)
+        try:
+            os.link(partial.name, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without hard links, such as FAT
+            with open(path, "xb") as file:
+                file.write(data)
 
 
 @retried

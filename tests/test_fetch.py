@@ -126,6 +126,57 @@ def test_object_stores_compare_bucket_and_path():
     assert allowed_uri(row, POLICY) == "gs://bucket/images/sub/a.png"
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("a//k.jpg", "gs://bucket/images/a//k.jpg"),
+        ("gs://bucket/images//k.jpg", "gs://bucket/images//k.jpg"),
+        ("gs:///bucket/images/k.jpg", "gs://bucket/images/k.jpg"),
+        ("a/./k.jpg", "gs://bucket/images/a/k.jpg"),
+        ("a/../k.jpg", "gs://bucket/images/k.jpg"),
+        ("a//../k.jpg", "gs://bucket/images/a/k.jpg"),
+        ("%2e%2e/k.jpg", "gs://bucket/images/%2e%2e/k.jpg"),
+        ("../../../bucket/images/k.jpg", "gs://bucket/images/k.jpg"),
+    ],
+)
+def test_keys_of_object_stores_keep_empty_segments_and_lose_dots(url, expected):
+    row = make_row(url=url, image_root="gs://bucket/images")
+    assert allowed_uri(row, POLICY) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "..//images/k.jpg",
+        "a//../../../k.jpg",
+        "a/..//../../../k.jpg",
+        "gs://bucket//images/k.jpg",
+        "gs://bucket/images/..//k.jpg",
+        "gs://bucket/images/../../other/images/k.jpg",
+        "gs:////other/images/k.jpg",
+        "gs://bucket/images2//k.jpg",
+        "gs://bucket/images//..",
+        "gs://bucket/images//",
+        "gs://bucket/images/.",
+        "",
+        ".",
+        "/",
+    ],
+)
+def test_empty_segments_open_nothing_outside_the_prefix(url):
+    assert reason_of(make_row(url=url, image_root="gs://bucket/images")) is Reason.NOT_ALLOWED
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_key_with_an_empty_segment_is_read(stores, scheme):
+    store = stores[scheme]
+    store.files.pipe_file("dataset/keys/a//k.jpg", b"two slashes")
+    row = make_row(url="a//k.jpg", image_root=f"{store.root}/keys")
+    assert fetch_image(row, POLICY) == b"two slashes"
+    row = make_row(url="a/k.jpg", image_root=f"{store.root}/keys")
+    assert reason_of(row) is Reason.NOT_FOUND
+
+
 def test_memory_filesystem_is_read():
     fsspec.filesystem("memory").pipe("/images/a.png", b"data")
     assert fetch_image(make_row(url="a.png", image_root="memory://images"), POLICY) == b"data"

@@ -31,6 +31,11 @@ def leave_lock(output, **changes):
     storage.write_atomically(lock_uri(output), json.dumps(found).encode())
 
 
+def leave_lock_here(output, **changes):
+    """Leaves the lock of a process of this machine and container."""
+    leave_lock(output, **run_lock._place(), **changes)
+
+
 def acquired(output):
     lock = RunLock(output)
     lock.acquire()
@@ -60,7 +65,7 @@ def test_second_run_is_refused_until_the_first_is_done(output):
 
 def test_run_of_another_machine_is_waited_for(output):
     leave_lock(output)
-    with pytest.raises(OutputLockedError, match=f"elsewhere.*{STALE_S:.0f} s later"):
+    with pytest.raises(OutputLockedError, match=f"on elsewhere.*{STALE_S:.0f} s later"):
         RunLock(output).acquire()
     assert content(output)["run"] == "other"
 
@@ -73,15 +78,43 @@ def test_run_that_was_not_heard_of_for_long_is_taken_over(output):
 def test_run_of_this_machine_that_is_gone_is_taken_over_at_once(output):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    leave_lock(output, host=socket.gethostname(), process=process.pid)
+    leave_lock_here(output, process=process.pid)
     acquired(output).release()
 
 
 def test_run_whose_process_number_another_has_now_is_taken_over(output):
-    leave_lock(output, host=socket.gethostname(), process=os.getppid(), process_start="long ago")
+    leave_lock_here(output, process=os.getppid(), process_start="long ago")
     acquired(output).release()
-    leave_lock(output, host=socket.gethostname(), process=os.getpid())
+    leave_lock_here(output, process=os.getpid(), process_start="long ago")
     acquired(output).release()
+
+
+def test_living_process_is_waited_for(output):
+    start = run_lock._process_start(os.getppid())
+    leave_lock_here(output, process=os.getppid(), process_start=start)
+    with pytest.raises(OutputLockedError, match=f"process {os.getppid()} on "):
+        RunLock(output).acquire()
+
+
+@pytest.mark.parametrize("number", ["own", "of nobody"])
+@pytest.mark.parametrize("other", ["boot", "process_namespace"])
+def test_run_of_another_container_with_this_host_name_is_waited_for(output, other, number):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    place = run_lock._place() | {other: "another"}
+    leave_lock(output, **place, process=os.getpid() if number == "own" else gone.pid)
+    with pytest.raises(OutputLockedError, match="from another machine or container"):
+        RunLock(output).acquire()
+
+
+def test_lock_works_where_there_is_no_proc(output, monkeypatch):
+    def absent(path, *arguments):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(run_lock.os, "readlink", absent)
+    monkeypatch.setattr(run_lock.Path, "read_text", absent)
+    test_second_run_is_refused_until_the_first_is_done(output)
+    test_run_of_this_machine_that_is_gone_is_taken_over_at_once(output)
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[1]", b"null", b"\xff"])

@@ -1,9 +1,11 @@
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import write_scored
 
+from pipelines import storage
 from pipelines.scored_tables import (
     ScoredTablesError,
     embedding_matrix,
@@ -41,8 +43,6 @@ def test_batches_hold_the_columns_asked_for_in_that_order(tmp_path):
 
 
 def test_memory_filesystem_is_read_like_any_other(tmp_path):
-    import fsspec
-
     write_scored(tmp_path, [[{}]])
     files = fsspec.filesystem("memory")
     files.makedirs("/scored/embeddings")
@@ -51,6 +51,21 @@ def test_memory_filesystem_is_read_like_any_other(tmp_path):
     )
     tables = open_tables("memory://scored")
     assert sum(b.num_rows for b in iterate_batches(tables.embeddings[0], ["uid"])) == 1
+
+
+def test_run_json_is_read_again_when_the_store_fails_for_now(tmp_path, monkeypatch):
+    write_scored(tmp_path, [[{}]], record={"options": {"model": "tiny"}})
+    fsspec.filesystem("memory").put(str(tmp_path), "/again", recursive=True)
+    read_whole, faults = storage.read_whole, [ConnectionResetError("try again")]
+
+    def failing(uri, max_bytes):
+        if faults:
+            raise faults.pop()
+        return read_whole(uri, max_bytes)
+
+    monkeypatch.setattr(storage, "read_whole", failing)
+    assert open_tables("memory://again").options == {"model": "tiny"}
+    assert not faults
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -1,11 +1,18 @@
+import errno
 import os
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines import storage
+from pipelines import filesystems, storage
+from pipelines.faults import RetryPolicy
 from pipelines.filesystems import StoreFault
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(backoff_s=0))
 
 
 @pytest.fixture
@@ -55,6 +62,41 @@ def test_failed_write_leaves_neither_file_nor_partial(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_is_created_once_with_its_content(tmp_path, memory):
+    for uri in (str(tmp_path / "a" / "lock"), "memory://box/lock"):
+        assert storage.create_exclusively(uri, b"first")
+        assert not storage.create_exclusively(uri, b"second")
+        assert storage.read_whole(uri, 10) == b"first"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["lock"]
+
+
+def test_file_being_created_is_not_there_before_its_content(tmp_path, monkeypatch):
+    uri, link, seen = str(tmp_path / "lock"), os.link, []
+
+    def watched(source, target):
+        seen.append((storage.read_whole(source, 10), storage.exists(uri)))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", watched)
+    assert storage.create_exclusively(uri, b"data")
+    assert seen == [(b"data", False)]
+    assert os.stat(uri).st_mode & 0o777 == 0o644
+
+
+def test_disk_without_hard_links_creates_files_too(tmp_path, monkeypatch):
+    def refused(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    test_file_is_created_once_with_its_content(tmp_path, fsspec.filesystem("memory"))
+
+
+def test_file_in_the_place_of_the_directory_is_an_error(tmp_path):
+    (tmp_path / "out").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        storage.create_exclusively(str(tmp_path / "out" / "lock"), b"data")
+
+
 def test_directory_expands_to_visible_files_at_any_depth(tmp_path):
     for name in ("b.csv", "a.csv", "_truth.csv", ".hidden.csv", "sub/c.csv", "_tmp/d.csv"):
         storage.write_atomically(str(tmp_path / name), b"x")
@@ -73,6 +115,46 @@ def test_glob_on_another_filesystem(memory):
     for name in ("b.csv", "a.csv"):
         memory.pipe(f"/box/{name}", b"x")
     assert storage.expand("memory://box/*.csv") == ["memory://box/a.csv", "memory://box/b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["a.csv"]),
+        ("*.csv", ["a.csv"]),
+        ("?.[a-c]sv", ["a.csv"]),
+        ("[!a].csv", []),
+        ("*/*.csv", ["x/b.csv", "y/b.csv"]),
+        ("x*/b.csv", ["x/b.csv"]),
+        ("*/deep/*.csv", ["x/deep/c.csv"]),
+        ("**/*.csv", ["a.csv", "x/b.csv", "x/deep/c.csv", "y/b.csv"]),
+        ("x/**", ["x/b.csv", "x/deep/c.csv"]),
+        ("**/deep/**/*.csv", ["x/deep/c.csv"]),
+        ("none/*.csv", []),
+        ("a.csv/*", []),
+    ],
+)
+@pytest.mark.parametrize("root", ["local", "memory"])
+def test_glob_matches_part_by_part(tmp_path, memory, root, pattern, expected):
+    root = str(tmp_path) if root == "local" else "memory://box"
+    for name in ("a.csv", "x/b.csv", "x/deep/c.csv", "x/_d.csv", "y/b.csv"):
+        storage.write_atomically(storage.join(root, name), b"x")
+    assert storage.expand(storage.join(root, pattern)) == [f"{root}/{name}" for name in expected]
+
+
+def test_name_with_the_characters_of_a_glob_is_a_name(tmp_path):
+    for name in ("a[1].csv", "a1.csv"):
+        storage.write_atomically(str(tmp_path / name), b"x")
+    assert storage.expand(str(tmp_path / "a[1].csv")) == [str(tmp_path / "a[1].csv")]
+
+
+def test_links_to_files_are_files_and_links_to_directories_are_not_followed(tmp_path):
+    storage.write_atomically(str(tmp_path / "real" / "a.csv"), b"x")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "b.csv").symlink_to(tmp_path / "real" / "a.csv")
+    names = [str(tmp_path / "real" / name) for name in ("a.csv", "b.csv")]
+    assert storage.expand(str(tmp_path / "real")) == names
+    assert storage.expand(str(tmp_path / "real" / "*")) == names
 
 
 def test_nothing_expands_to_nothing(tmp_path):
@@ -102,6 +184,48 @@ def test_store_that_fails_for_now_is_not_taken_for_an_absent_file(monkeypatch, m
     look = storage.exists if method == "info" else storage.list_files
     with pytest.raises(StoreFault, match="ConnectionResetError"):
         look("memory://there/a/b" if method == "info" else "memory://there/a")
+
+
+@pytest.mark.parametrize("method", ["info", "ls"])
+@pytest.mark.parametrize("pattern", ["a/*.csv", "*/*.csv", "a", "*/b/c.csv"])
+def test_store_that_fails_for_now_is_not_an_empty_manifest(memory, monkeypatch, method, pattern):
+    storage.write_atomically("memory://there/a/b/c.csv", b"x")
+    working = getattr(MemoryFileSystem, method)
+
+    def failing(self, path, *arguments, **settings):
+        if path.endswith("/there"):  # so that what fails is found on the way
+            return working(self, path, *arguments, **settings)
+        raise ConnectionResetError("try again")
+
+    monkeypatch.setattr(MemoryFileSystem, method, failing)
+    with pytest.raises(StoreFault, match="ConnectionResetError"):
+        storage.expand(f"memory://there/{pattern}")
+
+
+def test_fault_that_passes_is_read_over(monkeypatch, memory):
+    storage.write_atomically("memory://box/a", b"data")
+    faults = [ConnectionResetError("try again"), ConnectionResetError("try again")]
+    working = MemoryFileSystem.cat_file
+
+    def failing(self, path):
+        if faults:
+            raise faults.pop()
+        return working(self, path)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", failing)
+    assert storage.read_retried("memory://box/a", 4) == b"data"
+    with pytest.raises(storage.TooLargeError):
+        storage.read_retried("memory://box/a", 3)
+
+
+def test_fault_that_stays_is_a_store_fault(monkeypatch, memory):
+    def failing(self, path):
+        raise RuntimeError("of the store's own kind")
+
+    storage.write_atomically("memory://box/a", b"data")
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", failing)
+    with pytest.raises(StoreFault, match="of the store's own kind"):
+        storage.read_retried("memory://box/a", 4)
 
 
 def test_absent_files_and_directories_are_absent(tmp_path):

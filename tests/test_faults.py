@@ -1,0 +1,42 @@
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines import faults
+from pipelines.faults import AttemptsFailed, RetryPolicy, with_retries
+
+
+class Busy(ConnectionError):
+    retry_after_s = 30.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only waiting moves."""
+    clock = SimpleNamespace(now=0.0, began=[])
+
+    def sleep(seconds):
+        clock.now += seconds
+
+    def call():
+        clock.began.append(clock.now)
+        clock.now += 10
+        raise Busy("later")
+
+    clock.sleep, clock.call = sleep, call
+    monkeypatch.setattr(faults, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_no_attempt_begins_after_the_time(clock):
+    policy = RetryPolicy(attempts=9, max_seconds=100)
+    with pytest.raises(AttemptsFailed, match="3 attempts failed: Busy: later"):
+        with_retries(clock.call, policy, clock.sleep)
+    assert clock.began == [0, 40, 80]
+    assert clock.now == 90  # nor is waited for one that will not be
+
+
+def test_attempts_are_counted(clock):
+    with pytest.raises(AttemptsFailed, match="2 attempts failed"):
+        with_retries(clock.call, RetryPolicy(attempts=2), clock.sleep)
+    assert clock.began == [0, 40]
