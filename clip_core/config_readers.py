@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -146,7 +147,7 @@ def config_from_open_clip(document: Json) -> ClipConfig:
     Raises:
         CheckpointError: if it is not one, or describes a variant beyond the original's design.
     """
-    try:
+    with _described_in("open_clip_config.json"):
         model, preprocess = document["model_cfg"], document.get("preprocess_cfg") or {}
         _refuse_variants("open_clip model", model, _PLAIN_MODEL)
         for tower in ("vision_cfg", "text_cfg"):
@@ -162,18 +163,23 @@ def config_from_open_clip(document: Json) -> ClipConfig:
             mean=tuple(preprocess.get("mean") or OPENAI_MEAN),
             std=tuple(preprocess.get("std") or OPENAI_STD),
         )
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"open_clip_config.json does not describe a CLIP: {error}") from error
 
 
 def _open_clip_vision(vision: Json) -> VitConfig | ResNetConfig:
-    size, width, layers = vision.get("image_size", 224), vision.get("width", 768), vision["layers"]
-    size = size[0] if isinstance(size, list) else size
-    head_width = vision.get("head_width", HEAD_WIDTH)
+    size = _side(vision.get("image_size", 224))
+    width, layers = vision.get("width", 768), vision["layers"]
+    head_width = _width(vision, "head_width", HEAD_WIDTH)
     if isinstance(layers, list):
         return ResNetConfig(size, width, tuple(layers), width * 32 // head_width)
     ratio = vision.get("mlp_ratio", 4.0)
     return VitConfig(size, vision["patch_size"], width, layers, width // head_width, ratio)
+
+
+def _side(size: Any) -> Any:
+    sides = size if isinstance(size, list) else [size]
+    if len(set(sides)) != 1:
+        raise ConfigError(f"`image_size` must be one number or two equal ones, got {size!r}")
+    return sides[0]
 
 
 def _open_clip_text(text: Json) -> TextConfig:
@@ -204,6 +210,15 @@ _HF_VISION = {
     "image_size": 224,
     "patch_size": 32,
 }
+# What changes the pixels; whether grey pictures become RGB first is the user's choice.
+_PLAIN_PREPROCESSOR = {
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "resample": 3,  # Pillow's bicubic
+    "rescale_factor": 1 / 255,
+}
 _HF_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
 
 
@@ -216,7 +231,7 @@ def config_from_hugging_face(document: Json, preprocessor: Json) -> ClipConfig:
     kind = document.get("model_type", "clip")
     if kind != "clip":
         raise CheckpointError(f"expected a model of type 'clip', got {kind!r}; it is not supported")
-    try:
+    with _described_in("config.json"):
         # The legacy `*_config_dict` wins where it is not null, as in transformers itself.
         text = _HF_TEXT | dict(
             document.get("text_config_dict") or document.get("text_config") or {}
@@ -224,6 +239,7 @@ def config_from_hugging_face(document: Json, preprocessor: Json) -> ClipConfig:
         vision = _HF_VISION | dict(
             document.get("vision_config_dict") or document.get("vision_config") or {}
         )
+        _refuse_preprocessing(preprocessor, vision["image_size"])
         return ClipConfig(
             embed_dim=document.get("projection_dim", 512),
             vision=VitConfig(
@@ -232,7 +248,7 @@ def config_from_hugging_face(document: Json, preprocessor: Json) -> ClipConfig:
                 vision["hidden_size"],
                 vision["num_hidden_layers"],
                 vision["num_attention_heads"],
-                vision["intermediate_size"] / vision["hidden_size"],
+                vision["intermediate_size"] / _width(vision, "hidden_size"),
             ),
             text=TextConfig(
                 text["max_position_embeddings"],
@@ -240,14 +256,45 @@ def config_from_hugging_face(document: Json, preprocessor: Json) -> ClipConfig:
                 text["hidden_size"],
                 text["num_hidden_layers"],
                 text["num_attention_heads"],
-                text["intermediate_size"] / text["hidden_size"],
+                text["intermediate_size"] / _width(text, "hidden_size"),
             ),
             activation=_hf_activation(text, vision),
             mean=tuple(preprocessor.get("image_mean") or OPENAI_MEAN),
             std=tuple(preprocessor.get("image_std") or OPENAI_STD),
         )
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"config.json does not describe a CLIP: {error}") from error
+
+
+def _refuse_preprocessing(preprocessor: Json, image_size: Any) -> None:
+    """Refuses all but: the shortest edge resized to the model's size, then the middle cut out."""
+    where = "preprocessor_config.json"
+    _refuse_variants(where, preprocessor, _PLAIN_PREPROCESSOR)
+    shortest_edge = {"shortest_edge": image_size}
+    square = {"height": image_size, "width": image_size}
+    for name, forms in {
+        "size": (image_size, shortest_edge),  # a square would stretch the picture
+        "crop_size": (image_size, shortest_edge, square),
+    }.items():
+        if preprocessor.get(name) not in forms:
+            _refuse_variants(where, preprocessor, {name: forms[-1]})
+
+
+@contextmanager
+def _described_in(name: str) -> Iterator[None]:
+    """Names the file whose settings make no model."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{name} does not describe a CLIP: {error}") from error
+
+
+def _width(settings: Json, name: str, default: Any = None) -> Any:
+    """Returns a width to divide by."""
+    value = settings.get(name, default)
+    if value == 0:
+        raise ConfigError(f"`{name}` must be a positive int, got 0")
+    return value
 
 
 def _hf_activation(text: Json, vision: Json) -> str:

@@ -6,6 +6,7 @@ belongs to the class of the largest cosine. Torch is imported with the first enc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -91,9 +92,11 @@ def check_labels(labels: Sequence[str]) -> None:
         raise ValueError("expected at least one label, got none")
     if any(not label.strip() for label in labels):
         raise ValueError("expected labels of text, got a blank one")
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise ValueError(f"expected distinct labels, got {twice!r} twice; remove one")
+    label, times = Counter(labels).most_common(1)[0]
+    if times > 1:
+        raise ValueError(
+            f"expected distinct labels, got {label!r} more than once; remove the duplicates"
+        )
 
 
 def check_templates(templates: Sequence[str]) -> None:

@@ -106,10 +106,26 @@ def _damage_named() -> Iterator[None]:
 
 
 def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | Fault]:
+    batch = batch.cast(pa.schema([(f.name, _portable(f.type)) for f in batch.schema]))
     try:
         return batch.to_pylist()
     except (ValueError, OverflowError):
         return [_row_values(batch.slice(index, 1)) for index in range(batch.num_rows)]
+
+
+def _portable(kind: pa.DataType) -> pa.DataType:
+    """Returns the type in which values travel: nanoseconds as numbers.
+
+    Python's own times end at microseconds; Arrow would need pandas, or drop the rest. It takes the
+    numbers back for what they were.
+    """
+    if pa.types.is_temporal(kind) and getattr(kind, "unit", None) == "ns":
+        return pa.int64()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_portable(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(f.name, _portable(f.type)) for f in kind])
+    return kind
 
 
 def _row_values(row: pa.RecordBatch) -> dict[str, Any] | Fault:

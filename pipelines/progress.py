@@ -79,9 +79,11 @@ class Progress:
     Args:
         total: rows of the whole run, or None when only reading tells.
         done: rows that earlier runs finished.
+        stream: stderr of the moment when None.
     """
 
-    def __init__(self, total: int | None, done: int, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, total: int | None, done: int, stream: TextIO | None = None) -> None:
+        stream = stream or sys.stderr
         self._bar = tqdm(
             total=total,
             initial=done,

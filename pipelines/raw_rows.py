@@ -51,18 +51,18 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
     values, fault = _valid_text(columns, values)
     url, image_bytes = _image(columns, values)
     text = values.get(columns.text) if columns.text else None
-    uid = values.get(columns.uid) if columns.uid else None
+    uid, uid_fault = _uid(values.get(columns.uid) if columns.uid else None)
     sha256 = values.get(columns.sha256) if columns.sha256 else None
     status = values.get(columns.status) if columns.status else None
     if status is not None and image_bytes is not None:
         sha256 = None  # img2dataset took it of the picture that it then resized
-    fault = fault or _not_downloaded(columns, values) or _fault(url, image_bytes, text)
+    fault = fault or uid_fault or _not_downloaded(columns, values) or _fault(url, image_bytes, text)
     url, text = (value if isinstance(value, str) else None for value in (url, text))
-    if uid is None or uid == "":
+    if uid is None:
         uid = content_uid(url, image_bytes, text) if fault is None else None
     row = Row(
         unit_id=unit.unit_id,
-        uid=_position_uid(unit.uri, number) if uid is None else str(uid),
+        uid=_position_uid(unit.uri, number) if uid is None else uid,
         source=redact(unit.uri),
         source_row=number,
         url=url,
@@ -85,6 +85,15 @@ def _valid_text(
     if valid == texts:
         return values, None
     return {**values, **valid}, Fault(Reason.MALFORMED_ROW, "the row holds half a surrogate pair")
+
+
+def _uid(value: Any) -> tuple[str | None, Fault | None]:
+    """Returns an id as text, or None for a row without one."""
+    try:
+        text = value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        return None, Fault(Reason.MALFORMED_ROW, "the id is not valid UTF-8")
+    return (None if value is None or not text else text), None
 
 
 def _image(columns: Columns, values: Mapping[str, Any]) -> tuple[Any, Any]:

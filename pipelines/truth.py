@@ -37,15 +37,21 @@ def read_truth(uri: str, column: str) -> dict[str, str]:
         pairs = _text_pairs(uri, kind, column)
     else:
         raise TruthError(f"expected a Parquet, JSONL, CSV or TSV file as `--truth`, got {uri!r}")
-    return {uid: str(value) for uid, value in pairs if value not in (None, "")}
+    given = ((uid, value) for uid, value in pairs if uid is not None and value not in (None, ""))
+    return {_text(uid): str(value) for uid, value in given}
 
 
-def _parquet_pairs(uri: str, column: str) -> Iterator[tuple[str, object]]:
+def _text(uid: object) -> str:
+    """Returns an id as the tables hold it, which a manifest may have as a number or as bytes."""
+    return uid.decode("utf-8", "replace") if isinstance(uid, bytes) else str(uid)
+
+
+def _parquet_pairs(uri: str, column: str) -> Iterator[tuple[object, object]]:
     for batch in iterate_batches(uri, ("uid", column)):
         yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
 
 
-def _text_pairs(uri: str, kind: str, column: str) -> Iterator[tuple[str, object]]:
+def _text_pairs(uri: str, kind: str, column: str) -> Iterator[tuple[object, object]]:
     with storage.open_input(uri) as file:
         lines = io.TextIOWrapper(decompressed(uri, file), encoding="utf-8", newline="")
         rows = (

@@ -175,7 +175,7 @@ def test_truth_that_fits_no_label_fails(scored, tmp_path, capsys):
     [
         ((), "required: --labels"),
         (("--labels", ","), "at least one label"),
-        (("--labels", "a,a"), "'a' twice"),
+        (("--labels", "a,a"), "'a' more than once"),
         (("--labels", "no/such.txt"), "there is no file 'no/such.txt'"),
         (("--labels", "a,b", "--templates", "sample"), "got 'sample'"),
         (("--labels", "a,b", "--top_k", "0"), "`--top_k` must be a positive int"),

@@ -1,4 +1,6 @@
 import copy
+import re
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -136,11 +138,100 @@ def test_variants_beyond_the_design_are_refused_by_name(where, name, value):
         ({"text_config": {"hidden_act": "gelu"}}, "in both towers"),
         ({"text_config": {"layer_norm_eps": 1e-6}}, "layer_norm_eps 1e-06, which is not supported"),
         ({"vision_config": {"hidden_size": "wide"}}, "does not describe a CLIP"),
+        ({"vision_config": {"hidden_size": 0}}, "`hidden_size` must be a positive int, got 0"),
+        ({"text_config": {"hidden_size": 0}}, "`hidden_size` must be a positive int, got 0"),
+        ({"text_config": "tiny"}, "config.json does not describe a CLIP"),
     ],
 )
 def test_hugging_face_variants_are_refused(document, message):
     with pytest.raises(CheckpointError, match=message):
         config_from_hugging_face(document, {})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"resample": 3, "do_resize": True, "do_center_crop": True, "rescale_factor": 1 / 255},
+        {"size": 224, "crop_size": 224},
+        {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}},
+        {"size": None, "crop_size": {"shortest_edge": 224}, "do_convert_rgb": False},
+    ],
+)
+def test_preprocessing_of_the_original_is_accepted(settings):
+    assert config_from_hugging_face({}, settings) == PUBLISHED["ViT-B/32"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("resample", 2),
+        ("resample", 0),
+        ("do_resize", False),
+        ("do_center_crop", False),
+        ("do_normalize", False),
+        ("do_rescale", False),
+        ("rescale_factor", 1 / 127.5),
+        ("size", 336),
+        ("size", {"shortest_edge": 256}),
+        ("size", {"shortest_edge": 224, "longest_edge": 500}),
+        ("size", {"height": 224, "width": 224}),
+        ("crop_size", 336),
+        ("crop_size", {"height": 224, "width": 336}),
+        ("crop_size", {"shortest_edge": 336}),
+        ("crop_size", [224, 224]),
+    ],
+)
+def test_other_preprocessing_is_refused_by_name(name, value):
+    message = (
+        f"preprocessor_config.json has {name} {re.escape(repr(value))}, which is not supported"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        config_from_hugging_face({}, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("vision_cfg", "head_width", 0, "`head_width` must be a positive int, got 0"),
+        ("vision_cfg", "image_size", [], "`image_size` must be one number or two equal ones"),
+        ("vision_cfg", "image_size", [64, 96], r"two equal ones, got \[64, 96\]"),
+        ("vision_cfg", "layers", [], "`layers` must be four positive ints"),
+        ("text_cfg", "heads", 0, "`heads` must be a positive int, got 0"),
+    ],
+)
+def test_sizes_that_no_model_has_are_one_sentence(section, name, value, message):
+    document = copy.deepcopy(open_clip_config(VARIANTS["tiny-vit"]))
+    document["model_cfg"][section][name] = value
+    with pytest.raises(CheckpointError, match=message):
+        config_from_open_clip(document)
+
+
+def test_square_of_open_clip_is_one_size():
+    document = copy.deepcopy(open_clip_config(VARIANTS["tiny-vit"]))
+    document["model_cfg"]["vision_cfg"]["image_size"] = [64, 64]
+    assert config_from_open_clip(document).vision.image_size == 64
+
+
+@pytest.mark.parametrize("junk", [0, -1, 1.5, "x", [], {}, [[]], {"a": 1}, True, 10**400, 1e999])
+def test_junk_in_a_document_is_one_sentence_or_a_model(tokenizer, junk):
+    config = random_clip("tiny-vit", tokenizer).config
+    for read, document in (
+        (config_from_open_clip, open_clip_config(config)),
+        (lambda found: config_from_hugging_face(found, {}), hugging_face_config(config, tokenizer)),
+        (lambda found: config_from_hugging_face({}, found), {"size": 224, "image_mean": [0.5] * 3}),
+    ):
+        for changed in spoilt(document, junk):
+            with suppress(CheckpointError):
+                read(changed)
+
+
+def spoilt(document, junk):
+    """Yields copies of a document, each with junk in the place of one of its values."""
+    for name, value in document.items():
+        yield document | {name: junk}
+        if isinstance(value, dict):
+            yield from (document | {name: inner} for inner in spoilt(value, junk))
 
 
 @pytest.mark.parametrize("document", [{}, {"model_cfg": {}}, {"model_cfg": {"vision_cfg": None}}])

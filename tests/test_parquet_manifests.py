@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -5,9 +8,10 @@ from conftest import plan
 
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.read import read_unit
-from pipelines.records import Reject, Row
+from pipelines.records import Reject, Row, RowFault
+from pipelines.tables import rejects_batch
 from schemas.manifest import ManifestError
-from schemas.rejects import Reason
+from schemas.rejects import Reason, rejects_schema
 
 
 def write(path, columns, **settings):
@@ -63,6 +67,70 @@ def test_ids_hashes_and_kept_columns_come_along(tmp_path):
     assert (row.uid, row.expected_sha256) == ("7", "ab")
     assert row.kept == {"license": {"name": "cc", "year": 2020}}
     assert pa.types.is_struct(found.kept.field("license").type)
+
+
+def test_binary_ids_are_text_and_others_are_malformed(tmp_path):
+    ids = {"key": ["é".encode(), b"", None, b"\xff"]}
+    first, empty, absent, malformed = records(
+        write(tmp_path / "m.parquet", columns_of(4) | ids), keep_columns=("key",)
+    )
+    assert first.uid == "é" and first.kept == {"key": "é".encode()}
+    assert len(empty.uid) == len(absent.uid) == 32
+    assert malformed.reason is Reason.MALFORMED_ROW
+    assert malformed.detail == "the id is not valid UTF-8"
+    assert len(malformed.row.uid) == 32 and malformed.row.kept == {"key": b"\xff"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.timestamp("ns"), 1),
+        (pa.timestamp("ns", "Europe/Berlin"), -(2**62)),
+        (pa.timestamp("ns"), None),
+        (pa.duration("ns"), 10**9 + 1),
+        (pa.time64("ns"), 86_399_999_999_999),
+        (pa.list_(pa.timestamp("ns")), [1, None, 2**62]),
+        (pa.list_(pa.struct([("at", pa.duration("ns"))])), [{"at": 1}]),
+        (pa.struct([("at", pa.timestamp("ns")), ("n", pa.int8())]), {"at": 1, "n": 2}),
+        (pa.timestamp("us"), 1),
+        (pa.date32(), 1),
+    ],
+)
+def test_kept_times_are_exact(tmp_path, kind, value):
+    when = pa.array([value], kind)
+    path = write(tmp_path / "m.parquet", columns_of(1) | {"when": when})
+    found = plan(path, keep_columns=("when",))
+    row = next(iter(read_unit(found.units[0])))
+    reject = RowFault("fetch", Reason.NOT_FOUND, "").to_reject(row)
+    table = rejects_batch([reject], rejects_schema(found.kept))
+    assert table.column("when").equals(when)
+
+
+def test_kept_nanoseconds_need_no_pandas(tmp_path):
+    """In a process of its own, as Arrow looks for pandas once."""
+    when = pa.array([1], pa.timestamp("ns"))
+    write(tmp_path / "m.parquet", columns_of(1) | {"when": when})
+    code = """if True:
+        import sys
+        from importlib.abc import MetaPathFinder
+
+        class Absent(MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "pandas":
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Absent())
+        import pyarrow as pa
+        from pipelines.manifest import ManifestRequest, plan_units
+        from pipelines.read import read_unit
+
+        plan = plan_units(ManifestRequest((sys.argv[1],), keep_columns=("when",)))
+        (row,) = read_unit(plan.units[0])
+        found = pa.array([row.kept["when"]], plan.kept.field("when").type)
+        assert found.cast(pa.int64()).to_pylist() == [1]
+        assert "pandas" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
 def test_rows_without_an_id_are_named_by_their_content(tmp_path):

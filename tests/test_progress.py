@@ -1,4 +1,5 @@
 import io
+from contextlib import redirect_stderr
 
 from pipelines import progress
 from pipelines.progress import Progress, Tally, meter
@@ -39,6 +40,13 @@ def test_bar_is_drawn_on_a_terminal_only(monkeypatch):
 
 def test_nothing_done_yet_is_no_division_by_zero(monkeypatch):
     assert shown(monkeypatch, io.StringIO(), 9, 0, 0, 0)[0].startswith("0 of 9 rows")
+
+
+def test_progress_goes_to_the_stderr_of_the_moment():
+    stream = Terminal()
+    with redirect_stderr(stream), Progress(9, 0):
+        pass
+    assert "0/9" in stream.getvalue()
 
 
 def test_meter_draws_a_bar_on_a_terminal():

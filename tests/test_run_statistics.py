@@ -3,6 +3,7 @@ import pytest
 from conftest import write_scored
 
 from pipelines.run_statistics import (
+    BINS,
     cut_of_fraction,
     gather,
     quantile,
@@ -10,6 +11,7 @@ from pipelines.run_statistics import (
     similarity_bins,
 )
 from pipelines.scored_tables import open_tables
+from pipelines.top_fraction import histogram, threshold_of_fraction
 
 
 def gathered(root, units, examples=3, **settings):
@@ -36,10 +38,19 @@ def test_counts_and_mean_are_those_of_the_rows(statistics, scores):
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.3, 0.999, 1.0])
 def test_cut_of_a_fraction_is_the_order_statistic_to_a_bin(statistics, scores, fraction):
     cut = cut_of_fraction(statistics.similarity, fraction)
-    wanted = int(np.ceil(fraction * 900))
+    wanted = min(int(fraction * 900) + 1, 900)
     exact = np.sort(scores)[::-1][wanted - 1]
     assert cut <= exact < cut + 1.01e-4
     assert wanted <= rows_kept(statistics.similarity, cut) == (scores >= cut - 1e-9).sum()
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 0.9, 1.0])
+def test_fraction_keeps_the_rows_that_filter_keeps(fraction):
+    scores = np.arange(57, dtype=np.float32) / 64
+    threshold = threshold_of_fraction(lambda high: [histogram([scores], high)], fraction)
+    counts = np.bincount(similarity_bins(scores), minlength=BINS)
+    kept = rows_kept(counts, cut_of_fraction(counts, fraction))
+    assert kept == np.count_nonzero(scores >= threshold)
 
 
 def test_best_and_worst_are_exact_over_files(statistics, scores):

@@ -23,6 +23,15 @@ def test_every_form_gives_the_same(tmp_path):
         assert read_truth(str(tmp_path / name), "label") == EXPECTED
 
 
+def test_ids_of_numbers_and_bytes_are_those_of_the_tables(tmp_path):
+    lines = '{"uid": 7, "label": "cat"}\n{"uid": null, "label": "dog"}\n'
+    (tmp_path / "t.jsonl").write_text(lines)
+    pq.write_table(pa.table({"uid": [7], "label": ["cat"]}), tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"uid": [b"7"], "label": ["cat"]}), tmp_path / "bytes.parquet")
+    for name in ("t.jsonl", "numbers.parquet", "bytes.parquet"):
+        assert read_truth(str(tmp_path / name), "label") == {"7": "cat"}
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [

@@ -5,6 +5,7 @@ import clip_core
 from clip_core.zero_shot import (
     BARE_TEMPLATES,
     SIMPLE_TEMPLATES,
+    check_labels,
     softmax,
     zero_shot_logits,
     zero_shot_weights,
@@ -50,7 +51,7 @@ def test_label_may_hold_braces_and_a_prompt_may_be_longer_than_the_context(model
     [
         ([], ["{}"], "at least one label"),
         (["a", " "], ["{}"], "a blank one"),
-        (["a", "b", "a"], ["{}"], "'a' twice"),
+        (["a", "b", "a"], ["{}"], "'a' more than once"),
         (["a"], [], "at least one template"),
         (["a"], ["{}", "a photo"], "in every template, got 'a photo'"),
     ],
@@ -58,6 +59,13 @@ def test_label_may_hold_braces_and_a_prompt_may_be_longer_than_the_context(model
 def test_labels_and_templates_that_cannot_work_are_refused(model, labels, templates, message):
     with pytest.raises(ValueError, match=message):
         zero_shot_weights(model, labels, templates)
+
+
+def test_many_labels_are_checked_at_once():
+    labels = [f"label {n}" for n in range(50_000)]
+    check_labels(labels)
+    with pytest.raises(ValueError, match="expected distinct labels, got 'label 7' more than once"):
+        check_labels([*labels, "label 7"])
 
 
 def test_probabilities_sum_to_one_and_do_not_overflow():
