@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-WRONG_USAGE = 2
+from pipelines.process import WRONG_USAGE
 
 
 class Parser(argparse.ArgumentParser):

@@ -17,14 +17,11 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import create_runner
 
 from pipelines.arguments import Parser
+from pipelines.process import RunnerError
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.
 LOCAL_RUNNER = "FnApiRunner"
 LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
-
-
-class RunnerError(OSError):
-    """Beam does not start a job with the flags it was given."""
 
 
 def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> PipelineOptions:

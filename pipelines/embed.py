@@ -21,7 +21,6 @@ from pipelines import options as flags
 from pipelines import process, run_record, storage, summary, timings
 from pipelines.allocator import return_freed_memory
 from pipelines.beam_flags import (
-    RunnerError,
     local_threads,
     new_pipeline,
     runs_here,
@@ -40,7 +39,14 @@ from pipelines.job_parts import (
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
-from pipelines.process import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE, Terminated
+from pipelines.process import (
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    WRONG_USAGE,
+    RunnerError,
+    Terminated,
+)
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import process, storage
-from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.arguments import Parser
 from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
 from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
@@ -16,12 +15,12 @@ from pipelines.exported_run import ExportedRun, ExportError, Layout
 from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.progress import meter
+from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTablesError, open_tables, row_count
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-FAILED = 1
 LAYOUTS: Mapping[str, Callable[[ExportedRun], Layout]] = {
     "bigquery": BigQuery,
     "clip_retrieval": ClipRetrieval,
@@ -40,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         layout = choose_layout(run, options)
         make_room(run.output, layout.outputs, options.overwrite)
     except (ValueError, OSError) as error:
-        return _fail(str(error), WRONG_USAGE)
+        return process.fail("export", str(error), process.WRONG_USAGE)
     try:
         export(run, layout, beam_options)
     except (ScoredTablesError, OSError) as error:
-        return _fail(str(error), FAILED)
+        return process.fail("export", str(error), process.status_of(error))
     return 0
 
 
@@ -110,12 +109,7 @@ def export(run: ExportedRun, layout: Layout, options: PipelineOptions | None = N
     print(f"rows       {rows}")
     for line in layout.finish():
         print(line)
-    print(f"output     {run.output}")
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"clip-beam export: {message}", file=sys.stderr)
-    return status
+    print(f"output     {redact(run.output)}")
 
 
 if __name__ == "__main__":

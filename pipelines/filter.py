@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in kept.write(_record(config), beam_options):
                 print(line)
     except (ScoredTablesError, PredicateError, OSError) as error:
-        return process.fail("filter", str(error), _status(error, beam_options))
+        return process.fail("filter", str(error), process.status_of(error))
     return 0
 
 
@@ -280,15 +280,6 @@ def waterfall(selection: Selection, rejects: int) -> str:
 def _record(config: FilterConfig) -> dict[str, Any]:
     own = ("output", "dry_run", "overwrite")
     return redacted({name: value for name, value in vars(config).items() if name not in own})
-
-
-def _status(error: Exception, beam_options: PipelineOptions | None) -> int:
-    """Tells wrong flags of Beam from other failures; without its flags Beam is not imported."""
-    if beam_options is None:
-        return process.FAILED
-    from pipelines.beam_flags import RunnerError
-
-    return process.WRONG_USAGE if isinstance(error, RunnerError) else process.FAILED
 
 
 if __name__ == "__main__":

@@ -169,9 +169,14 @@ def format_of(uri: str) -> str | None:
 
 
 def unit_id(uri: str, index: int) -> str:
-    """Names a slice of a file: readable by its stem, unique by a hash of its URI."""
+    """Names a slice of a file."""
+    return f"{file_id(uri)}-{index:05d}"
+
+
+def file_id(uri: str) -> str:
+    """Names a file: readable by its stem, unique by a hash of its URI."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", storage.base_name(uri).split(".")[0]) or "manifest"
-    return f"{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{index:05d}"
+    return f"{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
 
 
 def _stem(uri: str) -> str:

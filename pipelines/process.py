@@ -23,6 +23,15 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
+class RunnerError(OSError):
+    """Beam does not start a job with the flags it was given."""
+
+
+def status_of(error: Exception) -> int:
+    """Returns the exit status for what went wrong in the midst of the work."""
+    return WRONG_USAGE if isinstance(error, RunnerError) else FAILED
+
+
 def fail(command: str, message: str, status: int) -> int:
     """Says on stderr, without credentials, why a command fails; returns its exit status."""
     print(f"clip-beam {command}: {scrub(message)}", file=sys.stderr)

@@ -21,7 +21,7 @@ from pipelines.scored_tables import (
     open_tables,
     row_count,
 )
-from pipelines.thumbnails import Thumbnail, thumbnails
+from pipelines.thumbnails import Thumbnail, source_units, thumbnails
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write_report(tables, config, beam_options)
     except (ScoredTablesError, OSError) as error:
-        return process.fail("report", str(error), _status(error, beam_options))
+        return process.fail("report", str(error), process.status_of(error))
     print(f"report     {redact(config.output)}")
     return 0
 
@@ -133,17 +133,9 @@ def _galleries(
     parts = [statistics.best, statistics.at(cut), statistics.worst]
     rows = [row for part in parts for row in part]
     with meter(len(rows), "pictures") as count:
-        pictures = iter(thumbnails(rows, tables.options, count))
+        units = source_units(tables.embeddings, rows)
+        pictures = iter(thumbnails(rows, tables.options, units, count))
     return [[(row, next(pictures)) for row in part] for part in parts]
-
-
-def _status(error: Exception, beam_options: PipelineOptions | None) -> int:
-    """Tells wrong flags of Beam from other failures; without its flags Beam is not imported."""
-    if beam_options is None:
-        return process.FAILED
-    from pipelines.beam_flags import RunnerError
-
-    return process.WRONG_USAGE if isinstance(error, RunnerError) else process.FAILED
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines import process, storage
-from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.arguments import Parser
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.extras import require
 from pipelines.fetch import MAX_IMAGE_BYTES
@@ -20,6 +19,7 @@ from pipelines.over_files import parse_with_beam
 from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.records import RowFault
+from pipelines.redaction import redact
 from pipelines.scored_tables import (
     ScoredRow,
     ScoredTables,
@@ -28,12 +28,11 @@ from pipelines.scored_tables import (
     open_tables,
     row_count,
 )
-from pipelines.thumbnails import thumbnail_uri, thumbnails
+from pipelines.thumbnails import source_units, thumbnail_uri, thumbnails
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
 
-FAILED = 1
 TOP_K = 10
 WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
 
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         image = _read_image(options.image) if options.image else None
         query = _embed(load_query_model(tables, options), options.text, image)
     except (ValueError, OSError, ImportError, RowFault) as error:
-        return _fail(str(error), WRONG_USAGE)
+        return process.fail("search", str(error), process.WRONG_USAGE)
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
@@ -55,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.html:
             page = _gallery(tables, rows, total, options.text, image)
             storage.write_atomically(options.html, page.encode())
-            print(f"\ngallery    {options.html}")
+            print(f"\ngallery    {redact(options.html)}")
     except (ScoredTablesError, OSError) as error:
-        return _fail(str(error), FAILED)
+        return process.fail("search", str(error), process.status_of(error))
     return 0
 
 
@@ -115,7 +114,7 @@ def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarra
 
 def _read_image(uri: str) -> bytes:
     try:
-        return storage.read_whole(uri, MAX_IMAGE_BYTES)
+        return storage.read_retried(uri, MAX_IMAGE_BYTES)
     except storage.TooLargeError as error:
         raise ValueError(f"expected a smaller `--image` than {uri!r}, got {error}") from error
     except FileNotFoundError as error:
@@ -132,12 +131,13 @@ def _gallery(
     image: bytes | None,
 ) -> str:
     with meter(len(rows), "pictures") as count:
-        pictures = thumbnails(rows, tables.options, count)
+        units = source_units(tables.embeddings, rows)
+        pictures = thumbnails(rows, tables.options, units, count)
     return render(
         "search.html",
         title=text or "Nearest to this picture",
         text=text,
-        root=tables.root,
+        root=redact(tables.root),
         rows_read=f"{total:,}",
         picture=thumbnail_uri(image) if image is not None else None,
         pairs=list(zip(rows, pictures, strict=True)),
@@ -156,11 +156,6 @@ def _checked_tables(options: argparse.Namespace) -> ScoredTables:
     tables = open_tables(options.input).of_model(options.model_name)
     check_columns(tables.schema, [tables.column("image_embedding")], tables.embeddings[0])
     return tables
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"clip-beam search: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

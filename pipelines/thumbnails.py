@@ -15,12 +15,13 @@ from clip_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
-from pipelines.manifest import format_of
+from pipelines.manifest import file_id, format_of
 from pipelines.parquet_manifests import read_footer, read_parquet
 from pipelines.raw_rows import to_row
 from pipelines.records import Reject, Row, RowFault, Unit
-from pipelines.webdataset import COLUMNS as TAR_COLUMNS
-from pipelines.webdataset import read_webdataset
+from pipelines.replay import UNIT_KEY, unit_from_json
+from pipelines.scored_tables import file_schema
+from pipelines.webdataset import columns_of, read_webdataset
 from schemas.manifest import ColumnOverrides, Columns, resolve_columns
 from schemas.rejects import Reason
 
@@ -52,6 +53,7 @@ class Thumbnail:
 def thumbnails(
     rows: Sequence[PictureRow],
     options: Mapping[str, Any],
+    units: Mapping[str, Unit],
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Thumbnail]:
     """Returns a thumbnail for each row, in order: the centre square, as the model sees it.
@@ -61,6 +63,8 @@ def thumbnails(
 
     Args:
         options: of the run, as run.json has them: where pictures may come from.
+        units: one of each manifest, which says how it was read; see `source_units`. What is not
+            there is read as the options say.
         progress: called with 1 for each picture.
     """
     allowed = tuple(options.get("allow_images_from") or ())
@@ -71,10 +75,38 @@ def thumbnails(
         by_source[row.source][row.source_row] = row
     found: dict[tuple[str, int], Thumbnail] = {}
     for source, wanted in by_source.items():
-        for number, original in _manifest_rows(source, wanted, options):
+        for number, original in _manifest_rows(source, wanted, units.get(source), options):
             found[source, number] = _thumbnail(original, wanted[number].sha256, policy)
             progress(1)
     return [found[row.source, row.source_row] for row in rows]
+
+
+def source_units(files: Sequence[str], rows: Sequence[PictureRow]) -> dict[str, Unit]:
+    """Returns a unit of each manifest that the rows came from, as the tables' files have it.
+
+    Args:
+        files: of a table, named by the units in them.
+    """
+    found = {}
+    for source in {row.source for row in rows}:
+        stem = file_id(source)
+        file = next((uri for uri in files if storage.base_name(uri).startswith(stem)), None)
+        metadata = (file_schema(file).metadata or {}) if file else {}
+        if UNIT_KEY in metadata:
+            found[source] = unit_from_json(metadata[UNIT_KEY])
+    return found
+
+
+def _recognised(source: str, options: Mapping[str, Any]) -> Unit:
+    kind = options.get("manifest_format") or format_of(source) or ""
+    root = storage.normalize(options.get("image_root") or storage.parent(source))
+    columns = Columns()
+    if kind == "webdataset":
+        columns = columns_of(ColumnOverrides())
+    elif kind == "parquet":
+        overrides = ColumnOverrides(options.get("image_column"), options.get("text_column"))
+        columns = resolve_columns(read_footer(source)[0], overrides)
+    return Unit("", source, kind, columns, root, first_row=0, rows=None)
 
 
 def _thumbnail(row: Row | RowFault, sha256: str | None, policy: FetchPolicy) -> Thumbnail:
@@ -101,16 +133,17 @@ def thumbnail_uri(data: bytes) -> str:
 
 
 def _manifest_rows(
-    source: str, wanted: Mapping[int, PictureRow], options: Mapping[str, Any]
+    source: str,
+    wanted: Mapping[int, PictureRow],
+    unit: Unit | None,
+    options: Mapping[str, Any],
 ) -> Iterator[tuple[int, Row | RowFault]]:
     """Yields the manifest's row, or what is wrong with it, for each wanted number."""
     left = set(wanted)
-    kind = options.get("manifest_format") or format_of(source) or ""
-    root = storage.normalize(options.get("image_root") or storage.parent(source))
-    unit = Unit("", source, kind, Columns(), root, first_row=0, rows=None)
     reason = Reason.NOT_FOUND
     try:
-        for number, row in _READERS.get(kind, _named_rows)(unit, wanted, options):
+        unit = unit or _recognised(source, options)
+        for number, row in _READERS.get(unit.format, _named_rows)(unit, wanted):
             left.remove(number)
             yield number, row
     except FileNotFoundError:
@@ -122,7 +155,7 @@ def _manifest_rows(
 
 
 def _named_rows(
-    unit: Unit, wanted: Mapping[int, PictureRow], options: Mapping[str, Any]
+    unit: Unit, wanted: Mapping[int, PictureRow]
 ) -> Iterator[tuple[int, Row | RowFault]]:
     """Rows of text manifests: the scored row holds all that is needed."""
     for number, row in wanted.items():
@@ -130,21 +163,16 @@ def _named_rows(
 
 
 def _parquet_rows(
-    unit: Unit, wanted: Mapping[int, PictureRow], options: Mapping[str, Any]
+    unit: Unit, wanted: Mapping[int, PictureRow]
 ) -> Iterator[tuple[int, Row | RowFault]]:
     """Rows of Parquet manifests, which may hold the pictures themselves."""
-    overrides = ColumnOverrides(options.get("image_column"), options.get("text_column"))
-    columns = resolve_columns(read_footer(unit.uri)[0], overrides)
     for number in wanted:
-        one = replace(unit, columns=columns, first_row=number, rows=1)
+        one = replace(unit, first_row=number, rows=1)
         yield from ((number, _row(to_row(one, raw))) for raw in read_parquet(one))
 
 
-def _tar_rows(
-    unit: Unit, wanted: Mapping[int, PictureRow], options: Mapping[str, Any]
-) -> Iterator[tuple[int, Row | RowFault]]:
+def _tar_rows(unit: Unit, wanted: Mapping[int, PictureRow]) -> Iterator[tuple[int, Row | RowFault]]:
     """Rows of a tar, which has no index: one pass, up to the last row wanted."""
-    unit = replace(unit, columns=TAR_COLUMNS)
     for raw in read_webdataset(unit):
         if raw.number in wanted:
             yield raw.number, _row(to_row(unit, raw))

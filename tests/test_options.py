@@ -7,7 +7,8 @@ from apache_beam.options.pipeline_options import (
 
 from pipelines import beam_flags, cli, options
 from pipelines.arguments import Parser
-from pipelines.beam_flags import RunnerError, runs_here
+from pipelines.beam_flags import runs_here
+from pipelines.process import RunnerError
 
 NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]
 
