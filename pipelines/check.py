@@ -7,17 +7,20 @@ remedy. Exit status: 0 when nothing would go wrong, 1 when something would, 2 on
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from pipelines import options as flags
 from pipelines import process, storage
-from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.arguments import Parser
 from pipelines.beam_flags import runs_here
 from pipelines.check_sample import SampleResult, dotted_keys, embed_sample, sample_rows
 from pipelines.job_parts import (
@@ -31,6 +34,7 @@ from pipelines.job_parts import (
 from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
 from pipelines.records import Unit
+from pipelines.redaction import redact, scrub
 from pipelines.resume import check_resumable, finished_units, pending_of
 from pipelines.run_lock import check_unlocked, lock_uri
 from schemas.manifest import Columns
@@ -81,13 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sample < 1:
             raise ValueError(f"`--sample` must be a positive int, got {sample}")
     except ValueError as error:
-        print(f"clip-beam check: {error}", file=sys.stderr)
-        return WRONG_USAGE
+        return process.fail("check", str(error), process.WRONG_USAGE)
     findings = Findings()
     check(config, sample, runs_here(options), findings)
     print()
     for problem in findings.problems:
-        print(f"problem    {problem}")
+        print(f"problem    {scrub(problem)}")
     count = len(findings.problems)
     print(f"{_number(count, 'problem')} found")
     return 1 if findings.problems else 0
@@ -124,10 +127,11 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
     for unit in plan.units:
         by_file[unit.uri] += unit.rows_to_read or 0
         if unit.damage:
-            findings.problems.append(f"{unit.uri} is damaged: {unit.damage}; write it again")
+            uri = redact(unit.uri)
+            findings.problems.append(f"{uri} is damaged: {unit.damage}; write it again")
     for uri, unit in list(files.items())[:MAX_FILES_SHOWN]:
         rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else "tar"
-        print(f"           {uri}: {rows}; {_columns(unit.columns)}")
+        print(f"           {redact(uri)}: {rows}; {_columns(unit.columns)}")
         _check_keys(unit, findings)
     if len(files) > MAX_FILES_SHOWN:
         print(f"           and {len(files) - MAX_FILES_SHOWN} more")
@@ -139,15 +143,16 @@ def _check_keys(unit: Unit, findings: Findings) -> None:
     dotted = findings.attempt(lambda: dotted_keys(unit))
     if dotted:
         findings.problems.append(
-            f"{unit.uri} has keys with dots, such as {dotted[0]!r}: a sample's key ends at the "
-            "first dot, so its image is not found; write the tar with other keys"
+            f"{redact(unit.uri)} has keys with dots, such as {dotted[0]!r}: a sample's key ends at "
+            "the first dot, so its image is not found; write the tar with other keys"
         )
 
 
 def _columns(columns: Columns) -> str:
     names = ("uid", "image_uri", "image_bytes", "text", "sha256")
     found = [(name, getattr(columns, name)) for name in names]
-    return ", ".join(f"{name} {spelt!r}" for name, spelt in found if spelt)
+    named = ", ".join(f"{name} {spelt!r}" for name, spelt in found if spelt and spelt[0] != "/")
+    return named or "members told by their extensions"
 
 
 def _loaded(config: EmbedConfig, here: bool) -> RunModels:
@@ -163,17 +168,25 @@ def _loaded(config: EmbedConfig, here: bool) -> RunModels:
 
 
 def _check_writable(output: str) -> None:
-    existed = storage.exists(output)
+    made = _absent_directories(output)
     probe = storage.join(output, f"_check-{secrets.token_hex(4)}")
     try:
         storage.write_atomically(probe, b"")
         storage.remove(probe)
-        if not existed:
-            storage.remove_tree(output)
+        with suppress(OSError):  # not empty any more: somebody else has begun there
+            for directory in made:
+                os.rmdir(directory)
     except OSError as error:
         raise OSError(f"`--output` {output} cannot be written: {error}") from error
     check_unlocked(lock_uri(output), time.time())
-    print(f"output     {output} can be written")
+    print(f"output     {redact(output)} can be written")
+
+
+def _absent_directories(uri: str) -> list[str]:
+    """Returns the local directories of a path that are not there, the deepest first."""
+    path = storage.normalize(uri)
+    chain = [path, *map(str, Path(path).parents)] if storage.is_local(path) else []
+    return [directory for directory in chain if not os.path.exists(directory)]
 
 
 def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:

@@ -13,7 +13,6 @@ import argparse
 import json
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +23,7 @@ import pyarrow.dataset as ds
 
 from clip_core.ranking import auroc
 from pipelines import classify, embed, filter, process, report
-from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
@@ -34,16 +33,18 @@ MARKER = ".clip-beam-demo"  # a directory that holds it was made here and may be
 SWAP_RATE = 0.15
 BROKEN_RATE = 0.03
 KEPT_FRACTION = 0.8
+LEAST_ROWS = 10  # so that there is something to filter and to label
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
     try:
+        if options.rows < LEAST_ROWS:
+            raise ValueError(f"expected `--rows` of {LEAST_ROWS} or more, got {options.rows}")
         sample = _make_sample(options.output, options.rows, options.seed)
     except (ValueError, OSError) as error:
-        print(f"clip-beam demo: {error}", file=sys.stderr)
-        return WRONG_USAGE
+        return process.fail("demo", str(error), process.WRONG_USAGE)
     return _show(sample, options.output)
 
 
@@ -71,10 +72,11 @@ def results_table(sample: Path, embedded: Path) -> str:
         _line("true", similarity[is_true]),
         _line("swapped", similarity[~is_true]),
     ]
-    score = auroc(similarity[is_true], similarity[~is_true])
     broken = sum(row["damage"] != "none" for row in truth.values())
     lines.append("")
-    lines.append(f"a true pair scores above a swapped one in {score:.1%} of cases (AUROC)")
+    if 0 < is_true.sum() < len(is_true):
+        score = auroc(similarity[is_true], similarity[~is_true])
+        lines.append(f"a true pair scores above a swapped one in {score:.1%} of cases (AUROC)")
     lines.append(f"broken pictures: {broken} drawn, {len(truth) - len(similarity)} rejected")
     return "\n".join(lines)
 
@@ -129,11 +131,13 @@ def _report(embedded: Path, page: Path, *flags: object) -> int:
 
 
 def _truth(sample: Path) -> dict[str, dict[str, Any]]:
-    return {row["uid"]: row for row in map(json.loads, (sample / TRUTH).open(encoding="utf-8"))}
+    with (sample / TRUTH).open(encoding="utf-8") as lines:
+        return {row["uid"]: row for row in map(json.loads, lines)}
 
 
 def _line(name: str, similarity: np.ndarray) -> str:
-    return f"{name:<12}{len(similarity):>6}{similarity.mean():>18.3f}"
+    mean = f"{similarity.mean():.3f}" if len(similarity) else "-"
+    return f"{name:<12}{len(similarity):>6}{mean:>18}"
 
 
 def _make_sample(output: Path, rows: int, seed: int) -> Path:

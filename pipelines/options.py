@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from clip_core.preprocess import POLICIES, RESAMPLINGS
 from pipelines.arguments import Parser
 from pipelines.beam_flags import read_beam_flags
+from pipelines.model_flags import add_checkpoint_flags, add_place_flags
 from pipelines.urls import check_prefix
 from schemas.rejects import Reason
 
@@ -87,30 +88,6 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         help="retry only rejects with these reasons [all]; also with the rejects as `--manifest`",
     )
     add("--overwrite", action="store_true", help="remove what the output holds and start anew")
-
-
-def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say what a checkpoint does not, for every command that loads one."""
-    add = parser.add_argument
-    add("--arch", help="architecture of a bare state dict, where shapes do not tell")
-    add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict")
-    add("--vocab", metavar="URI", help="BPE vocabulary [from the model, else an installed one]")
-    add(
-        "--model_cache",
-        metavar="DIR",
-        help="where downloaded models are kept [$CLIP_BEAM_CACHE, else ~/.cache/clip-beam]",
-    )
-
-
-def add_place_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say where and how exactly a model computes."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="[auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
-    )
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:

@@ -21,11 +21,21 @@ def make_room(output: str, names: Sequence[str], overwrite: bool) -> None:
     Raises:
         OutputExistsError: if one is there, and may not be removed.
     """
+    check_room(output, names, overwrite)
     for uri in (storage.join(output, name) for name in names):
         storage.remove_partials(uri)
         if overwrite:
             storage.remove_tree(uri)
-        elif storage.list_files(uri) or _is_file(uri):
+
+
+def check_room(output: str, names: Sequence[str], overwrite: bool) -> None:
+    """Does the check of `make_room`, and removes nothing.
+
+    Raises:
+        OutputExistsError: as `make_room`.
+    """
+    for uri in (storage.join(output, name) for name in names):
+        if not overwrite and (storage.list_files(uri) or _is_file(uri)):
             raise OutputExistsError(
                 f"{uri} is there already; pass `--overwrite` or name another output"
             )

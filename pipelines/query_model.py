@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from pipelines.model_flags import add_checkpoint_flags
 from pipelines.scored_tables import ScoredTables
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ class OtherModelError(ValueError):
 def add_model_flags(flags: argparse.ArgumentParser) -> None:
     """Adds the flags that `load_query_model` reads."""
     add = flags.add_argument
-    add("--model", help="the model that made the embeddings, as embed takes it [from run.json]")
+    add(
+        "--model",
+        help="the model that made the embeddings, as embed takes it [this and what it needs: from "
+        "run.json]",
+    )
     add("--model_name", metavar="NAME", help="which model of a run with several")
-    add("--arch", help="architecture of a bare state dict [from run.json]")
-    add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict [run.json]")
-    add("--vocab", metavar="URI", help="BPE vocabulary [from run.json, else the model's]")
-    add("--device", help="cpu or cuda [cpu]")
+    add_checkpoint_flags(flags)
+    add("--device", help="cpu, cuda or auto [cpu]")
 
 
 def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipModel:
@@ -45,15 +48,32 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
         )
     # What run.json says about its own model says nothing about another one.
     own = tables.options if not options.model else {}
-    model = clip_core.load(
-        name,
-        device=options.device or "cpu",
-        arch=options.arch or own.get("arch"),
-        activation=options.activation or own.get("activation"),
-        vocab=options.vocab or own.get("vocab"),
-    )
+    try:
+        model = clip_core.load(
+            name,
+            device=_device(options.device),
+            cache_dir=options.model_cache or own.get("model_cache"),
+            image_policy=tables.options.get("image_policy") or "openai",
+            arch=options.arch or own.get("arch"),
+            activation=options.activation or own.get("activation"),
+            vocab=options.vocab or own.get("vocab"),
+        )
+    except (ValueError, OSError) as error:
+        if options.model:
+            raise
+        raise OtherModelError(
+            f"{error} (so run.json names the model; pass `--model` with where it is now)"
+        ) from error
     check_same_model(tables, model)
     return model
+
+
+def _device(name: str | None) -> str:
+    if name != "auto":
+        return name or "cpu"
+    from pipelines.encode import resolve_device
+
+    return resolve_device(name)
 
 
 def check_same_model(tables: ScoredTables, model: ClipModel) -> None:

@@ -50,6 +50,22 @@ def test_sound_run_has_no_problems_and_nothing_is_written(tmp_path, found):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("there", [(), ("deep",), ("deep", "deep/er")])
+def test_directories_of_the_output_are_left_as_they_were(tmp_path, found, there):
+    for name in there:
+        (tmp_path / name).mkdir()
+    found(write_manifest(tmp_path / "data"), output=tmp_path / "deep" / "er" / "out")
+    assert [(tmp_path / name).exists() for name in ("deep", "deep/er")] == [
+        name in there for name in ("deep", "deep/er")
+    ]
+
+
+def test_credentials_are_not_shown(found):
+    _, text, (problem, *_) = found("https://user:word@127.0.0.1:9/m.jsonl?sig=1234")
+    assert "127.0.0.1:9" in problem
+    assert "word" not in text and "1234" not in text
+
+
 def test_sample_bounds_the_rows_and_is_spread_over_the_units(tmp_path, found):
     manifest = write_manifest(tmp_path / "data", rows=30, bad=[29])
     _, text, _ = found(manifest, "--sample", "6", "--rows_per_unit", "5")

@@ -68,6 +68,10 @@ def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
     assert "embedded   40" in said and "top-1      1.000" in said
     assert len(read(tmp_path / "out")) == 40
     assert len(list((tmp_path / "out" / "embedded" / "embeddings").iterdir())) == 2
+    other = [*embed_flags, "--image_policy", "rgb_first", "--decode", "fast"]
+    assert cli.main(["classify", *flags, "--model", "tiny", *other]) == 2
+    assert "labels is there already" in capsys.readouterr().err
+    assert cli.main(["classify", *flags, "--model", "tiny", *other, "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,13 @@ def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
         (("--labels", "a,b"), "expected `--model` with `--manifest`, got none"),
         (("--labels", "a,b", "--model", "tiny", "--top_k", "0"), "`--top_k` must be a positive"),
         (("--labels", "a", "--model", "tiny", "--batch_sise", "4"), "did you mean --batch_size?"),
+        (("--labels", "a", "--model", "x=tiny"), "expected one `--model` without a name, got 'x="),
+        (("--labels", "a", "--model", "tiny", "--scores_only"), "leave out `--scores_only`"),
+        (("--labels", "a", "--model", "tiny", "--truth_column", "kind"), "`--keep_columns`; name"),
+        (
+            ("--labels", "a", "--model", "tiny", "--truth_column", "kind", "--truth", "none.csv"),
+            "none.csv",
+        ),
     ],
 )
 def test_manifest_is_not_embedded_for_nothing(tmp_path, capsys, flags, told):
@@ -163,6 +174,21 @@ def test_labels_that_are_there_are_kept_unless_overwritten(scored, tmp_path, cap
     assert "is there already; pass `--overwrite`" in capsys.readouterr().err
     assert run(scored, tmp_path, "--labels", "c,d", "--overwrite") == 0
     assert set(read(tmp_path)["labels"].to_pylist()[0]) == {"c", "d"}
+
+
+def test_labels_are_removed_after_the_last_check_and_with_their_accuracy(scored, tmp_path, capsys):
+    truth = ("--truth_column", "colour")
+    assert run(scored, tmp_path, "--labels", ",".join(COLOURS), *truth) == 0
+    before = read(tmp_path)
+    assert run(scored, tmp_path, "--labels", "a", "--overwrite", "--model", "tinny") == 2
+    assert read(tmp_path).equals(before)
+    assert run(scored, tmp_path, "--labels", "a", "--overwrite") == 0
+    assert not (tmp_path / "accuracy.json").exists()
+
+
+def test_label_may_hold_a_slash(scored, tmp_path):
+    assert run(scored, tmp_path, "--labels", "t-shirt/top,dress", "--device", "auto") == 0
+    assert set(read(tmp_path)["labels"].to_pylist()[0]) == {"t-shirt/top", "dress"}
 
 
 def test_truth_that_fits_no_label_fails(scored, tmp_path, capsys):

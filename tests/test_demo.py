@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+from conftest import write_scored
 
 import clip_core
 from clip_core.ranking import auroc
@@ -64,6 +65,22 @@ def test_demo_goes_without_a_report_where_the_extra_is_missing(tmp_path, capsys,
     assert demo.main(["--output", str(tmp_path / "out"), "--rows", "10"]) == 0
     assert "no report: plots need matplotlib" in capsys.readouterr().out
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("rows", ["-1", "0", "9"])
+def test_demo_needs_a_few_rows(tmp_path, capsys, rows):
+    assert demo.main(["--output", str(tmp_path / "out"), "--rows", rows]) == 2
+    assert f"expected `--rows` of 10 or more, got {rows}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("swap", ["none", "caption"])
+def test_table_needs_no_captions_of_both_kinds(tmp_path, swap):
+    (tmp_path / "sample").mkdir()
+    truth = [{"uid": str(n), "swap": swap, "damage": "none"} for n in range(3)]
+    (tmp_path / "sample" / TRUTH).write_text("".join(json.dumps(t) + "\n" for t in truth))
+    write_scored(tmp_path / "embedded", [[{"uid": t["uid"]} for t in truth]])
+    table = demo.results_table(tmp_path / "sample", tmp_path / "embedded")
+    assert "AUROC" not in table and "     0                 -" in table
 
 
 def test_demo_can_be_run_again_but_touches_no_foreign_directory(made, tmp_path, capsys):

@@ -135,6 +135,15 @@ def test_unfinished_run_asks_for_the_model(tmp_path, capsys):
     assert "expected `--model`, as the run has not finished" in capsys.readouterr().err
 
 
+def test_model_of_the_run_that_is_gone_is_asked_for(tmp_path, capsys):
+    write_scored(tmp_path / "scored", [[{}]], record={"options": {"model": "no/such"}})
+    assert run(tmp_path, "--text", "a") == 2
+    error = capsys.readouterr().err
+    assert "(so run.json names the model; pass `--model` with where it is now)" in error
+    assert run(tmp_path, "--text", "a", "--model", "no/such") == 2
+    assert "run.json" not in capsys.readouterr().err
+
+
 def test_search_refuses_bad_flags_without_torch():
     code = "import sys, pipelines.search; assert not {'torch', 'apache_beam'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

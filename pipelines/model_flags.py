@@ -1,0 +1,29 @@
+"""Flags about a model that several commands share; without Beam, so that these start quickly."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say what a checkpoint does not, for every command that loads one."""
+    add = parser.add_argument
+    add("--arch", help="architecture of a bare state dict, where shapes do not tell")
+    add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict")
+    add("--vocab", metavar="URI", help="BPE vocabulary [from the model, else an installed one]")
+    add(
+        "--model_cache",
+        metavar="DIR",
+        help="where downloaded models are kept [$CLIP_BEAM_CACHE, else ~/.cache/clip-beam]",
+    )
+
+
+def add_place_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where and how exactly a model computes."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="[auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
+    )
