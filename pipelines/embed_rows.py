@@ -30,7 +30,7 @@ class EmbedRows(beam.PTransform):
     All of it stays in one fused stage: pixels are never shuffled, and pictures are decoded in
     threads ahead of the encoder.
 
-    Consumes: `Row`.
+    Consumes: `Row`, in the global window.
     Produces: a dict with `Scored` under `scored` and `Reject` under `rejects`; every row comes out
         of exactly one of them.
     Counters: those of `RunAhead` (`rows`, `rejects`, `wait_usec`, `fetch_usec`, `decode_usec`,

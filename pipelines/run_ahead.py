@@ -56,7 +56,7 @@ class RunAhead(beam.PTransform):
     The next stage is fused to this one: while it works on a batch, the threads prepare the rows
     that follow. Rows come out in the order they came in.
 
-    Consumes: `Row`.
+    Consumes: `Row`, in the global window, as batch pipelines have it.
     Produces: under `results` what the last step returned, under `rejects` a `Reject` for each row
         in which a step raised `RowFault`.
     Counters: `rows`, `rejects`, for each step `<name>_usec`, summed over the threads, and

@@ -109,6 +109,9 @@ def open_tables(root: str) -> ScoredTables:
     """
     root = storage.normalize(root)
     embeddings = _parquet_files(storage.join(root, EMBEDDINGS))
+    record = _run_record(storage.join(root, RUN_JSON))
+    if not embeddings and record:
+        raise ScoredTablesError(f"the run in {root!r} has no rows, so there is nothing to read")
     if not embeddings:
         raise ScoredTablesError(
             f"expected the output directory of `clip-beam embed`, got {root!r}, which has no "
@@ -124,7 +127,7 @@ def open_tables(root: str) -> ScoredTables:
         rejects=_parquet_files(storage.join(root, REJECTS)),
         schema=schema.remove_metadata(),
         fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
-        record=_run_record(storage.join(root, RUN_JSON)),
+        record=record,
     )
 
 

@@ -77,6 +77,8 @@ def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) ->
 
 def read_text(unit: Unit) -> Iterator[RawRow]:
     """Yields the rows of a unit, in order."""
+    if not unit.rows:  # nothing could be read of the file
+        return
     with open_text(unit.uri) as file:
         records = TextRecords(file, unit.format, unit.uri)
         names = [field.name for field in _header_fields(records, unit.uri, unit.format)]
@@ -101,7 +103,7 @@ def _header_fields(records: TextRecords, uri: str, kind: str) -> tuple[pa.Field,
         return ()
     header = next(records, None)
     if header is None:
-        raise ManifestError(f"expected a header line in {uri}, got an empty file")
+        raise DamagedStream("expected a header line, got an empty file")
     if isinstance(header, Fault):
         raise ManifestError(f"the header line of {uri} cannot be read: {header.detail}")
     if any(TOO_LONG in name for name in header):

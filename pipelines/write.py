@@ -65,7 +65,7 @@ class WriteUnits(beam.PTransform):
     """Brings the rows of each unit together and writes them in manifest order.
 
     Consumes: a dict of `Scored` under `scored`, `Reject` under `rejects`, `UnitCount` under
-        `counts`.
+        `counts`, in the global window.
     Produces: a `UnitResult` for each unit, once its files are in place.
     Counters: `write_usec`; the results hold the counts.
 

@@ -129,6 +129,12 @@ class _Found:
         return spelt
 
     def absent(self, what: str, flag: str, names: Iterable[str]) -> ManifestError:
+        for spelt in (self._spelt.get(name) for name in names):
+            if spelt is not None:
+                return ManifestError(
+                    f"column {spelt!r} is {self._types[spelt]}, which is no {what}; name another "
+                    f"with `--{flag}`, or convert it"
+                )
         expected = ", ".join(dict.fromkeys(names))
         return ManifestError(
             f"no {what} column found: expected one of {expected}, the manifest has "

@@ -108,6 +108,7 @@ def test_flags_override_names():
 @pytest.mark.parametrize(
     ("columns", "overrides", "message"),
     [
+        ({"text": pa.int64(), "url": pa.string()}, ColumnOverrides(), "'text' is int64, which is no caption"),
         ({"text": pa.string()}, ColumnOverrides(), "no image column found.*columns text; name it with `--image_column`"),
         ({"url": pa.string()}, ColumnOverrides(), "no caption column found.*columns url; name it with `--text_column`"),
         (TEXT_AND_URL, ColumnOverrides(text="title"), "`--text_column` names 'title', the manifest has columns text, url"),

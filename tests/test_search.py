@@ -135,6 +135,15 @@ def test_unfinished_run_asks_for_the_model(tmp_path, capsys):
     assert "expected `--model`, as the run has not finished" in capsys.readouterr().err
 
 
+def test_run_without_rows_is_told_from_no_run(tmp_path, capsys):
+    (tmp_path / "scored").mkdir()
+    assert run(tmp_path, "--text", "a") == 2
+    assert "expected the output directory of `clip-beam embed`" in capsys.readouterr().err
+    (tmp_path / "scored" / "run.json").write_text('{"options": {}}')
+    assert run(tmp_path, "--text", "a") == 2
+    assert "has no rows, so there is nothing to read" in capsys.readouterr().err
+
+
 def test_model_of_the_run_that_is_gone_is_asked_for(tmp_path, capsys):
     write_scored(tmp_path / "scored", [[{}]], record={"options": {"model": "no/such"}})
     assert run(tmp_path, "--text", "a") == 2

@@ -281,3 +281,13 @@ def test_quoted_field_may_have_as_many_lines_as_allowed(tmp_path):
     found = records(path)
     assert found[0].detail.startswith("a quote that opens here is not closed within 64 lines")
     assert texts(found)[-1] == "ok"
+
+
+def test_empty_csv_among_others_is_one_reject_and_alone_is_refused(tmp_path):
+    write(tmp_path / "a.csv", "url,text\na.jpg,ok\n")
+    write(tmp_path / "b.csv", "")
+    good, bad = records(tmp_path)
+    assert (good.text, bad.reason) == ("ok", Reason.MANIFEST_TRUNCATED)
+    assert bad.detail == "expected a header line, got an empty file"
+    with pytest.raises(ManifestError, match="b.csv: expected a header line, got an empty file"):
+        plan(tmp_path / "b.csv")
