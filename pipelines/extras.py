@@ -23,5 +23,6 @@ def require(package: str, what: str, extra: str = "report") -> ModuleType:
         return import_module(package)
     except ImportError as error:
         raise MissingExtraError(
-            f'{what} need {package}, which is not installed; run `pip install "clip-beam[{extra}]"`'
+            f"{what} need {error.name or package}, which is not installed; run "
+            f'`pip install "clip-beam[{extra}]"`'
         ) from error

@@ -20,9 +20,7 @@ from typing import BinaryIO, cast
 from fsspec import AbstractFileSystem
 from fsspec.utils import get_protocol
 
-from pipelines.filesystems import S3, StorageError, is_local, locate, open_retried, retried
-
-__all__ = ["StorageError", "is_local"]
+from pipelines.filesystems import S3, is_local, locate, open_retried, retried
 
 _HIDDEN = ("_", ".")
 _PARTIAL = ".partial-"

@@ -7,7 +7,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines import filesystems, storage
 from pipelines.faults import RetryPolicy
-from pipelines.filesystems import StoreFault
+from pipelines.filesystems import StorageError, StoreFault
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +170,7 @@ def test_missing_file_and_directory_are_told_apart(tmp_path):
 
 
 def test_unknown_filesystem_is_one_sentence():
-    with pytest.raises(storage.StorageError, match="no filesystem for nosuch:// is installed"):
+    with pytest.raises(StorageError, match="no filesystem for nosuch:// is installed"):
         storage.open_input("nosuch://a/b")
 
 
