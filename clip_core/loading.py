@@ -22,6 +22,7 @@ from clip_core.variants import VARIANTS
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OPTIONAL = "num_batches_tracked"  # counts training steps; files of old releases lack it
+_NAMED = 3  # weights named in a message, of many
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ def _build(checkpoint: Checkpoint) -> Clip:
             raise CheckpointError(
                 f"weight {name} cannot be read ({reason}); download the model again"
             ) from error
+    _check_finite(state)
     clip.load_state_dict(state, assign=True)
     return clip.eval().requires_grad_(False)
 
@@ -193,6 +195,23 @@ def _check_tensors(tensors: LazyTensors, expected: dict[str, tuple[int, ...]]) -
         )
 
 
+def _check_finite(state: dict[str, Tensor]) -> None:
+    """Refuses weights that are no numbers, of which a ReLU makes zeros: nothing would show it."""
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith(_OPTIONAL)}
+    wrong = [name for name, tensor in weights.items() if not _is_finite(tensor)]
+    if wrong:
+        names = ", ".join([*wrong[:_NAMED], *(["..."] if len(wrong) > _NAMED else [])])
+        raise CheckpointError(
+            f"{len(wrong)} of {len(weights)} weights hold NaN or infinity ({names}); download the "
+            "model again, or take an earlier checkpoint of it"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Adds up first, in a tenth of the time: the sum of what is finite mostly is, too."""
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
+
+
 def _tokenizer(path: Path, vocab: str | None, config: ClipConfig) -> Tokenizer:
     merges = _merges(path, vocab, config.text.vocab_size)
     tokenizer = Tokenizer(merges, config.text.context_length)
@@ -207,6 +226,11 @@ def _tokenizer(path: Path, vocab: str | None, config: ClipConfig) -> Tokenizer:
 def _merges(path: Path, vocab: str | None, vocab_size: int) -> vocabulary.Merges:
     if vocab is not None:
         with local_model(vocab) as file:
+            if file.is_dir():
+                raise vocabulary.VocabularyError(
+                    f"expected `--vocab` to name a file, got the directory {vocab}; name one like "
+                    + ", ".join(vocabulary.FILE_NAMES)
+                )
             return vocabulary.read_merges(file.name, file.read_bytes())
     folder = path if path.is_dir() else path.parent
     beside = vocabulary.FILE_NAMES if path.is_dir() else (vocabulary.OPENAI_FILE,)

@@ -61,9 +61,9 @@ def _copy(uri: str, target: Path) -> None:
             _copy_directory(filesystem, path, target)
         else:
             filesystem.get_file(path, str(target))
-    except (ImportError, ValueError, OSError) as error:
-        reason = str(error) or type(error).__name__
-        raise CheckpointError(f"could not read the model at {uri}: {reason}") from error
+    except Exception as error:  # noqa: BLE001 - each store has error types of its own
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise CheckpointError(f"could not fetch {uri}: {reason}") from error
 
 
 def _copy_directory(filesystem: Any, path: str, target: Path) -> None:

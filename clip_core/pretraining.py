@@ -37,7 +37,8 @@ class PretrainConfig:
     """Hyperparameters of a run. `batch_size` is the global batch, over all processes.
 
     Attributes:
-        start: what the weights were before: `random`, or the SHA-256 of a checkpoint.
+        start: what the weights were before: `random` and an architecture, or the SHA-256 of a
+            checkpoint.
         micro_batch_size, activation_checkpointing: less memory for more time, and the same
             gradients; see `Towers` and `recomputed`.
     """

@@ -12,6 +12,7 @@ from apache_beam import Pipeline
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
+    PortableOptions,
     StandardOptions,
 )
 from apache_beam.runners.runner import create_runner
@@ -38,7 +39,7 @@ def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> Pi
     options = PipelineOptions(list(argv))
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
-    _check_runner(own, standard.runner)
+    _check_runner(own, options)
     return options
 
 
@@ -69,13 +70,16 @@ def use_local_threads(options: PipelineOptions, least: int) -> None:
     options.view_as(DirectOptions).direct_num_workers = max(local_threads(options), least)
 
 
-def _check_runner(own: Parser, runner: str) -> None:
+def _check_runner(own: Parser, options: PipelineOptions) -> None:
     """Refuses a runner that cannot start. Beam's further checks are left out: they may use the
     network."""
+    runner = options.view_as(StandardOptions).runner
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         own.error(f"`--runner` cannot be used: {_one_line(error)}")
+    if runner.endswith("PortableRunner") and not options.view_as(PortableOptions).job_endpoint:
+        own.error("PortableRunner needs a job service; name it with `--job_endpoint HOST:PORT`")
     if runner.endswith("DataflowRunner") and not _has_google_cloud():
         own.error(f'{runner} needs an extra; run `pip install "clip-beam[dataflow]"`')
 

@@ -39,6 +39,7 @@ from pipelines.scored_tables import (
     row_count,
 )
 from pipelines.truth import TruthError, read_truth
+from schemas.embeddings import ROW_FIELDS
 from schemas.labels import KEY_NAMES
 
 if TYPE_CHECKING:
@@ -132,11 +133,14 @@ def _check_before_embedding(options: argparse.Namespace, argv: Sequence[str]) ->
     config, _ = parse(argv)
     if not isinstance(config.model, str):
         raise ValueError(f"expected one `--model` without a name, got {options.model!r}")
+    if options.model_name:
+        raise ValueError("the one model has no name; leave out `--model_name`")
     if config.scores_only:
         raise ValueError("labels are told from embeddings; leave out `--scores_only`")
+    columns = (None, *(field.name for field in ROW_FIELDS), *config.keep_columns)
     if options.truth:
         read_truth(options.truth, options.truth_column)
-    elif options.truth_column and options.truth_column not in config.keep_columns:
+    elif options.truth_column not in columns:
         raise ValueError(
             f"`--truth_column {options.truth_column}` is in no file of `--truth` and not among "
             "`--keep_columns`; name it there"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,7 @@ from clip_core.loading import load
 from clip_core.saving import DTYPES, save_model_directory
 from pipelines import process
 from pipelines.arguments import Parser
-from pipelines.options import add_checkpoint_flags
-
-WRONG_USAGE = 2
+from pipelines.model_flags import add_checkpoint_flags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         convert(options)
     except (ValueError, OSError) as error:
-        print(f"clip-beam convert: {error}", file=sys.stderr)
-        return WRONG_USAGE
+        return process.fail("convert", str(error), process.WRONG_USAGE)
     files = sorted(file.name for file in options.output.iterdir())
     print(f"model   {options.output}")
     print(f"files   {', '.join(files)}")

@@ -8,6 +8,7 @@ decoded data and the checkpoint that an interrupted run resumes from.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -43,14 +44,14 @@ from pipelines.arguments import Parser
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.manifest import ManifestRequest, plan_units
-from pipelines.options import add_checkpoint_flags
+from pipelines.model_flags import add_checkpoint_flags
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
-from pipelines.redaction import scrub
-from pipelines.training_data import DecodedData, DecodedSplit
+from pipelines.training_data import DecodedData, DecodedSplit, source_files
 
-USAGE_STATUS = 2
 LOG_EVERY_STEPS = 50
+DEFAULT_VARIANT = "tiny-rn"
+_NOT_NEGATIVE = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--manifest", action="append", required=True, help="image-text manifest; repeatable")
     add("--output", required=True, type=Path, help="model directory to write")
-    add("--variant", choices=sorted(VARIANTS), help="architecture [tiny-rn]")
+    add("--variant", choices=sorted(VARIANTS), help=f"architecture [{DEFAULT_VARIANT}]")
     add("--init_from", metavar="MODEL", help="checkpoint to start from, instead of random weights")
     add("--image_size", type=int, help="side in pixels, where not the architecture's own")
     add("--epochs", type=int, default=defaults.epochs)
@@ -105,14 +106,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         checkpoint = _starting_checkpoint(options)
-        start = checkpoint.fingerprint["checkpoint_sha256"] if checkpoint else "random"
-        config = _pretrain_config(options, start)
+        config = _pretrain_config(options, checkpoint)
+        _check_place(options)
+    except (ValueError, OSError) as error:
+        return process.fail("pretrain", str(error), process.WRONG_USAGE)
+    try:
         _start_processes(options.device)
         with _Progress() as progress:
             scores = pretrain(options, config, checkpoint, progress)
     except ValueError as error:
-        print(f"clip-beam pretrain: {scrub(str(error))}", file=sys.stderr)
-        return USAGE_STATUS
+        return process.fail("pretrain", str(error), process.WRONG_USAGE)
+    except OSError as error:
+        return process.fail("pretrain", str(error), process.FAILED)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -121,9 +126,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _pretrain_config(options: argparse.Namespace, start: str) -> PretrainConfig:
+def _pretrain_config(options: argparse.Namespace, checkpoint: ClipModel | None) -> PretrainConfig:
+    """Returns the hyperparameters, the flags checked.
+
+    Raises:
+        PretrainError: names the flag that is out of its range.
+    """
+    for name in _NOT_NEGATIVE:
+        value = getattr(options, name)
+        if not 0 <= value < math.inf:
+            raise PretrainError(f"`--{name}` must be 0 or more, got {value}")
+    if options.threads < 1:
+        raise PretrainError(f"`--threads` must be a positive int, got {options.threads}")
+    if not 0 <= options.holdout_fraction < 1:
+        raise PretrainError(
+            f"`--holdout_fraction` must be from 0 to below 1, got {options.holdout_fraction}"
+        )
+    # With the architecture, so that a run of another one is not resumed.
+    start = f"random {options.variant or DEFAULT_VARIANT}"
+    if checkpoint is not None:
+        start = checkpoint.fingerprint["checkpoint_sha256"]
     names = set(PretrainConfig.__dataclass_fields__) - {"start"}
     return PretrainConfig(start=start, **{name: getattr(options, name) for name in names})
+
+
+def _check_place(options: argparse.Namespace) -> None:
+    """Makes sure of the device and the output before the long work.
+
+    Raises:
+        PretrainError, OSError: what is wrong with them.
+    """
+    try:
+        torch.empty(1, device=_device(options.device))
+    except (RuntimeError, AssertionError) as error:  # what torch raises where there is none
+        reason = str(error).split("\n", 1)[0]
+        raise PretrainError(f"device {options.device} cannot be used: {reason}") from error
+    if options.output.exists() and not options.output.is_dir():
+        raise PretrainError(f"expected `--output` to be a directory, got the file {options.output}")
+    options.output.mkdir(parents=True, exist_ok=True)
 
 
 def _starting_checkpoint(options: argparse.Namespace) -> ClipModel | None:
@@ -150,10 +190,12 @@ def pretrain(
     progress: _Progress,
 ) -> dict[str, float] | None:
     """Decodes, trains, saves. Returns held-out scores; None on all processes but the first."""
-    architecture = checkpoint.config if checkpoint else VARIANTS[options.variant or "tiny-rn"]
+    architecture = checkpoint.config if checkpoint else VARIANTS[options.variant or DEFAULT_VARIANT]
     if options.image_size is not None:
         architecture = with_image_size(architecture, options.image_size)
     data = _decoded_data(options, architecture)
+    if _rank() == 0:
+        print(_rows_line(data), flush=True)
     tokenizer = (
         checkpoint.tokenizer if checkpoint else _tokenizer(architecture, data.train.captions)
     )
@@ -194,7 +236,7 @@ def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedDa
             size=size,
             holdout_fraction=options.holdout_fraction,
             made_from={
-                "manifest": list(options.manifest),
+                "manifest": source_files(request),
                 "image size": size,
                 "holdout_fraction": options.holdout_fraction,
             },
@@ -284,6 +326,15 @@ class _Progress:
             self._bar.set_postfix_str(line, refresh=False)
         elif report.step % LOG_EVERY_STEPS == 0 or report.step == report.steps:
             print(f"step {report.step} of {report.steps}: {line}", file=sys.stderr, flush=True)
+
+
+def _rows_line(data: DecodedData) -> str:
+    """Says what became of the rows of the manifest."""
+    reasons = ", ".join(f"{name} {count}" for name, count in sorted(data.rejects.items()))
+    return (
+        f"rows: {len(data.train.captions)} to train on, {len(data.held_out.captions)} held out, "
+        f"{sum(data.rejects.values())} rejected" + (f" ({reasons})" if reasons else "")
+    )
 
 
 def _print_summary(output: Path, scores: dict[str, float]) -> None:

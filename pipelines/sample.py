@@ -13,7 +13,6 @@ import io
 import json
 import multiprocessing
 import os
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import process
-from pipelines.arguments import WRONG_USAGE, Parser
-from pipelines.redaction import scrub
+from pipelines.arguments import Parser
 from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
 from pipelines.scenes import PAIR_CHOICES
 
@@ -56,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = SampleConfig(**{field.name: values[field.name] for field in fields(SampleConfig)})
         summary = write_sample(config, options.output, options.manifest_format)
     except (ValueError, OSError) as error:
-        print(f"clip-beam sample: {scrub(str(error))}", file=sys.stderr)
-        return WRONG_USAGE
+        return process.fail("sample", str(error), process.WRONG_USAGE)
     print(f"rows      {summary.rows}")
     print(f"swapped   {_counts(summary.swaps)}")
     print(f"broken    {_counts(summary.damages)}")

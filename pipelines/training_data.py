@@ -17,7 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines import storage
+from pipelines.filesystems import locate, retried
+from pipelines.manifest import ManifestRequest, manifest_files
 from pipelines.records import Reject, Row, RowFault
+from pipelines.redaction import redact
 
 SPLITS = ("train", "held_out")
 DONE = "done.json"  # written last: what the decoded files were made from, and the counts
@@ -48,6 +52,26 @@ def split_of(uid: str, holdout_fraction: float) -> str:
     """Names the split of a row: by its id alone, so that adding rows moves none."""
     draw = int(hashlib.sha256(uid.encode()).hexdigest()[:8], 16) / 2**32
     return "held_out" if draw < holdout_fraction else "train"
+
+
+def source_files(request: ManifestRequest) -> list[list[str | int]]:
+    """Returns what tells whether a manifest has changed: URI, size and age of each of its files.
+
+    Raises:
+        ManifestError, OSError: if there is none, or it cannot be looked at.
+    """
+    uris = [uri for uri, _ in manifest_files(request)]
+    return [[redact(uri), storage.file_size(uri), _changed_at(uri)] for uri in uris]
+
+
+@retried
+def _changed_at(uri: str) -> str:
+    """Returns when a file was changed last, or nothing where the filesystem does not tell."""
+    filesystem, path = locate(uri)
+    try:
+        return str(filesystem.modified(path))
+    except (NotImplementedError, KeyError):
+        return ""
 
 
 def decode_manifest(

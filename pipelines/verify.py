@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from clip_core.inference import ready_to_encode
@@ -12,10 +11,7 @@ from clip_core.verification import TOLERANCE, Deviation, measure
 from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.encode import resolve_device, resolve_precision
-from pipelines.options import add_checkpoint_flags, add_place_flags
-
-FAILED = 1
-WRONG_USAGE = 2
+from pipelines.model_flags import add_checkpoint_flags, add_place_flags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,16 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load(options.model, device, precision=precision, **about)
         ready_to_encode(model.clip)
         deviation = measure(reference, model)
-    except ValueError as error:
-        print(f"clip-beam verify: {error}", file=sys.stderr)
-        return WRONG_USAGE
+    except (ValueError, OSError) as error:
+        return process.fail("verify", str(error), process.WRONG_USAGE)
     passed = deviation.within(TOLERANCE[precision])
     for name in ("architecture", "activation", "checkpoint_sha256"):
         print(f"{name:<18} {reference.fingerprint[name]}")
     print(f"{'tested':<18} {precision} on {device}, against fp32 on cpu")
     _print_deviation(deviation, TOLERANCE[precision])
     print(f"{'verdict':<18} {'passed' if passed else 'FAILED'}")
-    return 0 if passed else FAILED
+    return 0 if passed else process.FAILED
 
 
 def _print_deviation(found: Deviation, limit: Deviation) -> None:

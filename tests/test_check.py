@@ -81,7 +81,10 @@ def test_sample_bounds_the_rows_and_is_spread_over_the_units(tmp_path, found):
         (["--image_root", "/nowhere"], "100.0% of the sample were rejected, most as not_found; "),
         (["--device", "warp"], "device warp cannot be used"),
         (["--only_reasons", "not_found"], "`--only_reasons` needs `--retry_rejects`"),
-        (["--runner", "PortableRunner"], "pass, for example, `--device cuda"),
+        (
+            ["--runner", "PortableRunner", "--job_endpoint", "localhost:1"],
+            "pass, for example, `--device cuda",
+        ),
     ],
 )
 def test_flag_that_would_go_wrong_is_a_problem_with_its_remedy(tmp_path, found, flags, problem):

@@ -21,6 +21,7 @@ from pipelines import embed, storage
 from pipelines.run_lock import RunLock
 
 ROOT = Path(__file__).parents[1]
+ELSEWHERE = ("--runner", "PortableRunner", "--job_endpoint", "localhost:1")
 
 
 def write_manifest(folder, rows=20):
@@ -274,7 +275,7 @@ def test_bad_usage_exits_2_before_anything_is_written(manifest, tmp_path, model_
         "`--text_column` names 'title', the manifest has columns text, uid, url"
         in capsys.readouterr().err
     )
-    assert run(manifest, output, model_dir, "--runner", "PortableRunner") == 2
+    assert run(manifest, output, model_dir, *ELSEWHERE) == 2
     assert "pass, for example, `--device cuda" in capsys.readouterr().err
     assert not output.exists()
 

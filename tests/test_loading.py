@@ -196,6 +196,15 @@ def test_missing_batch_counters_are_no_difference(model_dir, tmp_path):
     clip_core.load(str(copy))
 
 
+def test_large_weights_are_numbers(model_dir, tmp_path):
+    """Their sum is infinite."""
+    copy = copy_of(model_dir, tmp_path)
+    state = load_file(copy / WEIGHTS)
+    state["text_projection"][:] = 3e38
+    save_file(state, copy / WEIGHTS)
+    clip_core.load(str(copy))
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("directory", ["model_dir", "vit_dir"])
 def test_low_precision_stays_close_to_fp32(request, directory, precision, inputs):
@@ -223,8 +232,8 @@ def test_remote_directory_is_read_through_fsspec(model_dir, inputs):
     [
         ("ViT-B/23", "there is no model 'ViT-B/23'.*did you mean 'ViT-B/32'"),
         ("/no/such/file.pt", "there is no model '/no/such/file.pt'"),
-        ("nosuch://x/y", "could not read the model at nosuch://x/y"),
-        ("memory://nothing/here", "could not read the model at memory://nothing/here"),
+        ("nosuch://x/y", "could not fetch nosuch://x/y"),
+        ("memory://nothing/here", "could not fetch memory://nothing/here"),
     ],
 )
 def test_absent_model_is_refused(name, message):
@@ -237,6 +246,39 @@ def test_absent_device_and_precision_are_refused(model_dir):
         clip_core.load(str(model_dir), precision="fp8")
     with pytest.raises(CheckpointError, match="device 'warp' cannot be used|device warp cannot"):
         clip_core.load(str(model_dir), device="warp")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(model_dir, tmp_path, value, dtype):
+    copy = copy_of(model_dir, tmp_path)
+    state = {name: tensor.to(dtype) for name, tensor in load_file(copy / WEIGHTS).items()}
+    for name in ("visual.conv1.weight", "visual.bn1.running_var", "logit_scale"):
+        state[name].view(-1)[-1] = value
+    save_file(state, copy / WEIGHTS)
+    with pytest.raises(CheckpointError, match="3 of .* hold NaN or infinity") as error:
+        clip_core.load(str(copy))
+    for name in ("visual.conv1.weight", "visual.bn1.running_var", "logit_scale"):
+        assert name in str(error.value)
+
+
+def test_message_names_some_of_many_broken_weights_and_step_counts_do_not_matter(
+    model_dir, tmp_path
+):
+    copy = copy_of(model_dir, tmp_path)
+    good = load_file(copy / WEIGHTS)
+    counts = {name: torch.tensor(torch.inf) for name in good if "num_batches" in name}
+    save_file(good | counts, copy / WEIGHTS)
+    clip_core.load(str(copy))
+    save_file({name: tensor * torch.nan for name, tensor in good.items()}, copy / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"\([\w.]+, [\w.]+, [\w.]+, \.\.\.\)") as error:
+        clip_core.load(str(copy))
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)
+
+
+def test_directory_in_place_of_a_vocabulary_is_refused(model_dir):
+    with pytest.raises(VocabularyError, match="expected `--vocab` to name a file"):
+        clip_core.load(str(model_dir), vocab=str(model_dir))
 
 
 def test_vocabulary_of_another_model_is_refused(model_dir, tmp_path):

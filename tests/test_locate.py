@@ -95,9 +95,22 @@ def test_sharded_weights_are_copied_with_their_index(hub, vit_dir):
 
 @pytest.mark.parametrize("uri", ["hf://org/absent", "nowhere://model", "memory://absent/model.pt"])
 def test_absent_remote_model_is_one_sentence(hub, uri):
-    with pytest.raises(CheckpointError, match=f"could not read the model at {uri}") as error:
+    with pytest.raises(CheckpointError, match=f"could not fetch {uri}") as error:
         clip_core.load(uri)
     assert "\n" not in str(error.value)
+
+
+def test_error_of_a_store_s_own_kind_is_one_sentence(hub, monkeypatch):
+    class NoCredentials(Exception):
+        pass
+
+    def refuse(*_, **__):
+        raise NoCredentials("unable to locate credentials\nmore")
+
+    monkeypatch.setattr(Hub, "isdir", refuse)
+    with pytest.raises(CheckpointError) as error:
+        clip_core.load("hf://org/model")
+    assert str(error.value) == "could not fetch hf://org/model: unable to locate credentials"
 
 
 def test_misspelt_name_gets_a_suggestion():

@@ -117,6 +117,11 @@ def test_runner_that_is_not_there_is_told_before_any_work(capsys):
     assert "`--runner` cannot be used: Unexpected pipeline runner: NoSuchRunner" in message
 
 
+def test_portable_runner_needs_its_job_service(capsys):
+    message = refused([*NEEDED, "--runner", "PortableRunner"], capsys)
+    assert "name it with `--job_endpoint HOST:PORT`" in message
+
+
 def test_flags_that_a_runner_refuses_are_told_in_one_sentence(monkeypatch):
     def refuse(options):
         raise ValueError("Pipeline has validations errors: \nMissing required option: region.")

@@ -83,7 +83,8 @@ def test_results_are_read_again_when_the_store_fails_for_now(monkeypatch):
 
 def test_workers_elsewhere_need_a_temp_location(capsys):
     with pytest.raises(SystemExit):
-        parse_with_beam(parser(), ["--input", "x", "--text", "y", "--runner", "PortableRunner"])
+        elsewhere = ["--runner", "PortableRunner", "--job_endpoint", "localhost:1"]
+        parse_with_beam(parser(), ["--input", "x", "--text", "y", *elsewhere])
     assert "expected `--temp_location`, where workers" in capsys.readouterr().err
 
 

@@ -30,12 +30,14 @@ def test_command_writes_a_model_that_loads(sample, tmp_path, capsys):
     assert pretrain.main(["--manifest", str(sample), "--output", str(output), *FLAGS]) == 0
     printed = capsys.readouterr().out
     assert "image_to_text_recall@1" in printed
+    assert printed.startswith("rows: ") and " to train on, " in printed
     assert printed.splitlines()[-1] == f"model: {output}"
     model = clip_core.load(str(output))
     assert model.config.text.vocab_size == model.tokenizer.vocab_size
     assert model.encode_text(model.tokenize(["a red circle"])).isfinite().all()
     done = json.loads((output / "training" / "data" / "done.json").read_text())
-    assert sum(done["rejects"].values()) > 0
+    rejected = sum(done["rejects"].values())
+    assert rejected > 0 and f" held out, {rejected} rejected (" in printed.splitlines()[0]
 
 
 @pytest.mark.parametrize("directory", ["model_dir", "vit_dir"])
@@ -62,12 +64,43 @@ def test_training_goes_on_from_a_checkpoint_at_a_higher_resolution(
         (["--image_size", "65"], "`image_size` must be a multiple of 32, got 65"),
         (["--batch_size", "500"], "at least one batch of 500 rows"),
         (["--epochs", "0"], "`epochs` must be at least 1"),
+        (["--learning_rate", "-1"], "`--learning_rate` must be 0 or more, got -1.0"),
+        (["--max_grad_norm", "nan"], "`--max_grad_norm` must be 0 or more, got nan"),
+        (["--threads", "0"], "`--threads` must be a positive int, got 0"),
+        (["--holdout_fraction", "1"], "`--holdout_fraction` must be from 0 to below 1, got 1.0"),
+        (["--device", "warp"], "device warp cannot be used"),
+        (["--output", __file__], "expected `--output` to be a directory, got the file"),
+        (["--init_from", "tiny", "--vocab", "/"], "expected `--vocab` to name a file"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(sample, tmp_path, capsys, flags, message):
     arguments = ["--manifest", str(sample), "--output", str(tmp_path / "m"), *FLAGS, *flags]
     assert pretrain.main(arguments) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_what_the_output_holds_is_used_only_for_the_same_run(tmp_path, capsys):
+    sample, output = tmp_path / "sample", tmp_path / "model"
+    write_sample(SampleConfig(40, image_size=32), sample, "parquet")
+    arguments = ["--manifest", str(sample), "--output", str(output), *FLAGS]
+    assert pretrain.main(arguments) == 0
+    assert pretrain.main([*arguments, "--variant", "tiny-vit"]) == 2
+    assert "a run with another start ('random tiny-rn')" in capsys.readouterr().err
+    (file,) = sample.glob("*.parquet")
+    file.write_bytes(file.read_bytes()[::-1])  # of the same size
+    assert pretrain.main(arguments) == 2
+    assert "holds data decoded with another manifest; remove it" in capsys.readouterr().err
+
+
+def test_disk_that_fails_is_one_sentence(sample, tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pretrain, "save_model_directory", full)
+    arguments = ["--manifest", str(sample), "--output", str(tmp_path / "m"), *FLAGS]
+    assert pretrain.main(arguments) == 1
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_missing_manifest_is_one_sentence(tmp_path, capsys):

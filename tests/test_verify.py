@@ -56,6 +56,7 @@ def test_command_prints_the_verdict(model_dir, capsys, monkeypatch):
     [
         (["--model", "no-such"], "there is no model 'no-such'"),
         (["--model", "tiny", "--device", "tpu"], "device tpu cannot be used"),
+        (["--model", "tiny", "--vocab", "/"], "expected `--vocab` to name a file"),
     ],
 )
 def test_bad_usage_is_one_sentence(flags, message, capsys):
