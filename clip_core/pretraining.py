@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -237,10 +239,14 @@ class Trainer:
         os.replace(partial, self.checkpoint)
 
     def resume(self) -> None:
-        """Continues from the checkpoint when there is one."""
+        """Continues from the checkpoint when there is one.
+
+        Raises:
+            PretrainError: if it is damaged, or of another run.
+        """
         if not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        state = self._read_checkpoint()
         expected = asdict(self.config) | {"rows": len(self.pairs)}
         found = state["config"] | {"rows": state["rows"]}
         differing = sorted(
@@ -257,6 +263,14 @@ class Trainer:
         self.clip.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        try:
+            return torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except (EOFError, RuntimeError, pickle.UnpicklingError) as error:  # what torch raises of it
+            raise PretrainError(
+                f"{self.checkpoint} is damaged; remove it, or restore it, and run again"
+            ) from error
 
 
 @torch.inference_mode()

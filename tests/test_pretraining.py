@@ -81,6 +81,15 @@ def test_checkpoint_of_another_run_is_refused(tokenizer, pairs, tmp_path):
         trained(tokenizer, pairs, tmp_path / "c.pt", replace(CONFIG, learning_rate=1.0))
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "foreign", "cut"])
+def test_damaged_checkpoint_is_refused_in_one_sentence(tokenizer, pairs, tmp_path, content):
+    path = tmp_path / "c.pt"
+    trained(tokenizer, pairs, path, stop_after=4)
+    path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
+    with pytest.raises(PretrainError, match="c.pt is damaged; remove it, or restore it"):
+        trained(tokenizer, pairs, path)
+
+
 def test_run_may_resume_with_less_memory_but_not_from_other_weights(tokenizer, pairs, tmp_path):
     trained(tokenizer, pairs, tmp_path / "c.pt", stop_after=5)
     frugal = replace(CONFIG, micro_batch_size=3, activation_checkpointing=True)
