@@ -135,8 +135,8 @@ def _read_footer(uri: str) -> FinishedUnit:
         result = json.loads(metadata[RESULT_KEY])
         fingerprint = json.loads(metadata[FINGERPRINT_KEY])
         unit = unit_from_json(metadata[UNIT_KEY])
-    except (pa.ArrowInvalid, KeyError) as error:
+        return FinishedUnit(unit, UnitResult(**result), fingerprint)
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:  # or by another release
         raise ResumeError(
             f"{uri} was not written by `embed`; use another `--output`, or `--overwrite`"
         ) from error
-    return FinishedUnit(unit, UnitResult(**result), fingerprint)

@@ -10,7 +10,7 @@ from conftest import make_row
 
 from pipelines.layout import VERSIONS_KEY
 from pipelines.manifest import Columns
-from pipelines.records import Embedded, Reject, Scored, Unit, UnitCount, Vectors
+from pipelines.records import Embedded, Reject, Scored, Unit, UnitCount, UnitResult, Vectors
 from pipelines.resume import ResumeError, check_resumable, finished_units
 from pipelines.run_record import Totals, total
 from pipelines.tables import rejects_batch, scored_batch
@@ -159,6 +159,14 @@ def test_foreign_file_in_the_output_is_refused(layout, tmp_path, content):
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings" / "x.parquet").write_bytes(content)
     with pytest.raises(ResumeError, match="x.parquet was not written by `embed`"):
+        finished_units(layout.root)
+
+
+def test_file_of_another_release_is_refused_in_one_sentence(layout, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(UnitResult, "to_json", lambda self: {"unit_id": "unit-0", "of_old": 1})
+        write(layout, [scored(0)], [])
+    with pytest.raises(ResumeError, match="was not written by `embed`"):
         finished_units(layout.root)
 
 
