@@ -186,7 +186,7 @@ def _legacy_pickle(path: Path) -> LazyTensors:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return dict(_flat(content, ""))
     except _UNREADABLE as error:
-        reason = str(error).split("\n", 1)[0][:200]
+        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise CheckpointError(
             f"{path.name} is not a file of weights that can be read safely ({reason}); expected "
             "safetensors or a torch archive"

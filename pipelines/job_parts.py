@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clip_core.loading import ClipModel
+from pipelines import storage
 from pipelines.decode import DecodeLimits
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
@@ -104,6 +105,7 @@ def plan_of(config: EmbedConfig) -> Plan:
     Raises:
         ValueError, OSError: if the manifest, or a flag about it, makes no sense.
     """
+    storage.check_directory(config.output)
     check_not_own(config)
     plan = plan_units(manifest_request(config))
     check_replay(plan.units, config)

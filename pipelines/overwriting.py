@@ -20,6 +20,7 @@ def make_room(output: str, names: Sequence[str], overwrite: bool) -> None:
 
     Raises:
         OutputExistsError: if one is there, and may not be removed.
+        NotADirectoryError: if the output is a file.
     """
     check_room(output, names, overwrite)
     for uri in (storage.join(output, name) for name in names):
@@ -32,8 +33,9 @@ def check_room(output: str, names: Sequence[str], overwrite: bool) -> None:
     """Does the check of `make_room`, and removes nothing.
 
     Raises:
-        OutputExistsError: as `make_room`.
+        OutputExistsError, NotADirectoryError: as `make_room`.
     """
+    storage.check_directory(output)
     for uri in (storage.join(output, name) for name in names):
         if not overwrite and (storage.list_files(uri) or _is_file(uri)):
             raise OutputExistsError(

@@ -282,6 +282,16 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         raise
 
 
+def check_directory(uri: str) -> None:
+    """Makes sure that a local path is a directory, or can become one.
+
+    Raises:
+        NotADirectoryError: if it is a file.
+    """
+    if is_local(uri) and os.path.isfile(normalize(uri)):
+        raise NotADirectoryError(f"expected a directory to write to, got the file {uri}")
+
+
 def remove_partials(directory: str) -> None:
     """Removes what `write_atomically` left in a local directory when its process was killed."""
     if is_local(directory) and os.path.isdir(normalize(directory)):

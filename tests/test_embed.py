@@ -126,6 +126,14 @@ def test_finished_units_are_skipped_and_the_rest_is_done(manifest, tmp_path, mod
     assert_same(embeddings(output), whole)
 
 
+def test_output_that_is_a_file_is_refused(tmp_path, model_dir, capsys):
+    manifest = write_manifest(tmp_path / "data", rows=1)
+    (tmp_path / "out").touch()
+    assert run(manifest, tmp_path / "out", model_dir) == 2
+    expected = f"clip-beam embed: expected a directory to write to, got the file {tmp_path}/out\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_kept_categories_become_the_values_they_stand_for(tmp_path, model_dir):
     pictures = [encode_image(make_image(seed=n)) for n in range(3)]
     language = pa.array(["en", None, "en"]).dictionary_encode()
