@@ -242,7 +242,7 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
             f"the manifest has {job.plan.rows} rows and the output {totals.rows_read}; "
             "run again with `--overwrite`, and report this as a bug"
         )
-    _print_summary(job, config, totals, seconds)
+    _print_summary(job, totals, seconds)
     if config.retry_rejects:
         print(f"retried    {_retried(job, results)}")
     print(f"output     {redact(config.output)}")
@@ -283,9 +283,7 @@ def _remove_tables(output: str) -> None:
         storage.remove_tree(storage.join(output, name))
 
 
-def _print_summary(
-    job: Job, config: EmbedConfig, totals: Totals, seconds: Mapping[str, float]
-) -> None:
+def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> None:
     rows = totals.rows_read - job.done_rows
     for line in [*summary.count_lines(totals), *summary.time_lines(seconds, rows)]:
         print(line)

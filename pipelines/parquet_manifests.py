@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.raw_rows import Fault, RawRow
 from pipelines.records import Unit
-from schemas.manifest import DOWNLOADED, Columns
+from schemas.manifest import DOWNLOADED, Columns, mapped_type
 from schemas.rejects import Reason
 
 BATCH_ROWS = 64  # rows may hold whole images
@@ -106,7 +106,8 @@ def _damage_named() -> Iterator[None]:
 
 
 def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | Fault]:
-    batch = batch.cast(pa.schema([(f.name, _portable(f.type)) for f in batch.schema]))
+    fields = [(field.name, mapped_type(field.type, _portable)) for field in batch.schema]
+    batch = batch.cast(pa.schema(fields))
     try:
         return batch.to_pylist()
     except (ValueError, OverflowError):
@@ -119,13 +120,8 @@ def _portable(kind: pa.DataType) -> pa.DataType:
     Python's own times end at microseconds; Arrow would need pandas, or drop the rest. It takes the
     numbers back for what they were.
     """
-    if pa.types.is_temporal(kind) and getattr(kind, "unit", None) == "ns":
-        return pa.int64()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(_portable(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([(f.name, _portable(f.type)) for f in kind])
-    return kind
+    is_in_ns = pa.types.is_temporal(kind) and getattr(kind, "unit", None) == "ns"
+    return pa.int64() if is_in_ns else kind
 
 
 def _row_values(row: pa.RecordBatch) -> dict[str, Any] | Fault:

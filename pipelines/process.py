@@ -41,9 +41,8 @@ def fail(command: str, message: str, status: int) -> int:
 def run(main: Callable[[], int]) -> NoReturn:
     """Runs a command and ends the process; after a signal it does so at once."""
     signal.signal(signal.SIGTERM, _raising(Terminated))
-    if (
-        signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-    ):  # as it is for a job in the background
+    # A shell has it ignored for a job in the background.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _raising(KeyboardInterrupt))
     try:
         status = main()

@@ -11,8 +11,7 @@ from pipelines import storage
 from pipelines.compression import decompressed
 from pipelines.manifest import format_of
 from pipelines.scored_tables import iterate_batches
-
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
+from pipelines.text_records import DELIMITERS
 
 
 class TruthError(ValueError):
@@ -57,7 +56,7 @@ def _text_pairs(uri: str, kind: str, column: str) -> Iterator[tuple[object, obje
         rows = (
             (json.loads(line) for line in lines if line.strip())
             if kind == "jsonl"
-            else csv.DictReader(lines, delimiter=_DELIMITERS[kind])
+            else csv.DictReader(lines, delimiter=DELIMITERS[kind])
         )
         try:
             for row in rows:

@@ -193,7 +193,7 @@ def _values(
         return Fault(Reason.MALFORMED_ROW, f"expected a json object, got {type(about).__name__}")
     columns = unit.columns
     values: dict[str, Any] = {name: _plain(about.get(name)) for name in columns.kept}
-    uid = _named(columns.uid, COLUMNS.uid, found, about)
+    uid = None if columns.uid == COLUMNS.uid else _named(str(columns.uid), found, about)
     values[str(columns.uid)] = uid or _first(about, UID_NAMES) or storage.base_name(key)
     values[str(columns.text)] = _caption(columns, found, about)
     # img2dataset takes the hash of the picture that it then resizes.
@@ -210,16 +210,12 @@ def _values(
 
 def _caption(columns: Columns, found: dict[str, bytes], about: dict[str, Any]) -> Any:
     if columns.text != COLUMNS.text:
-        return _named(columns.text, COLUMNS.text, found, about)
+        return _named(str(columns.text), found, about)
     return found["txt"].decode("utf-8") if "txt" in found else _first(about, TEXT_NAMES)
 
 
-def _named(
-    column: str | None, recognised: str | None, found: dict[str, bytes], about: dict[str, Any]
-) -> Any:
-    """Returns what a flag names, a member's text or a field of json; None where no flag does."""
-    if column is None or column == recognised:
-        return None
+def _named(column: str, found: dict[str, bytes], about: dict[str, Any]) -> Any:
+    """Returns what a flag names: a member's text, else a field of json."""
     member = found.get(column.lower())
     return about.get(column) if member is None else member.decode("utf-8")
 

@@ -160,12 +160,21 @@ class _Found:
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Returns the type of the same values without what only saves memory: categories, views."""
+    return mapped_type(kind, _plain_leaf)
+
+
+def mapped_type(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Returns the type with what is no list and no struct, at any depth, replaced by `leaf`."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(mapped_type(kind.value_type, leaf))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, mapped_type(f.type, leaf)) for f in kind])
+    return leaf(kind)
+
+
+def _plain_leaf(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(plain_type(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(f.name, plain_type(f.type)) for f in kind])
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 

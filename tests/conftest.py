@@ -20,6 +20,7 @@ from clip_core.model import Clip
 from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
+from pipelines import storage
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.records import Row
 from pipelines.scored_tables import FINGERPRINT_KEY
@@ -143,3 +144,17 @@ def write_scored(
     if record is not None:
         (root / "run.json").write_text(json.dumps(record))
     return root
+
+
+@pytest.fixture
+def store_fails_once(monkeypatch) -> list[Exception]:
+    """The fault that the next read of a whole file meets; an empty list once it has."""
+    read_whole, faults = storage.read_whole, [ConnectionResetError("try again")]
+
+    def failing(uri: str, max_bytes: int) -> bytes:
+        if faults:
+            raise faults.pop()
+        return read_whole(uri, max_bytes)
+
+    monkeypatch.setattr(storage, "read_whole", failing)
+    return faults

@@ -67,18 +67,10 @@ def test_results_of_workers_travel_by_the_temp_location_which_is_left_empty(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_are_read_again_when_the_store_fails_for_now(monkeypatch):
-    read_whole, faults = storage.read_whole, [ConnectionResetError("try again")]
-
-    def failing(uri, max_bytes):
-        if faults:
-            raise faults.pop()
-        return read_whole(uri, max_bytes)
-
-    monkeypatch.setattr(storage, "read_whole", failing)
+def test_results_are_read_again_when_the_store_fails_for_now(store_fails_once):
     options = PipelineOptions([*RUNNER, "--temp_location", "memory://temp"])
     assert list(over_files(double, [1, 2], options)) == [2, 4]
-    assert not faults
+    assert not store_fails_once
 
 
 def test_workers_elsewhere_need_a_temp_location(capsys):

@@ -5,7 +5,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_scored
 
-from pipelines import storage
 from pipelines.scored_tables import (
     ScoredTablesError,
     embedding_matrix,
@@ -53,19 +52,11 @@ def test_memory_filesystem_is_read_like_any_other(tmp_path):
     assert sum(b.num_rows for b in iterate_batches(tables.embeddings[0], ["uid"])) == 1
 
 
-def test_run_json_is_read_again_when_the_store_fails_for_now(tmp_path, monkeypatch):
+def test_run_json_is_read_again_when_the_store_fails_for_now(tmp_path, store_fails_once):
     write_scored(tmp_path, [[{}]], record={"options": {"model": "tiny"}})
     fsspec.filesystem("memory").put(str(tmp_path), "/again", recursive=True)
-    read_whole, faults = storage.read_whole, [ConnectionResetError("try again")]
-
-    def failing(uri, max_bytes):
-        if faults:
-            raise faults.pop()
-        return read_whole(uri, max_bytes)
-
-    monkeypatch.setattr(storage, "read_whole", failing)
     assert open_tables("memory://again").options == {"model": "tiny"}
-    assert not faults
+    assert not store_fails_once
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
