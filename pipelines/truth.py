@@ -52,7 +52,7 @@ def _parquet_pairs(uri: str, column: str) -> Iterator[tuple[object, object]]:
 
 def _text_pairs(uri: str, kind: str, column: str) -> Iterator[tuple[object, object]]:
     with storage.open_input(uri) as file:
-        lines = io.TextIOWrapper(decompressed(uri, file), encoding="utf-8", newline="")
+        lines = io.TextIOWrapper(decompressed(uri, file), encoding="utf-8-sig", newline="")
         rows = (
             (json.loads(line) for line in lines if line.strip())
             if kind == "jsonl"

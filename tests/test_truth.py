@@ -32,6 +32,13 @@ def test_ids_of_numbers_and_bytes_are_those_of_the_tables(tmp_path):
         assert read_truth(str(tmp_path / name), "label") == {"7": "cat"}
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_byte_order_mark_is_no_part_of_the_first_name(tmp_path, name):
+    content = "uid,label\na,red\n" if name == "t.csv" else '{"uid": "a", "label": "red"}\n'
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert read_truth(str(tmp_path / name), "label") == {"a": "red"}
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
