@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +29,7 @@ from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import load
 from clip_core.variants import VARIANTS
 from clip_core.verification import measure as measure_drift
+from pipelines.cores import usable_cores
 from pipelines.encode import BATCH_SIZE, ModelSpec, load_models, resolve_precision
 
 PICTURES = 256  # drawn; a run shows them again and again
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     on_gpu = options.device == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else "no GPU"
-    print(f"{name}, {os.cpu_count()} cores, torch {torch.__version__}")
+    print(f"{name}, {usable_cores()} cores, torch {torch.__version__}")
     found = {}
     for variant in options.variants:
         found[variant] = measure(variant, options.device, options.pairs)
@@ -158,7 +158,7 @@ def _pipeline(folder: Path, flags: Sequence[str], pairs: int) -> dict[str, float
     ]
     if spans:
         figures["GPU busy, of its first to last kernel"] = busy_share(spans)
-    figures["cores busy with decoding"] = seconds["decode"] / seconds["wall"] / os.cpu_count()
+    figures["cores busy with decoding"] = seconds["decode"] / seconds["wall"] / usable_cores()
     return figures
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from clip_core.loading import ClipModel, load
+from pipelines.cores import usable_cores
 
 Loop = Callable[[], object]
 Pairs = list[tuple[bytes, str]]
@@ -142,7 +142,7 @@ def _session(module: nn.Module, example: Tensor, path: Path) -> Any:
     except ImportError as error:
         raise PeerMissing("not installed; `pip install onnx onnxruntime`") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
+    options.intra_op_num_threads = usable_cores()
     graph = _exported(module, example, path)
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
@@ -155,7 +155,7 @@ def clip_retrieval(work: Work) -> Loop:
     """
     model = load(str(work.model))
     text = _PaddedText(model)
-    workers = min(os.cpu_count() or 1, len(list(work.tars.iterdir())))
+    workers = min(usable_cores(), len(list(work.tars.iterdir())))
 
     @torch.no_grad()
     def loop() -> None:

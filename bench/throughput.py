@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import load
 from clip_core.preprocess import RESAMPLINGS, Preprocess
 from clip_core.variants import VARIANTS
+from pipelines.cores import usable_cores
 from pipelines.encode import ModelSpec, load_models
 from pipelines.summary import time_lines
 
@@ -113,7 +113,7 @@ def _open(data: bytes) -> Image.Image:
 
 def _decode(images: list[bytes], preprocess: Preprocess) -> None:
     """Decodes on all cores, as the pipeline may."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(lambda image: preprocess.to_pixels(_open(image)), images))
 
 

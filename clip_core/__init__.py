@@ -3,18 +3,23 @@
     import clip_core
     model = clip_core.load("ViT-B/32")
 
-Importing this package imports nothing: torch is loaded with the first use of a name below.
+Importing this package bounds how long OpenMP's threads spin (`clip_core.openmp`) and imports
+nothing else: torch is loaded with the first use of a name below.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clip_core.openmp import bound_waiting
+
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel, load
     from clip_core.locate import available_models
 
 __all__ = ["ClipModel", "available_models", "load"]
+
+bound_waiting()
 
 
 def __getattr__(name: str) -> Any:

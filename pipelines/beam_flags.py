@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import create_runner
 
 from pipelines.arguments import Parser
+from pipelines.cores import usable_cores
 from pipelines.process import RunnerError
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.
@@ -62,7 +62,7 @@ def runs_here(options: PipelineOptions) -> bool:
 
 def local_threads(options: PipelineOptions) -> int:
     """Returns how many threads the in-process runner works in."""
-    return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+    return options.view_as(DirectOptions).direct_num_workers or usable_cores()
 
 
 def use_local_threads(options: PipelineOptions, least: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from pipelines import storage
 from pipelines.compression import DamagedStream, decompressed
+from pipelines.cores import usable_cores
 from pipelines.embed_rows import EmbedRows
 from pipelines.parquet_output import parquet_bytes
 from pipelines.read import read_unit
@@ -70,7 +70,7 @@ def embed_sample(
     rows = [record for record in records if isinstance(record, Row)]
     rejects = [record for record in records if isinstance(record, Reject)]
     began = time.perf_counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         outcomes = list(pool.map(lambda row: run_steps(transform.steps, row).value, rows))
     progress = tqdm(total=len(rows), desc="sample", unit=" rows", disable=None, leave=False)
     examples = [found for found in outcomes if isinstance(found, Example)]

@@ -26,6 +26,7 @@ from pipelines.beam_flags import (
     runs_here,
     use_local_threads,
 )
+from pipelines.cores import Threads
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import EncoderFailedError, ModelChangedError
 from pipelines.filesystems import StoreFault
@@ -80,6 +81,7 @@ class Job:
 
     Attributes:
         finished: what the output says of its units, among them those whose rejects are pending.
+        threads: that the run's process shares its cores among; None if the workers are elsewhere.
     """
 
     plan: Plan
@@ -87,6 +89,7 @@ class Job:
     finished: tuple[UnitResult, ...]
     embed_rows: EmbedRows
     layout: OutputLayout
+    threads: Threads | None
 
     @property
     def done_rows(self) -> int:
@@ -173,6 +176,7 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
         finished=tuple(unit.result for unit in finished),
         embed_rows=embed_rows_of(models, config),
         layout=layout,
+        threads=models.threads if here else None,
     )
 
 
@@ -287,6 +291,8 @@ def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> No
     rows = totals.rows_read - job.done_rows
     for line in [*summary.count_lines(totals), *summary.time_lines(seconds, rows)]:
         print(line)
+    if job.threads is not None:
+        print(summary.threads_line(job.threads))
 
 
 def _retried(job: Job, results: Sequence[UnitResult]) -> str:

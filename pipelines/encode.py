@@ -18,6 +18,7 @@ from clip_core.encoding import encode_pairs
 from clip_core.inference import ready_to_encode
 from clip_core.loading import ClipModel
 from pipelines.batch_recovery import BatchLimit, BatchRecovery
+from pipelines.cores import Threads, threads_for
 from pipelines.records import Embedded, Example, ModelInput, Reject, RowFault, Vectors
 from pipelines.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
@@ -61,19 +62,40 @@ class EncoderFailedError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class LoadedModels:
-    """The models of a run, in its order; Beam keeps a weak reference, which no tuple can have."""
+    """The models of a run, in its order, and the threads of this process.
+
+    Beam keeps a weak reference, which no tuple can have.
+    """
 
     models: tuple[ClipModel, ...]
+    threads: Threads
 
 
 @lru_cache(maxsize=1)
 def load_models(specs: tuple[ModelSpec, ...]) -> LoadedModels:
-    """Loads models once per process: the slices of a local run and all threads share them."""
-    return LoadedModels(tuple(_load(spec) for spec in specs))
+    """Loads models once per process: all threads share them."""
+    models = tuple(_load(spec) for spec in specs)
+    threads = use_threads(models)
+    for model, spec in zip(models, specs, strict=True):
+        ready_to_encode(model.clip, spec.compiled)
+    return LoadedModels(models, threads)
+
+
+def use_threads(models: Sequence[ClipModel]) -> Threads:
+    """Lets torch compute in as many threads as these models gain from; returns who gets what.
+
+    Args:
+        models: as they were loaded; `ready_to_encode` makes other tensors of their parameters.
+    """
+    sizes = [sum(p.numel() for p in model.clip.parameters()) for model in models]
+    threads = threads_for(max(sizes))
+    if threads.torch is not None:
+        torch.set_num_threads(threads.torch)
+    return threads
 
 
 def _load(spec: ModelSpec) -> ClipModel:
-    model = clip_core.loading.load(
+    return clip_core.loading.load(
         spec.uri,
         device=spec.device,
         precision=spec.precision,
@@ -83,8 +105,6 @@ def _load(spec: ModelSpec) -> ClipModel:
         cache_dir=spec.cache,
         image_policy=spec.image_policy,
     )
-    ready_to_encode(model.clip, spec.compiled)
-    return model
 
 
 def resolve_device(name: str) -> str:

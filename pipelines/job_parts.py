@@ -7,6 +7,7 @@ from typing import Any
 
 from clip_core.loading import ClipModel
 from pipelines import storage
+from pipelines.cores import Threads
 from pipelines.decode import DecodeLimits
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
@@ -33,11 +34,13 @@ class RunModels:
 
     Attributes:
         names: (None,) for one model without a name.
+        threads: that this process shares its cores among.
     """
 
     names: tuple[str | None, ...]
     specs: tuple[ModelSpec, ...]
     loaded: tuple[ClipModel, ...]
+    threads: Threads
 
 
 def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
@@ -65,7 +68,8 @@ def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
             "leave it out"
         )
     own = specs if here else tuple(replace(spec, device="cpu") for spec in specs)
-    return RunModels(tuple(named), specs, load_models(own).models)
+    found = load_models(own)
+    return RunModels(tuple(named), specs, found.models, found.threads)
 
 
 def _spec(uri: str, config: EmbedConfig) -> ModelSpec:

@@ -41,6 +41,7 @@ from clip_core.variants import VARIANTS
 from clip_core.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
 from pipelines import process, training_data
 from pipelines.arguments import Parser
+from pipelines.cores import threads_for, usable_cores
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.manifest import ManifestRequest, plan_units
@@ -95,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--save_precision", choices=("fp16", "fp32"), default="fp16", help="of the weights file")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="that decode pictures")
+    add("--threads", type=int, default=usable_cores(), help="that decode pictures")
     add("--seed", type=int, default=defaults.seed)
     add_checkpoint_flags(flags)
     return flags
@@ -110,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_place(options)
     except (ValueError, OSError) as error:
         return process.fail("pretrain", str(error), process.WRONG_USAGE)
+    threads = threads_for(training=True).torch
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         _start_processes(options.device)
         with _Progress() as progress:

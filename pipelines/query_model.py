@@ -57,6 +57,7 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
         ValueError: if it cannot be loaded.
     """
     import clip_core
+    from pipelines.encode import use_threads
 
     name = options.model or tables.options.get("model")
     if not name:
@@ -82,6 +83,7 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
             f"{error} (so run.json names the model; pass `--model` with where it is now)"
         ) from error
     check_same_model(tables, model)
+    use_threads([model])
     return model
 
 

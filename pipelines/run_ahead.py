@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from pipelines.cores import threads_for, usable_cores
 from pipelines.records import Reject, Row, RowFault
 
 
@@ -42,10 +42,8 @@ class Step(NamedTuple):
 WINDOW = 128
 # Manifests that hold the pictures themselves send them along, at up to 64 MiB each.
 WINDOW_BYTES = 256 << 20
-# Threads wait for object stores most of the time: at 50 ms a picture, two fetch 40 a second.
-MIN_THREADS = 16
 # More threads fetch than decode, since a decoded picture may take a quarter of a gigabyte.
-_CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
+_CORES = threading.BoundedSemaphore(usable_cores())
 REJECTS = "rejects"
 
 
@@ -65,7 +63,7 @@ class RunAhead(beam.PTransform):
     Attributes:
         steps: in order.
         window: rows in flight at most; fewer when they hold more than `WINDOW_BYTES` of pictures.
-        threads: size of the pool, or None for one a core and at least `MIN_THREADS`.
+        threads: size of the pool, or None for as many as `threads_for` lets fetch.
     """
 
     steps: Sequence[Step]
@@ -114,7 +112,7 @@ class _RunAhead(beam.DoFn):
         self._wait = Metrics.counter(RunAhead, "wait_usec")
 
     def setup(self) -> None:
-        self._pool = ThreadPoolExecutor(self._threads or max(MIN_THREADS, os.cpu_count() or 1))
+        self._pool = ThreadPoolExecutor(self._threads or threads_for().fetch)
 
     def start_bundle(self) -> None:
         # A bundle that failed must not leave its rows to the next one.

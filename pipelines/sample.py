@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import multiprocessing
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 
 from pipelines import process
 from pipelines.arguments import Parser
+from pipelines.cores import usable_cores
 from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
 from pipelines.scenes import PAIR_CHOICES
 
@@ -117,7 +117,7 @@ def _rows(config: SampleConfig) -> Iterator[SampleRow]:
         yield from map(make, range(config.rows))
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(usable_cores(), mp_context=spawn) as pool:
         # The pool runs ahead of the writer, so it is handed no more than one file's rows at a time.
         for start in range(0, config.rows, ROWS_PER_FILE):
             numbers = range(start, min(start + ROWS_PER_FILE, config.rows))

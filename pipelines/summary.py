@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pipelines.cores import Threads
 from pipelines.run_record import Totals
 
 # In one thread these follow each other, so their sum is the run's time.
@@ -35,6 +36,11 @@ def count_lines(totals: Totals) -> list[str]:
     ]
 
 
+def threads_line(threads: Threads) -> str:
+    """Returns the line about cores and threads."""
+    return f"threads    {threads}"
+
+
 def time_lines(seconds: Mapping[str, float], rows: int) -> list[str]:
     """Returns the lines about time.
 
@@ -52,5 +58,5 @@ def time_lines(seconds: Mapping[str, float], rows: int) -> list[str]:
         lines.append(f"workers    {', '.join(parts)}, over all of them")
     if "decode" in seconds:
         parts = [f"{name} {seconds.get(name, 0.0):.1f} s" for name in THREADS]
-        lines.append(f"threads    {', '.join(parts)}")
+        lines.append(f"meanwhile  {', '.join(parts)}")
     return lines

@@ -10,7 +10,7 @@ from clip_core.loading import load
 from clip_core.verification import TOLERANCE, Deviation, measure
 from pipelines import process
 from pipelines.arguments import Parser
-from pipelines.encode import resolve_device, resolve_precision
+from pipelines.encode import resolve_device, resolve_precision, use_threads
 from pipelines.model_flags import add_checkpoint_flags, add_place_flags
 
 
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         reference = load(options.model, **about)
         model = load(options.model, device, precision=precision, **about)
+        use_threads([model])
         ready_to_encode(model.clip)
         deviation = measure(reference, model)
     except (ValueError, OSError) as error:
