@@ -1,4 +1,4 @@
-"""Rows a second that one core turns into Parquet: scored rows to blocks, blocks to a file."""
+"""Rows a second that one core turns into Parquet: scored chunks to the files of a unit."""
 
 from __future__ import annotations
 
@@ -6,57 +6,65 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.blocks import pack, unpacked
-from pipelines.records import Embedded, Row, Scored, Unit, UnitCount, Vectors
-from pipelines.tables import scored_batch
-from pipelines.write import BLOCK_ROWS, OutputLayout, write_unit
+from pipelines.chunks import CHUNK_ROWS, Chunk, End, Vectors, make_chunk
+from pipelines.image_work import KNOWN_FIELDS
+from pipelines.records import Row, Unit
+from pipelines.unit_writer import OutputLayout, UnitWriter
 from schemas.embeddings import embeddings_schema
 from schemas.manifest import Columns
 from schemas.rejects import rejects_schema
 
 ROWS = 20_000
+UNIT = Unit("unit", "/m.jsonl", "jsonl", Columns(), "/", 0, ROWS)
 
 
 def writing_rate(folder: Path, dim: int, rounds: int) -> float:
     """Returns rows per second of processor time, with both embeddings of `dim`; the median."""
-    rows = _rows(dim)
     layout = OutputLayout(str(folder), embeddings_schema(dim), rejects_schema(), {})
     seconds = []
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as scratch:
+        chunks = _chunks(dim)
+        with tempfile.TemporaryDirectory() as output:
             began = time.process_time()
-            _write(layout, rows, scratch)
+            _write(replace(layout, root=output), chunks)
             seconds.append(time.process_time() - began)
     return ROWS / statistics.median(seconds)
 
 
-def _write(layout: OutputLayout, rows: Sequence[Scored], scratch: str) -> None:
-    blocks = []
-    for first in range(0, len(rows), BLOCK_ROWS):
-        batch = scored_batch(rows[first : first + BLOCK_ROWS], layout.embeddings, layout.models)
-        blocks.append(pack(batch, scratch))
-    unit = Unit("unit", "/m.jsonl", "jsonl", Columns(), "/", 0, len(rows))
-    scored: list[pa.RecordBatch] = list(unpacked(blocks, layout.embeddings))
-    write_unit(layout, [UnitCount(unit, len(rows))], scored, [])
+def _write(layout: OutputLayout, chunks: Sequence[Chunk]) -> None:
+    writer = UnitWriter(layout, UNIT, "attempt")
+    for chunk in chunks:
+        writer.add(chunk)
+    writer.close()
+    writer.publish()
 
 
-def _rows(dim: int) -> list[Scored]:
+def _chunks(dim: int) -> list[Chunk]:
     values = np.random.default_rng(0).standard_normal((ROWS, dim)).astype(np.float32)
     vectors = values / np.linalg.norm(values, axis=1, keepdims=True)
-    return [
-        Scored(
-            Embedded(_row(n), (Vectors(vector, vector, False),), 640, 480, f"{n:064x}"),
-            (0.3,),
-        )
-        for n, vector in enumerate(vectors)
-    ]
+    firsts = range(0, ROWS, CHUNK_ROWS)
+    return [_chunk(n, first, vectors, len(firsts)) for n, first in enumerate(firsts)]
+
+
+def _chunk(number: int, first: int, vectors: np.ndarray, chunks: int) -> Chunk:
+    rows = [_row(n) for n in range(first, min(first + CHUNK_ROWS, ROWS))]
+    end = End(chunks, ROWS) if number == chunks - 1 else None
+    chunk = make_chunk(rows, unit=UNIT, number=number, end=end)
+    known = ([640] * len(rows), [480] * len(rows), [f"{row.source_row:064x}" for row in rows])
+    arrays = [pa.array(v, f.type) for v, f in zip(known, KNOWN_FIELDS, strict=True)]
+    chunk.known = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(KNOWN_FIELDS))
+    own = vectors[first : first + len(rows)]
+    chunk.vectors = (Vectors(own, own, np.zeros(len(rows), bool)),)
+    chunk.similarities = (np.full(len(rows), 0.3, np.float32),)
+    return chunk
 
 
 def _row(number: int) -> Row:
     url = f"images/{number:09d}.jpg"
-    return Row("unit", f"{number:032x}", "/m.jsonl", number, url, f"a red dress, size {number}")
+    return Row(f"{number:032x}", "/m.jsonl", number, url, f"a red dress, size {number}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip_core.model import Clip
 from clip_core.ragged import encode_ragged
-from clip_core.transfer import upload, upload_stacked
+from clip_core.transfer import upload, upload_joined
 
 # Padded tokens over real tokens of a bucket of captions, at most: none are padded on a processor,
 # some on a GPU, for which many small buckets are worse.
@@ -29,7 +29,7 @@ def encode_pairs(
 
     Args:
         clip: a model in evaluation mode.
-        images: at least one; each [3, size, size] uint8.
+        images: blocks of pictures, at least one in all; each [pictures, 3, size, size] uint8.
         tokens: [captions, context_length] int64.
 
     Returns:
@@ -50,7 +50,7 @@ def encode_pixels(clip: Clip, pixels: np.ndarray) -> np.ndarray:
     Returns:
         [batch, embed_dim] float32, L2-normalised.
     """
-    return _embed_pixels(clip, list(pixels)).cpu().numpy()
+    return _embed_pixels(clip, [pixels]).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -71,8 +71,8 @@ def encode_tokens(clip: Clip, tokens: np.ndarray) -> np.ndarray:
 
 def _embed_pixels(clip: Clip, images: Sequence[np.ndarray]) -> Tensor:
     device = clip.logit_scale.device
-    rows = CPU_IMAGES if device.type == "cpu" else len(images)
-    pieces = upload_stacked(images, device).split(rows)
+    joined = upload_joined(images, device)
+    pieces = joined.split(CPU_IMAGES if device.type == "cpu" else len(joined))
     return torch.cat([clip.encode_image(piece, normalize=True) for piece in pieces])
 
 

@@ -31,6 +31,8 @@ _PIECES = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,
 )
+# ASCII without control characters, which ftfy removes, and without what begins an HTML entity.
+_PLAIN = regex.compile(r"[ -%'-~\t\n]*").fullmatch
 
 
 class TextError(ValueError):
@@ -39,6 +41,8 @@ class TextError(ValueError):
 
 def clean(text: str) -> str:
     """Repairs mojibake, unescapes HTML twice, collapses white space and lowers."""
+    if _PLAIN(text):  # most captions: there is nothing to repair or to unescape
+        return " ".join(text.split()).lower()
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return " ".join(text.split()).lower()
 
@@ -193,13 +197,23 @@ class Tokenizer:
 
     def tokenize_row(self, text: str) -> tuple[np.ndarray, bool]:
         """Returns one row [context_length] int64, and whether the text had to be cut to fit."""
-        row = np.zeros(self.context_length, np.int64)
-        tokens = [self.start_id, *self.encode(text), self.end_id]
-        truncated = len(tokens) > self.context_length
-        if truncated:
-            tokens = [*tokens[: self.context_length - 1], self.end_id]
-        row[: len(tokens)] = tokens
-        return row, truncated
+        rows, truncated = self.tokenize_rows([text])
+        return rows[0], bool(truncated[0])
+
+    def tokenize_rows(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows [texts, context_length] int64, and which texts had to be cut, [texts] bool.
+
+        See `tokenize_row`.
+        """
+        rows = np.zeros((len(texts), self.context_length), np.int64)
+        truncated = np.zeros(len(texts), bool)
+        for index, text in enumerate(texts):
+            tokens = [self.start_id, *self.encode(text), self.end_id]
+            if len(tokens) > self.context_length:
+                tokens = [*tokens[: self.context_length - 1], self.end_id]
+                truncated[index] = True
+            rows[index, : len(tokens)] = tokens
+        return rows, truncated
 
     def tokenize(self, texts: str | Sequence[str], *, truncate: bool = False) -> np.ndarray:
         """Returns rows [texts, context_length] int64: start, text, end, zero padded.
@@ -211,14 +225,12 @@ class Tokenizer:
             TextError: if a text is too long and `truncate` is false.
         """
         texts = [texts] if isinstance(texts, str) else texts
-        rows = np.zeros((len(texts), self.context_length), np.int64)
-        for index, text in enumerate(texts):
-            rows[index], truncated = self.tokenize_row(text)
-            if truncated and not truncate:
-                raise TextError(
-                    f"expected at most {self.context_length - 2} tokens, got more in "
-                    f"{text[:60]!r}; pass `truncate=True` to cut it"
-                )
+        rows, truncated = self.tokenize_rows(texts)
+        if truncated.any() and not truncate:
+            raise TextError(
+                f"expected at most {self.context_length - 2} tokens, got more in "
+                f"{texts[int(truncated.argmax())][:60]!r}; pass `truncate=True` to cut it"
+            )
         return rows
 
     def _encode_word(self, word: str) -> tuple[int, ...]:

@@ -19,26 +19,26 @@ def upload(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
-def upload_stacked(arrays: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """Stacks arrays of one shape on a device; the copy of a GPU's is only begun.
+def upload_joined(blocks: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Joins blocks of arrays on a device; the copy of a GPU's is only begun.
 
     Args:
-        arrays: at least one; each [...] uint8.
+        blocks: at least one; each [arrays, ...] uint8. A single one is not copied for a processor.
 
     Returns:
-        [len(arrays), ...] uint8.
+        [all arrays, ...] uint8.
     """
     if device.type != "cuda":
-        return torch.from_numpy(np.stack(arrays))
-    shape = (len(arrays), *arrays[0].shape)
+        return torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
+    shape = (sum(map(len, blocks)), *blocks[0].shape[1:])
     waiting = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-    np.stack(arrays, out=waiting.numpy())
+    np.concatenate(blocks, out=waiting.numpy())
     copies, kernels = _copy_stream(device), torch.cuda.current_stream(device)
     with torch.cuda.stream(copies):
-        stacked = waiting.to(device, non_blocking=True)
+        joined = waiting.to(device, non_blocking=True)
     kernels.wait_stream(copies)
-    stacked.record_stream(kernels)  # else its memory could be given away while they still read it
-    return stacked
+    joined.record_stream(kernels)  # else its memory could be given away while they still read it
+    return joined
 
 
 @lru_cache

@@ -9,11 +9,19 @@ rejected for it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-In = TypeVar("In")
+
+class Rows(Protocol):
+    """What can be cut into parts."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self: In, part: slice, /) -> In: ...
+
+
+In = TypeVar("In", bound="Rows")
 Out = TypeVar("Out")
 
 GROW_AFTER = 16  # batches in a row that fit, before a size that did not is tried again
@@ -67,37 +75,40 @@ class BatchRecovery(Generic[In, Out]):
     """Applies a function to batches, and sets aside the rows it fails on.
 
     Attributes:
-        work: the function, of a batch; returns a value for each row, in order.
+        work: the function, of the rows of a batch.
         check_machine: does one row that is known to be fine; raises when the machine cannot.
-        blame: makes the value of a row that fails alone, from the row and its error.
+        blame: makes what stands for a row that fails alone, from its error.
         is_out_of_memory: tells errors that a smaller batch may avoid.
         release: gives unused memory back before the next attempt.
     """
 
-    work: Callable[[Sequence[In]], list[Out]]
+    work: Callable[[In], Out]
     check_machine: Callable[[], object]
-    blame: Callable[[In, Exception], Out]
+    blame: Callable[[Exception], Out]
     is_out_of_memory: Callable[[Exception], bool]
     release: Callable[[], object]
 
-    def run(self, batch: Sequence[In], limit: BatchLimit) -> list[Out]:
-        """Returns a value for each row of the batch, in order.
+    def run(self, batch: In, limit: BatchLimit) -> list[Out]:
+        """Returns what the function makes of the parts of a batch, in order.
 
         Raises:
             Exception: what `check_machine` raises, when a row fails and the machine does, too.
         """
         results: list[Out] = []
-        while len(results) < len(batch):
-            size = limit.rows or len(batch)
-            results += self._try(batch[len(results) : len(results) + size], limit)
+        done = 0
+        while done < len(batch):
+            part = batch[done : done + (limit.rows or len(batch))]
+            found = self._try(part, limit)
+            results += found
+            done += len(part) if found else 0  # nothing, when memory ran out: again with fewer
         return results
 
-    def _try(self, rows: Sequence[In], limit: BatchLimit) -> list[Out]:
-        """Returns values for the first of `rows`; fewer than all when memory ran out."""
+    def _try(self, rows: In, limit: BatchLimit) -> list[Out]:
+        """Returns what becomes of the rows; nothing when memory ran out."""
         try:
-            results = self.work(rows)
+            result = self.work(rows)
             limit.fitted(len(rows))
-            return results
+            return [result]
         except Exception as caught:  # noqa: BLE001 - any error is either a row's or the machine's
             # The traceback keeps frames alive, and with them the tensors that filled the memory.
             error = caught.with_traceback(None)
@@ -105,15 +116,15 @@ class BatchRecovery(Generic[In, Out]):
         if out_of_memory:
             self.release()
         if len(rows) == 1:
-            return [self._blamed(rows[0], error, limit)]
+            return [self._blamed(error, limit)]
         if out_of_memory:
             limit.shrink(len(rows))
             return []
         half = len(rows) // 2
         return self.run(rows[:half], limit) + self.run(rows[half:], limit)
 
-    def _blamed(self, row: In, error: Exception, limit: BatchLimit) -> Out:
+    def _blamed(self, error: Exception, limit: BatchLimit) -> Out:
         self.check_machine()
         if self.is_out_of_memory(error):
             limit.forget()  # the row was too large, not the batches
-        return self.blame(row, error)
+        return self.blame(error)

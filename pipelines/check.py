@@ -14,15 +14,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from pipelines import options as flags
 from pipelines import process, storage
 from pipelines.arguments import Parser
 from pipelines.beam_flags import runs_here
-from pipelines.check_sample import SampleResult, dotted_keys, embed_sample, sample_rows
+from pipelines.check_sample import SampleResult, dotted_keys, embed_sample
 from pipelines.job_parts import (
     RunModels,
     embed_rows_of,
@@ -35,7 +36,7 @@ from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
 from pipelines.records import Unit
 from pipelines.redaction import redact, scrub
-from pipelines.resume import check_resumable, finished_units, pending_of
+from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons
 from pipelines.run_lock import check_unlocked, lock_uri
 from schemas.manifest import Columns
 
@@ -196,14 +197,14 @@ def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
         return
     check_resumable(finished, plan.units, fingerprint_of(models, config))
     if finished:
-        pending = pending_of(plan.units, finished, config)
+        pending = pending_of(plan.units, finished, config.output, retried_reasons(config))
         print(f"           {len(finished)} units are finished, {len(pending)} left to do")
 
 
 def _embedded(config: EmbedConfig, plan: Plan, models: RunModels, sample: int) -> SampleResult:
-    transform = embed_rows_of(models, config)
-    records = sample_rows(plan.units, sample)
-    return embed_sample(records, transform, layout_of(plan, models, config))
+    with TemporaryDirectory() as folder:
+        layout = replace(layout_of(plan, models, config), root=folder)
+        return embed_sample(plan.units, sample, embed_rows_of(models, config), layout)
 
 
 def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> None:

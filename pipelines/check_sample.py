@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import tarfile
-import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
+import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import storage
+from pipelines import progress, storage
+from pipelines.beam_flags import LOCAL_RUNNER, new_pipeline
 from pipelines.compression import DamagedStream, decompressed
-from pipelines.cores import usable_cores
 from pipelines.embed_rows import EmbedRows
+from pipelines.job_parts import build
+from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.parquet_output import parquet_bytes
-from pipelines.read import read_unit
-from pipelines.records import Embedded, Example, Reject, Row, Unit
-from pipelines.run_ahead import run_steps
-from pipelines.score import score
-from pipelines.tables import rejects_batch, scored_batch
+from pipelines.records import Unit
+from pipelines.replay import read_table
+from pipelines.unit_writer import OutputLayout
 from pipelines.webdataset import IMAGE_FIELDS
-from pipelines.write import OutputLayout
+from schemas.embeddings import model_column
 
 MAX_UNITS = 10  # that a sample is taken from
 MEMBERS_LOOKED_AT = 200
@@ -51,48 +50,38 @@ class SampleResult:
     bytes_per_row: float = 0.0
 
 
-def sample_rows(units: Sequence[Unit], count: int) -> list[Row | Reject]:
-    """Reads the first rows of up to ten units that lie evenly over the manifest."""
+def embed_sample(
+    units: Sequence[Unit], count: int, transform: EmbedRows, layout: OutputLayout
+) -> SampleResult:
+    """Embeds the first rows of up to ten units, evenly over the manifest, by the job itself.
+
+    Args:
+        layout: whose root is a directory of its own.
+    """
     step = max(len(units) // MAX_UNITS, 1)
     chosen = units[::step][:MAX_UNITS]
-    if not chosen:
-        return []
-    each = -(-count // len(chosen))
-    found = [record for unit in chosen for record in islice(read_unit(unit), each)]
-    return found[:count]
-
-
-def embed_sample(
-    records: Sequence[Row | Reject], transform: EmbedRows, layout: OutputLayout
-) -> SampleResult:
-    """Fetches, decodes, encodes and encodes to Parquet, and counts."""
-    model = transform.handler.load_model()
-    rows = [record for record in records if isinstance(record, Row)]
-    rejects = [record for record in records if isinstance(record, Reject)]
-    began = time.perf_counter()
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        outcomes = list(pool.map(lambda row: run_steps(transform.steps, row).value, rows))
-    progress = tqdm(total=len(rows), desc="sample", unit=" rows", disable=None, leave=False)
-    examples = [found for found in outcomes if isinstance(found, Example)]
-    if examples:  # the first pass of a model also pays for its start
-        paused = time.perf_counter()
-        transform.handler.run_inference(examples[:1], model)
-        began += time.perf_counter() - paused
-    size = transform.handler.batch_size
-    encoded: list[Embedded | Reject] = []
-    with progress:
-        progress.update(len(rows) - len(examples))
-        for first in range(0, len(examples), size):
-            batch = examples[first : first + size]
-            encoded += transform.handler.run_inference(batch, model)
-            progress.update(len(batch))
-    seconds = time.perf_counter() - began
-    rejects += [found for found in (*outcomes, *encoded) if isinstance(found, Reject)]
-    embedded = [found for found in encoded if isinstance(found, Embedded)]
-    result = _counted(rejects, embedded)
-    result.rows_per_s = result.rows / seconds
-    result.bytes_per_row = _table_bytes(embedded, rejects, layout) / max(result.rows, 1)
+    limit = -(-count // max(len(chosen), 1))
+    sampled = [_first_rows(unit, limit) for unit in chosen]
+    transform.handler.warm_up()  # the first pass of a model also pays for its start
+    progress.TALLY.restart()
+    pipeline = new_pipeline(PipelineOptions(["--runner", LOCAL_RUNNER]))
+    build(pipeline, sampled, transform, layout, limit)
+    pipeline.run().wait_until_finish()
+    tables = {name: _table(layout, name) for name in (EMBEDDINGS, REJECTS)}
+    result = _counted(tables[EMBEDDINGS], tables[REJECTS], layout.models)
+    result.rows_per_s = result.rows / max(progress.TALLY.seconds, 1e-6)
+    size = sum(parquet_bytes(table, {}).size for table in tables.values())
+    result.bytes_per_row = size / max(result.rows, 1)
     return result
+
+
+def _first_rows(unit: Unit, limit: int) -> Unit:
+    """Returns a unit of at most so many rows, as far as that is known before it is read."""
+    if unit.only is not None:
+        return replace(unit, only=replace(unit.only, count=None))
+    if unit.rows is None or unit.rows <= limit:
+        return unit
+    return replace(unit, rows=limit, damage=None)
 
 
 def dotted_keys(unit: Unit) -> list[str]:
@@ -109,24 +98,22 @@ def dotted_keys(unit: Unit) -> list[str]:
     return [name for name, parts in fields.items() if len(parts) > 1 and parts[-1] in IMAGE_FIELDS]
 
 
-def _counted(rejects: Sequence[Reject], embedded: Sequence[Embedded]) -> SampleResult:
-    result = SampleResult(rows=len(rejects) + len(embedded))
-    for reject in rejects:
-        name = reject.reason.value
-        result.rejects[name] += 1
-        place = f"{reject.row.source_row} of {reject.row.source}"
-        result.details.setdefault(name, f"{place}: {reject.detail}" if reject.detail else place)
-    result.truncated = sum(any(v.text_truncated for v in found.vectors) for found in embedded)
-    uids = Counter([found.row.uid for found in rejects] + [found.row.uid for found in embedded])
+def _table(layout: OutputLayout, name: str) -> pa.Table:
+    uris = storage.list_files(storage.join(layout.root, name))
+    tables = [read_table(uri) for uri in uris if uri.endswith(".parquet")]
+    return pa.concat_tables([layout.schema(name).empty_table(), *tables])
+
+
+def _counted(embedded: pa.Table, rejects: pa.Table, models: Sequence[str | None]) -> SampleResult:
+    result = SampleResult(rows=embedded.num_rows + rejects.num_rows)
+    about = rejects.select(["source", "source_row", "reason", "detail"]).to_pylist()
+    result.rejects.update(row["reason"] for row in about)
+    for row in about:
+        place = f"{row['source_row']} of {row['source']}"
+        detail = f"{place}: {row['detail']}" if row["detail"] else place
+        result.details.setdefault(row["reason"], detail)
+    cut = [embedded[model_column("text_truncated", name)].to_numpy() for name in models]
+    result.truncated = int(np.any(cut, axis=0).sum())
+    uids = Counter(embedded["uid"].to_pylist() + rejects["uid"].to_pylist())
     result.repeated_ids = sum(count > 1 for count in uids.values())
     return result
-
-
-def _table_bytes(
-    embedded: Sequence[Embedded], rejects: Sequence[Reject], layout: OutputLayout
-) -> int:
-    batches = [
-        scored_batch([score(found) for found in embedded], layout.embeddings, layout.models),
-        rejects_batch(rejects, layout.rejects),
-    ]
-    return sum(parquet_bytes(pa.Table.from_batches([batch]), {}).size for batch in batches)

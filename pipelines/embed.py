@@ -5,23 +5,19 @@ The pipeline is nothing but three transforms in a row: ReadManifest, EmbedRows, 
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
+import re
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines import failures, process, run_record, storage, summary, timings
 from pipelines import options as flags
-from pipelines import process, run_record, storage, summary, timings
 from pipelines.allocator import return_freed_memory
 from pipelines.beam_flags import (
-    local_threads,
     new_pipeline,
     runs_here,
     use_local_threads,
@@ -32,14 +28,16 @@ from pipelines.encode import EncoderFailedError, ModelChangedError
 from pipelines.filesystems import StoreFault
 from pipelines.isolation import WorkerLostError
 from pipelines.job_parts import (
+    build,
     embed_rows_of,
     layout_of,
     load_run_models,
     plan_of,
 )
-from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
+from pipelines.layout import ATTEMPTS_JSON, EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
+from pipelines.partial_files import remove_partials
 from pipelines.process import (
     FAILED,
     INTERRUPTED,
@@ -49,20 +47,17 @@ from pipelines.process import (
     Terminated,
 )
 from pipelines.progress import Progress
-from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
 from pipelines.redaction import redact, redacted, start_logging
-from pipelines.resume import check_resumable, finished_units, pending_of
+from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
-from pipelines.write import ConservationError, OutputLayout, WriteUnits
+from pipelines.unit_record import NotARecordError
+from pipelines.unit_writer import ConservationError, OutputLayout
 
-# The in-process runner keeps everything that passes between stages in memory, so a local run takes
-# one pipeline after the other, each over about this many rows for each of its threads; what is
-# written stays written.
-SLICE_ROWS = 10_000
-GPU_THREADS = 2
-TAR_BYTES_PER_ROW = 6_500  # less than a web picture has, so that slices become rather too small
+ATTEMPTS = 2  # at the units of a run; the second at what a runner that tries bundles again has torn
+# While one bundle scores and writes, another keeps the model busy.
+BUNDLES = 2
 # Errors that say in one sentence what is wrong; any other is a fault of this program.
 _GO_ON = "finished units are kept, run again to go on"
 _OF_THE_MACHINE = (
@@ -70,8 +65,17 @@ _OF_THE_MACHINE = (
     EncoderFailedError,
     LockLostError,
     ModelChangedError,
+    NotARecordError,
     OSError,
     WorkerLostError,
+)
+
+
+# A runner in another process tells an error as the text of its traceback.
+_TOLD_BY_A_RUNNER = re.compile(
+    rf"^(?:[\w.]+\.)?(?:{'|'.join(kind.__name__ for kind in _OF_THE_MACHINE)}): "
+    r"(.*?)(?: \[while running .*)?$",
+    re.MULTILINE,
 )
 
 
@@ -90,6 +94,10 @@ class Job:
     embed_rows: EmbedRows
     layout: OutputLayout
     threads: Threads | None
+
+    def left_to_do(self) -> list[Unit]:
+        """Returns the units of the plan that are not whole in the output."""
+        return pending_of(self.plan.units, finished_units(self.layout.root), self.layout.root)
 
     @property
     def done_rows(self) -> int:
@@ -136,8 +144,7 @@ def _main(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
         start = time.monotonic() - started_at
         seconds = run(job, options, lock)
         seconds |= {"start": start, "wall": time.monotonic() - started_at}
-        in_turn = runs_here(options) and local_threads(options) == 1
-        return finish(job, config, summary.shares_of_wall(seconds) if in_turn else seconds)
+        return finish(job, config, seconds)
     except RunnerError as error:
         return _fail(str(error), WRONG_USAGE)
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
@@ -162,19 +169,20 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     """
     plan = plan_of(config)
     models = load_run_models(config, here)
-    layout = layout_of(plan, models, config)
+    layout = layout_of(plan, models, config, lock.run)
     lock.acquire()
-    for name in ("", EMBEDDINGS, REJECTS):
-        storage.remove_partials(storage.join(config.output, name))
+    storage.remove_partials(config.output)
+    for name in (EMBEDDINGS, REJECTS):
+        remove_partials(storage.join(config.output, name), lock.run)
     if config.overwrite:
         _remove_tables(config.output)
     finished = finished_units(config.output)
     check_resumable(finished, plan.units, layout.fingerprint)
     return Job(
         plan=plan,
-        pending=tuple(pending_of(plan.units, finished, config)),
-        finished=tuple(unit.result for unit in finished),
-        embed_rows=embed_rows_of(models, config),
+        pending=tuple(pending_of(plan.units, finished, config.output, retried_reasons(config))),
+        finished=tuple(record.result for record in finished),
+        embed_rows=embed_rows_of(models, config, lock.run),
         layout=layout,
         threads=models.threads if here else None,
     )
@@ -183,56 +191,45 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
 def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
     """Embeds the pending units; returns seconds by stage."""
     run_record.remove_success(job.layout.root)
-    seconds: dict[str, float] = {}
     if not runs_here(options):
-        seconds = _run_pipeline(job, job.pending, options)
+        return _until_whole(job, options, lock)
+    use_local_threads(options, BUNDLES)
+    with (
+        Progress(job.plan.rows, job.done_rows),
+        process.at_signal(lambda error: failures.stop(lock.run, error)),
+    ):
+        try:
+            return _until_whole(job, options, lock)
+        finally:  # what still writes does so under the lock
+            failures.stop(lock.run, failures.RunStoppedError("the run has ended"))
+            failures.wait_for_writers(lock.run)
+
+
+def _until_whole(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
+    """Runs the pipeline, and once more over the units whose two files are of two attempts.
+
+    Raises:
+        ConservationError: if units are not whole after that.
+    """
+    seconds: dict[str, float] = {}
+    pending = job.pending
+    for _ in range(ATTEMPTS):
+        if pending:
+            seconds = timings.add(seconds, _run_pipeline(replace(job, pending=pending), options))
         lock.check()
-        return seconds
-    if job.embed_rows.handler.on_gpu:  # while one thread waits for it, another feeds it
-        use_local_threads(options, GPU_THREADS)
-    rows = SLICE_ROWS * local_threads(options)
-    with Progress(job.plan.rows, job.done_rows), _collected_quickly():
-        for number, units in enumerate(slices(job.pending, rows)):
-            lock.check()
-            if number:
-                gc.collect()  # a pipeline is full of cycles, and holds what its stages exchanged
-            with tempfile.TemporaryDirectory() as scratch:
-                here = replace(job, layout=replace(job.layout, scratch=scratch))
-                seconds = timings.add(seconds, _run_pipeline(here, units, options))
-    lock.check()
-    return seconds
-
-
-@contextlib.contextmanager
-def _collected_quickly() -> Iterator[None]:
-    """Lets the garbage collector pass over what is there already: libraries and the models."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def build(pipeline: beam.Pipeline, units: Sequence[Unit], job: Job) -> None:
-    """Wires the three transforms."""
-    read = pipeline | "Units" >> beam.Create(units) | "Spread" >> beam.Reshuffle()
-    rows = read | "ReadManifest" >> ReadManifest()
-    embedded = rows.rows | "EmbedRows" >> job.embed_rows
-    rejects = (rows.rejects, embedded["rejects"]) | "AllRejects" >> beam.Flatten()
-    found = {"scored": embedded["scored"], "rejects": rejects, "counts": rows.counts}
-    _ = found | "WriteUnits" >> WriteUnits(job.layout)
+        pending = tuple(job.left_to_do())
+        if not pending:
+            return seconds
+    raise ConservationError(
+        f"{len(pending)} of {len(job.plan.units)} units are not whole, among them "
+        f"{pending[0].unit_id!r}; run again to complete them"
+    )
 
 
 def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
     """Adds up what the files say, records the run, prints the summary; returns the exit status."""
-    results = [found.result for found in finished_units(config.output)]
-    missing = {unit.unit_id for unit in job.plan.units} - {result.unit_id for result in results}
-    if missing:
-        raise ConservationError(
-            f"{len(missing)} of {len(job.plan.units)} units were not written, among them "
-            f"{min(missing)!r}; run again to complete them"
-        )
+    records = finished_units(config.output)
+    results = [record.result for record in records]
     totals = run_record.total(results)
     run_record.write_run_record(
         config.output,
@@ -240,7 +237,9 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
         fingerprint=job.layout.fingerprint,
         options=redacted(asdict(config)),
         timings=seconds,
+        run=job.layout.run,
     )
+    run_record.write_attempts(config.output, records)
     if job.plan.rows not in (None, totals.rows_read):
         raise ConservationError(
             f"the manifest has {job.plan.rows} rows and the output {totals.rows_read}; "
@@ -260,30 +259,16 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
     return 0
 
 
-def slices(units: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
-    """Groups units, in order, into slices of at least so many rows, as far as is known."""
-    taken: list[Unit] = []
-    found = 0
-    for unit in units:
-        taken.append(unit)
-        found += unit.rows_to_read or unit.manifest_bytes // TAR_BYTES_PER_ROW + 1
-        if found >= rows:
-            yield taken
-            taken, found = [], 0
-    if taken:
-        yield taken
-
-
-def _run_pipeline(job: Job, units: Sequence[Unit], options: PipelineOptions) -> dict[str, float]:
+def _run_pipeline(job: Job, options: PipelineOptions) -> dict[str, float]:
     pipeline = new_pipeline(options)
-    build(pipeline, units, job)
+    build(pipeline, job.pending, job.embed_rows, job.layout)
     result = pipeline.run()
     result.wait_until_finish()
     return timings.stage_seconds(result)
 
 
 def _remove_tables(output: str) -> None:
-    for name in (EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS):
+    for name in (EMBEDDINGS, REJECTS, RUN_JSON, ATTEMPTS_JSON, SUCCESS):
         storage.remove_tree(storage.join(output, name))
 
 
@@ -297,10 +282,12 @@ def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> No
 
 def _retried(job: Job, results: Sequence[UnitResult]) -> str:
     """Says how many rejects were retried, and how many of them are embedded now."""
-    retried = {unit.unit_id: unit.only_rows for unit in job.pending if unit.only_rows is not None}
+    retried = {
+        unit.unit_id: unit.only.count or 0 for unit in job.pending if unit.only and unit.only.count
+    }
     before = sum(result.embedded for result in job.finished if result.unit_id in retried)
     now = sum(result.embedded for result in results if result.unit_id in retried)
-    return f"{sum(map(len, retried.values()))} ({now - before} embedded now)"
+    return f"{sum(retried.values())} ({now - before} embedded now)"
 
 
 def _one_sentence(error: BaseException) -> str:
@@ -313,6 +300,9 @@ def _one_sentence(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, _OF_THE_MACHINE):
             return str(cause)
+    told = _TOLD_BY_A_RUNNER.findall(str(error))
+    if told:
+        return str(told[-1])
     raise error
 
 

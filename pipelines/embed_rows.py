@@ -1,120 +1,127 @@
-"""Embeds rows: images and captions in, scored rows and rejects out.
+"""Embeds chunks of rows: images and captions in, vectors and similarity out, or rejects.
 
 The part of the main job that people with pipelines of their own want: it needs no manifest and
-writes no files.
+writes no files. `ToChunks` and `ToRows` stand at its ends for rows of their own.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
 
-from clip_core.preprocess import Preprocess
-from clip_core.tokenizer import Tokenizer
-from pipelines.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
+from pipelines.chunks import CHUNK_ROWS, Chunk, make_chunk
 from pipelines.encode import ClipHandler
-from pipelines.fetch import FetchPolicy, fetch_image
-from pipelines.isolation import decode_isolated
-from pipelines.records import Example, ModelInput, Row
-from pipelines.run_ahead import WINDOW, RunAhead, Step
+from pipelines.image_work import ImageWork
+from pipelines.prepare import Prepare
+from pipelines.records import Row
 from pipelines.score import ScorePairs
+from pipelines.tables import embeddings_batch
+from schemas.embeddings import ROW_FIELDS, embeddings_schema
 
 
 @dataclass(eq=False)
 class EmbedRows(beam.PTransform):
-    """Fetches, decodes, encodes and scores rows.
+    """Fetches, decodes, encodes and scores the rows of chunks.
 
-    All of it stays in one fused stage: pixels are never shuffled, and pictures are decoded in
-    threads ahead of the encoder.
+    All of it stays in one fused stage: pixels never travel, and images are decoded in threads ahead
+    of the encoder.
 
-    Consumes: `Row`, in the global window.
-    Produces: a dict with `Scored` under `scored` and `Reject` under `rejects`; every row comes out
-        of exactly one of them.
-    Counters: those of `RunAhead` (`rows`, `rejects`, `wait_usec`, `fetch_usec`, `decode_usec`,
-        `tokenize_usec`) and of Beam's `RunInference`.
+    Consumes: `Chunk`, as `ReadManifest` and `ToChunks` make them.
+    Produces: the same chunks with vectors and similarities; rows that failed are their rejects.
+    Counters: those of `Prepare` and of Beam's `RunInference`.
 
     Attributes:
         handler: of one model or several.
-        preprocesses, tokenizers: one for each model, in the handler's order.
-        isolate_decoding: whether images are decoded in processes of their own, so that a native
-            crash or a hang costs one row and not the worker.
+        work: what is done with each row before it is encoded.
+        row_bytes: of the vectors of a row by all models; bounds how far chunks of a unit may
+            overtake each other. 0 where no unit is written.
+        run: whose failure ends the stages; "" for none.
     """
 
     handler: ClipHandler
-    preprocesses: tuple[Preprocess, ...]
-    tokenizers: tuple[Tokenizer, ...]
-    fetch_policy: FetchPolicy = FetchPolicy()
-    decode_limits: DecodeLimits = DecodeLimits()
-    isolate_decoding: bool = False
+    work: ImageWork
+    row_bytes: int = 0
+    run: str = ""
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """What is done with each row before it is encoded."""
-        decoder = decode_isolated if self.isolate_decoding else decode_image
-        decode = Decode(self.preprocesses, self.decode_limits, decoder)
-        return (
-            Step("fetch", _Fetch(self.fetch_policy)),
-            # Isolated, the work is done in another process, so this thread's time tells nothing.
-            Step("decode", decode, computes=not self.isolate_decoding),
-            Step("tokenize", Tokenize(self.tokenizers), computes=True),
-        )
-
-    @property
-    def window(self) -> int:
-        """Rows in flight: while one batch is encoded, the next one gets ready."""
-        return max(WINDOW, 2 * self.handler.batch_size)
-
-    def expand(self, rows: beam.PCollection) -> dict[str, beam.PCollection]:
-        prepared = rows | "Prepare" >> RunAhead(self.steps, self.window)
-        encoded = prepared.results | "Encode" >> RunInference(self.handler)
-        scored = encoded | "ScorePairs" >> ScorePairs()
-        rejects = (prepared.rejects, scored.rejects) | "Rejects" >> beam.Flatten()
-        return {"scored": scored.scored, "rejects": rejects}
+    def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[Chunk]:
+        prepare = Prepare(self.work, self.handler.batch_size, self.row_bytes, run=self.run)
+        encode = RunInference(self.handler).with_output_types(Chunk)
+        return chunks | prepare | "Encode" >> encode | ScorePairs(self.run)
 
 
-@dataclass(frozen=True)
-class _Fetch:
-    """Row -> encoded image bytes."""
+class ToChunks(beam.PTransform):
+    """Gathers rows of one's own into chunks, which belong to no unit.
 
-    policy: FetchPolicy
+    Consumes: `Row`.
+    Produces: `Chunk`.
+    Counters: none.
 
-    def __call__(self, row: Row, value: None) -> bytes:
-        return fetch_image(row, self.policy)
+    Args:
+        kept: the columns in `Row.kept` that go along, with their types.
+        rows: of a chunk.
+    """
 
+    def __init__(self, kept: Sequence[pa.Field] = (), rows: int = CHUNK_ROWS) -> None:
+        super().__init__()
+        self._kept, self._chunk_rows = tuple(kept), rows
 
-@dataclass(frozen=True)
-class Decode:
-    """Encoded image bytes -> what is known of them, and the pixels for each model."""
-
-    preprocesses: tuple[Preprocess, ...]
-    limits: DecodeLimits
-    decoder: ImageDecoder = decode_image
-
-    def __call__(self, row: Row, data: bytes) -> tuple[str, DecodedImage]:
-        image = self.decoder(data, self.preprocesses, self.limits)
-        return hashlib.sha256(data).hexdigest(), image
+    def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[Chunk]:
+        gather = beam.ParDo(_Gather(self._kept, self._chunk_rows)).with_output_types(Chunk)
+        return rows | "Gather" >> gather
 
 
-@dataclass(frozen=True)
-class Tokenize:
-    """A row and its decoded image -> example; a caption is tokenised once for equal tokenizers."""
+class ToRows(beam.PTransform):
+    """Takes embedded chunks apart, for what handles a row at a time.
 
-    tokenizers: tuple[Tokenizer, ...]
+    Consumes: `Chunk`, as `EmbedRows` returns it.
+    Produces: a dict for each row: the columns of the embeddings table, or for a row that failed
+        those of the rejects table, which have a `reason`.
+    Counters: none.
 
-    def __call__(self, row: Row, decoded: tuple[str, DecodedImage]) -> Example:
-        sha256, image = decoded
-        distinct = {tokenizer.identity: tokenizer for tokenizer in self.tokenizers}
-        found = {name: t.tokenize_row(row.text or "") for name, t in distinct.items()}
-        return Example(
-            row=replace(row, image_bytes=None),
-            inputs=tuple(
-                ModelInput(pixels, *found[tokenizer.identity])
-                for pixels, tokenizer in zip(image.pixels, self.tokenizers, strict=True)
-            ),
-            original_width=image.original_width,
-            original_height=image.original_height,
-            sha256=sha256,
-        )
+    Args:
+        models: names of the models, in the handler's order; None for the one without a name.
+    """
+
+    def __init__(self, models: Sequence[str | None] = (None,)) -> None:
+        super().__init__()
+        self._models = tuple(models)
+
+    def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[dict[str, Any]]:
+        rows = beam.FlatMap(_rows_of, models=self._models).with_output_types(dict[str, Any])
+        return chunks | "Rows" >> rows
+
+
+def _rows_of(chunk: Chunk, models: tuple[str | None, ...]) -> Iterator[dict[str, Any]]:
+    dims = {n: v.image.shape[1] for n, v in zip(models, chunk.vectors, strict=True)}
+    schema = embeddings_schema(dims, kept=list(chunk.rows.schema)[len(ROW_FIELDS) :])
+    yield from embeddings_batch(chunk, schema, models).to_pylist()
+    yield from chunk.rejects.to_pylist()
+
+
+class _Gather(beam.DoFn):
+    def __init__(self, kept: tuple[pa.Field, ...], rows: int) -> None:
+        self._kept, self._chunk_rows = kept, rows
+
+    def start_bundle(self) -> None:
+        self._taken: list[Row] = []
+
+    def process(self, row: Row) -> Iterator[Chunk]:
+        self._taken.append(row)
+        if len(self._taken) == self._chunk_rows:
+            yield self._chunk()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._taken:
+            yield WindowedValue(self._chunk(), MIN_TIMESTAMP, (GlobalWindow(),))
+
+    def _chunk(self) -> Chunk:
+        taken, self._taken = self._taken, []
+        return make_chunk(taken, self._kept)

@@ -1,9 +1,11 @@
-"""Encodes batches of examples with CLIP inside Beam's RunInference."""
+"""Encodes batches of chunks with CLIP inside Beam's RunInference."""
 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,13 +19,18 @@ import clip_core.loading
 from clip_core.encoding import encode_pairs
 from clip_core.inference import ready_to_encode
 from clip_core.loading import ClipModel
+from pipelines import failures
 from pipelines.batch_recovery import BatchLimit, BatchRecovery
+from pipelines.chunks import Chunk
 from pipelines.cores import Threads, threads_for
-from pipelines.records import Embedded, Example, ModelInput, Reject, RowFault, Vectors
+from pipelines.encoded_batch import Encoded, RowsOfBatch
+from pipelines.records import RowFault
 from pipelines.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
+# On a processor a second batch would only take the first one's cores; on a GPU it fills its gaps.
+_ONE_AT_A_TIME = threading.Lock()
 # What torch says on a CPU, where it has no class of its own for it.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
@@ -129,8 +136,8 @@ def batch_limit(specs: tuple[ModelSpec, ...]) -> BatchLimit:
     return BatchLimit()
 
 
-class ClipHandler(ModelHandler[Example, "Embedded | Reject", LoadedModels]):
-    """Embeds batches of examples by one model or several; a row that cannot be becomes a reject.
+class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
+    """Embeds batches of chunks by one model or several; a row that cannot be becomes a reject.
 
     A batch that does not fit into memory is halved, and later ones begin at the size that fits. A
     batch that fails otherwise is bisected down to the rows that make it fail. A row is rejected
@@ -143,16 +150,25 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", LoadedModels]):
     Args:
         specs: the models.
         checkpoints: SHA-256 of the weights the launcher saw; a worker that finds others fails.
-        batch_size: rows in a batch; also the least, as Beam would start with batches of one.
+        batch_size: rows that are encoded at once; a chunk that is longer is cut.
+        inputs: for each model, which pixels and which tokens of a chunk are its own.
+        run: whose failure ends this stage; "" for none.
     """
 
     def __init__(
-        self, specs: Sequence[ModelSpec], checkpoints: Sequence[str], batch_size: int
+        self,
+        specs: Sequence[ModelSpec],
+        checkpoints: Sequence[str],
+        batch_size: int,
+        inputs: Sequence[tuple[int, int]] = ((0, 0),),
+        run: str = "",
     ) -> None:
         super().__init__()
         self._specs = tuple(specs)
         self._checkpoints = tuple(checkpoints)
         self._batch_size = batch_size
+        self._inputs = tuple(inputs)
+        self._run = run
         self._special_tokens = Metrics.counter(ClipHandler, "special_tokens")
 
     @property
@@ -177,68 +193,76 @@ class ClipHandler(ModelHandler[Example, "Embedded | Reject", LoadedModels]):
                 )
         return loaded
 
+    def warm_up(self) -> None:
+        """Loads the models and encodes a blank picture, so that later passes are as in a long run.
+
+        Raises:
+            EncoderFailedError: if they cannot do even that.
+        """
+        _encode_blank(self.load_model().models)
+
     def run_inference(
         self,
-        batch: Sequence[Example],
+        batch: Sequence[Chunk],
         model: LoadedModels,
         inference_args: dict[str, Any] | None = None,
-    ) -> list[Embedded | Reject]:
-        """Returns a record for each example, in order. A list, so that failures surface here.
+    ) -> list[Chunk]:
+        """Returns the chunks with the vectors of their rows, pixels and tokens dropped.
 
         Raises:
             EncoderFailedError: if, after a row failed, a blank picture fails as well.
         """
-        recovery = BatchRecovery(
-            work=lambda rows: encode_examples(rows, model.models),
-            check_machine=lambda: _encode_blank(model.models),
-            blame=_blamed,
+        with failures.ends_the_run(self._run):
+            rows = RowsOfBatch.of(batch)
+            if len(rows):
+                with nullcontext() if self.on_gpu else _ONE_AT_A_TIME:
+                    rows.give_out(batch, self._encoded(rows, model.models))
+            else:
+                rows.give_out(batch, _no_rows(model.models))
+        return list(batch)
+
+    def _encoded(self, rows: RowsOfBatch, models: Sequence[ClipModel]) -> Encoded:
+        recovery: BatchRecovery[RowsOfBatch, Encoded] = BatchRecovery(
+            work=lambda part: encode_rows(part, models, self._inputs),
+            check_machine=lambda: _encode_blank(models),
+            blame=lambda error: _blamed(error, models),
             is_out_of_memory=is_out_of_memory,
             release=_release_memory,
         )
-        self._special_tokens.inc(special_tokens(batch, model.models[0]))
-        return recovery.run(batch, batch_limit(self._specs))
+        self._special_tokens.inc(special_tokens(rows, models[0]))
+        pieces: list[Encoded] = []
+        for first in range(0, len(rows), self._batch_size):
+            part = rows[first : first + self._batch_size]
+            pieces += recovery.run(part, batch_limit(self._specs))
+        return Encoded.joined(pieces)
 
-    def get_num_bytes(self, batch: Sequence[Example]) -> int:
+    def get_num_bytes(self, batch: Sequence[Chunk]) -> int:
         """Counts array bytes; Beam's default would pickle every batch to find out."""
-        inputs = (given for example in batch for given in example.inputs)
-        return sum(given.pixels.nbytes + given.tokens.nbytes for given in inputs)
+        return sum(chunk.nbytes for chunk in batch)
 
-    def batch_elements_kwargs(self) -> dict[str, int]:
-        """Fixes the batch size: Beam's estimator would begin with batches of one."""
-        return {"min_batch_size": self._batch_size, "max_batch_size": self._batch_size}
+    def should_skip_batching(self) -> bool:
+        """Tells Beam that what comes in are batches already: Prepare forms them."""
+        return True
 
     def get_metrics_namespace(self) -> str:
         return "ClipHandler"
 
 
-def encode_examples(
-    batch: Sequence[Example], models: Sequence[ClipModel]
-) -> list[Embedded | Reject]:
-    """Encodes a batch in one go; a row whose vectors are not finite becomes a reject."""
-    inputs = zip(*(example.inputs for example in batch), strict=True)
-    columns = [_vectors(given, model) for given, model in zip(inputs, models, strict=True)]
-    return [
-        _embedded(example, vectors)
-        for example, vectors in zip(batch, zip(*columns, strict=True), strict=True)
-    ]
+def encode_rows(
+    rows: RowsOfBatch, models: Sequence[ClipModel], inputs: Sequence[tuple[int, int]]
+) -> Encoded:
+    """Encodes rows in one go by each model."""
+    vectors = []
+    for model, (pixels, tokens) in zip(models, inputs, strict=True):
+        images, texts = encode_pairs(model.clip, rows.pixels(pixels), rows.tokens[tokens])
+        vectors.append((images[rows.index], texts, rows.truncated[tokens]))
+    return Encoded.of(vectors)
 
 
-def _vectors(inputs: Sequence[ModelInput], model: ClipModel) -> list[Vectors | None]:
-    """Returns the vectors of each row by one model, None for those that are not finite."""
-    pixels, tokens = [given.pixels for given in inputs], [given.tokens for given in inputs]
-    images, texts = encode_pairs(model.clip, pixels, np.stack(tokens))
-    finite = np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1)
-    return [
-        Vectors(image, text, given.text_truncated) if ok else None
-        for given, image, text, ok in zip(inputs, images, texts, finite, strict=True)
-    ]
-
-
-def special_tokens(batch: Sequence[Example], model: ClipModel) -> int:
+def special_tokens(rows: RowsOfBatch, model: ClipModel) -> int:
     """Counts literal start and end tokens in captions: each moves what the first model pools."""
-    tokens = np.stack([example.inputs[0].tokens for example in batch])
     # Every row has one of each of its own.
-    return int((tokens >= model.tokenizer.start_id).sum()) - 2 * len(batch)
+    return int((rows.tokens[0] >= model.tokenizer.start_id).sum()) - 2 * len(rows)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -253,7 +277,7 @@ def _encode_blank(models: Sequence[ClipModel]) -> None:
     try:
         for model in models:
             size = model.preprocessing.size
-            pixels = np.zeros((3, size, size), np.uint8)
+            pixels = np.zeros((1, 3, size, size), np.uint8)
             encode_pairs(model.clip, [pixels], model.tokenizer.tokenize_row("")[0][None])
     except Exception as error:  # whatever a broken device makes torch raise
         raise EncoderFailedError(
@@ -267,21 +291,19 @@ def _release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _blamed(example: Example, error: Exception) -> Reject:
+def _blamed(error: Exception, models: Sequence[ClipModel]) -> Encoded:
+    """Returns what stands for the one row that the models failed on."""
     reason = Reason.OUT_OF_MEMORY if is_out_of_memory(error) else Reason.ENCODE_FAILED
     detail = ADDRESS.sub(MASK, f"{type(error).__name__}: {error}")
-    return RowFault("encode", reason, detail).to_reject(example.row)
+    return Encoded.failed(_dims(models), RowFault("encode", reason, detail))
 
 
-def _embedded(example: Example, vectors: Sequence[Vectors | None]) -> Embedded | Reject:
-    finite = tuple(found for found in vectors if found is not None)
-    if len(finite) < len(vectors):
-        detail = "the model gave NaN or infinity"
-        return Reject(example.row, "encode", Reason.NON_FINITE, detail)
-    return Embedded(
-        row=example.row,
-        vectors=finite,
-        original_width=example.original_width,
-        original_height=example.original_height,
-        sha256=example.sha256,
-    )
+def _no_rows(models: Sequence[ClipModel]) -> Encoded:
+    return Encoded.of(
+        [(np.empty((0, d), np.float32), np.empty((0, d), np.float32), np.empty(0, bool))
+         for d in _dims(models)]
+    )  # fmt: skip
+
+
+def _dims(models: Sequence[ClipModel]) -> list[int]:
+    return [model.config.embed_dim for model in models]

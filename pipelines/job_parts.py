@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import apache_beam as beam
+import pyarrow as pa
+
 from clip_core.loading import ClipModel
 from pipelines import storage
+from pipelines.chunks import chunk_rows
 from pipelines.cores import Threads
 from pipelines.decode import DecodeLimits
 from pipelines.embed_rows import EmbedRows
@@ -19,11 +24,16 @@ from pipelines.encode import (
     resolve_precision,
 )
 from pipelines.fetch import FetchPolicy
+from pipelines.image_work import ImageWork
 from pipelines.manifest import ManifestRequest, Plan, plan_units
+from pipelines.model_inputs import ModelInputs
 from pipelines.options import EmbedConfig
+from pipelines.read import ReadManifest
+from pipelines.records import Unit
 from pipelines.redaction import redacted
 from pipelines.resume import check_not_own, check_replay
-from pipelines.write import OutputLayout
+from pipelines.unit_writer import OutputLayout
+from pipelines.write import WriteUnits, WrittenBy
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 
@@ -116,11 +126,12 @@ def plan_of(config: EmbedConfig) -> Plan:
     return plan
 
 
-def layout_of(plan: Plan, models: RunModels, config: EmbedConfig) -> OutputLayout:
-    """Returns where and what a run writes."""
+def layout_of(plan: Plan, models: RunModels, config: EmbedConfig, run: str = "") -> OutputLayout:
+    """Returns where and what a run, of that id, writes."""
     kept = list(plan.kept)
     dims = [model.config.embed_dim for model in models.loaded]
     return OutputLayout(
+        run=run,
         root=config.output,
         embeddings=embeddings_schema(
             dict(zip(models.names, dims, strict=True)),
@@ -134,19 +145,51 @@ def layout_of(plan: Plan, models: RunModels, config: EmbedConfig) -> OutputLayou
     )
 
 
-def embed_rows_of(models: RunModels, config: EmbedConfig) -> EmbedRows:
-    """Returns the transform of a run."""
+def embed_rows_of(models: RunModels, config: EmbedConfig, run: str = "") -> EmbedRows:
+    """Returns the transform of a run of that id."""
     device = models.specs[0].device
     batch_size = config.batch_size or BATCH_SIZE.get(device, BATCH_SIZE["cuda"])
     checkpoints = [model.fingerprint["checkpoint_sha256"] for model in models.loaded]
     allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
+    inputs = ModelInputs.of(
+        [replace(m.preprocessing, resampling=config.decode) for m in models.loaded],
+        [model.tokenizer for model in models.loaded],
+    )
     return EmbedRows(
-        ClipHandler(models.specs, checkpoints, batch_size),
-        tuple(replace(m.preprocessing, resampling=config.decode) for m in models.loaded),
-        tuple(model.tokenizer for model in models.loaded),
-        FetchPolicy(allowed=allowed),
-        DecodeLimits(reject_deep=config.deep_images == "reject"),
-        config.isolate_decoding,
+        ClipHandler(models.specs, checkpoints, batch_size, inputs.of_model, run),
+        ImageWork(
+            inputs,
+            FetchPolicy(allowed=allowed),
+            DecodeLimits(reject_deep=config.deep_images == "reject"),
+            config.isolate_decoding,
+        ),
+        row_bytes=sum(2 * 4 * model.config.embed_dim for model in models.loaded),
+        run=run,
+    )
+
+
+def build(
+    pipeline: beam.Pipeline,
+    units: Sequence[Unit],
+    embed_rows: EmbedRows,
+    layout: OutputLayout,
+    limit: int | None = None,
+) -> None:
+    """Wires the three transforms; all that follows the reshuffle is one line.
+
+    Args:
+        limit: rows of each unit at most, for a sample.
+    """
+    rows = chunk_rows(embed_rows.handler.batch_size)
+    kept = pa.schema(list(layout.rejects)[len(rejects_schema()) :])
+    created = beam.Create(units, reshuffle=False).with_output_types(Unit)
+    _ = (
+        pipeline
+        | "Units" >> created
+        | "Spread" >> beam.Reshuffle()
+        | ReadManifest(kept, rows, WrittenBy(layout), limit, layout.run)
+        | embed_rows
+        | WriteUnits(layout)
     )
 
 

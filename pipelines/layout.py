@@ -3,6 +3,7 @@
 EMBEDDINGS = "embeddings"
 REJECTS = "rejects"
 RUN_JSON = "run.json"
+ATTEMPTS_JSON = "_attempts.json"
 SUCCESS = "_SUCCESS"
 
 FINGERPRINT_KEY = b"clip_beam.fingerprint"

@@ -13,7 +13,7 @@ from pipelines import storage, webdataset
 from pipelines.compression import SUFFIXES
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
-from pipelines.replay import is_of_tables, is_output_table, unit_of_table
+from pipelines.replay import is_of_tables, is_output_table, joined, unit_of_table
 from pipelines.text_manifests import scan_text
 from schemas.manifest import ColumnOverrides, Columns, ManifestError, plain_type, resolve_columns
 
@@ -115,18 +115,14 @@ def merged_units(units: Iterable[Unit]) -> list[Unit]:
     found: dict[str, Unit] = {}
     for unit in units:
         other = found.setdefault(unit.unit_id, unit)
-        if replace(other, only_rows=None) != replace(unit, only_rows=None):
+        if replace(other, only=None) != replace(unit, only=None):
             raise ManifestError(
                 f"two manifests have a unit {unit.unit_id!r} of {unit.uri}, cut or read in "
                 "different ways; embed one after the other, into different outputs"
             )
-        found[unit.unit_id] = replace(unit, only_rows=_union(other.only_rows, unit.only_rows))
+        if other is not unit:
+            found[unit.unit_id] = replace(unit, only=joined(other.only, unit.only))
     return list(found.values())
-
-
-def _union(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """Joins the rows to read of a unit; None are all."""
-    return None if one is None or other is None else tuple(sorted({*one, *other}))
 
 
 def manifest_files(request: ManifestRequest) -> list[tuple[str, str]]:
@@ -241,7 +237,7 @@ def _plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> _
     if request.image_root is not None:
         unit = replace(unit, image_root=storage.normalize(request.image_root))
     kept = [schema.field(name) for name in unit.columns.kept]
-    return _FilePlan([unit] if unit.only_rows else [], kept)
+    return _FilePlan([] if unit.rows_to_read == 0 else [unit], kept)
 
 
 def _plan_text(whole: Unit, request: ManifestRequest) -> _FilePlan:

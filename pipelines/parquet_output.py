@@ -16,7 +16,7 @@ ROW_GROUP_BYTES = 64 << 20  # warehouses ask for 16 MiB and more
 def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, str]) -> pa.Buffer:
     """Encodes a table as one file in memory."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, **_options(table.schema))
+    pq.write_table(table.replace_schema_metadata(metadata), sink, **parquet_options(table.schema))
     return sink.getvalue()
 
 
@@ -28,7 +28,7 @@ def write_parquet(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
     """
     with (
         storage.open_output(uri) as file,
-        pq.ParquetWriter(file, schema, **_options(schema)) as writer,
+        pq.ParquetWriter(file, schema, **parquet_options(schema)) as writer,
     ):
         group: list[pa.RecordBatch] = []
         group_bytes = 0
@@ -42,8 +42,11 @@ def write_parquet(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
             writer.write_table(pa.Table.from_batches(group))
 
 
-def _options(schema: pa.Schema) -> dict[str, Any]:
-    """Dictionaries and least and largest values of random floats cost time and help nobody."""
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Returns how tables are written, as `ParquetWriter` takes it.
+
+    Dictionaries and least and largest values of random floats cost time and help nobody.
+    """
     plain = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
     return {
         "compression": "zstd",

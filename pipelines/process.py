@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 UNHEARD = 128 + 13  # SIGPIPE, which not every system has
 AGAIN_S = 2.0
+_told: list[Callable[[BaseException], object]] = []
 
 
 class Terminated(BaseException):
@@ -66,6 +68,16 @@ def run(main: Callable[[], int]) -> NoReturn:
     sys.exit(status)
 
 
+@contextmanager
+def at_signal(tell: Callable[[BaseException], object]) -> Iterator[None]:
+    """Tells work in other threads of a signal at once, as the error that this thread raises."""
+    _told.append(tell)
+    try:
+        yield
+    finally:
+        _told.remove(tell)
+
+
 def calm() -> None:
     """Takes note that a signal was heard."""
     if hasattr(signal, "setitimer"):
@@ -82,6 +94,8 @@ def _raising(error: type[BaseException]) -> Callable[[int, FrameType | None], No
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, handle)
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        for tell in _told:
+            tell(error())
         raise error
 
     return handle

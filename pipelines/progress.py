@@ -16,22 +16,47 @@ LINE_INTERVAL_S = 10.0
 
 
 class Tally:
-    """Rows that have come out of the pipeline in this process, in whichever thread."""
+    """What the line has done in this process, in whichever thread.
+
+    Attributes:
+        units: that have their files.
+        began: when the first chunk was read, on `time.perf_counter`; None before.
+        ended: when the last chunk was written.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.embedded = 0
         self.rejects = 0
+        self.units = 0
+        self.began: float | None = None
+        self.ended = 0.0
 
-    def add_embedded(self) -> None:
-        """Counts a scored row."""
-        with self._lock:
-            self.embedded += 1
+    @property
+    def seconds(self) -> float:
+        """Time from the first chunk to the last."""
+        return self.ended - self.began if self.began is not None else 0.0
 
-    def add_reject(self) -> None:
-        """Counts a reject."""
+    def restart(self) -> None:
+        """Forgets when the first chunk was read."""
+        self.began, self.ended = None, 0.0
+
+    def note_start(self) -> None:
+        """Notes that a chunk has been read."""
+        if self.began is None:
+            self.began = time.perf_counter()
+
+    def add(self, embedded: int, rejects: int) -> None:
+        """Counts rows that have come to the writer."""
         with self._lock:
-            self.rejects += 1
+            self.embedded += embedded
+            self.rejects += rejects
+            self.ended = time.perf_counter()
+
+    def add_unit(self) -> None:
+        """Counts a unit whose files are there."""
+        with self._lock:
+            self.units += 1
 
     @property
     def rows(self) -> int:
@@ -96,7 +121,7 @@ class Progress:
         self._done = done
         self._stream = stream
         self._started_at = time.monotonic()
-        self._before = (TALLY.rows, TALLY.rejects)
+        self._before = (TALLY.rows, TALLY.rejects, TALLY.units)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._report, daemon=True)
 
@@ -119,17 +144,19 @@ class Progress:
 
     def _refresh(self) -> None:
         self._bar.n = self._done + TALLY.rows - self._before[0]
-        self._bar.set_postfix_str(f"{TALLY.rejects - self._before[1]} rejects", refresh=False)
+        self._bar.set_postfix_str(self._counts(), refresh=False)
         self._bar.refresh()
 
     def _line(self) -> str:
         new = TALLY.rows - self._before[0]
         rate = new / (time.monotonic() - self._started_at)
-        rejects = TALLY.rejects - self._before[1]
+        counts = self._counts()
         if self._total is None:
-            return f"{self._done + new} rows, {rate:.1f} rows/s, {rejects} rejects"
+            return f"{self._done + new} rows, {rate:.1f} rows/s, {counts}"
         left = self._total - self._done - new
         eta = f", {left / rate:.0f} s left" if new else ""
-        return (
-            f"{self._done + new} of {self._total} rows, {rate:.1f} rows/s, {rejects} rejects{eta}"
-        )
+        return f"{self._done + new} of {self._total} rows, {rate:.1f} rows/s, {counts}{eta}"
+
+    def _counts(self) -> str:
+        units = TALLY.units - self._before[2]
+        return f"{TALLY.rejects - self._before[1]} rejects, {units} units"

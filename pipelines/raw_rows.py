@@ -42,7 +42,7 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
     source = redact(unit.uri)
-    row = Row(unit.unit_id, _position_uid(unit.uri, number), source, number, None, None)
+    row = Row(_position_uid(unit.uri, number), source, number, None, None)
     return RowFault("read", fault.reason, fault.detail).to_reject(row)
 
 
@@ -61,7 +61,6 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
     if uid is None:
         uid = content_uid(url, image_bytes, text) if fault is None else None
     row = Row(
-        unit_id=unit.unit_id,
         uid=_position_uid(unit.uri, number) if uid is None else uid,
         source=redact(unit.uri),
         source_row=number,

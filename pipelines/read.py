@@ -1,21 +1,32 @@
-"""Reads units of a manifest into rows."""
+"""Reads units of a manifest into rows, and rows into chunks."""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
 
+from pipelines import failures, progress
+from pipelines.chunks import CHUNK_BYTES, CHUNK_ROWS, Chunk, End, make_chunk
 from pipelines.parquet_manifests import read_ledger, read_parquet
 from pipelines.raw_rows import Fault, RawRow, reject, to_row
-from pipelines.records import Reject, Row, Unit, UnitCount
+from pipelines.records import Reject, Row, Unit
+from pipelines.replay import selected_rows
 from pipelines.text_manifests import read_text
 from pipelines.webdataset import read_webdataset
 from schemas.rejects import Reason
 
+UNITS_AHEAD = 3  # that are opened while one is handed out
 _READERS: dict[str, Callable[[Unit], Iterator[RawRow]]] = {
     "parquet": read_parquet,
     "jsonl": read_text,
@@ -31,16 +42,16 @@ def read_unit(unit: Unit) -> Iterator[Row | Reject]:
 
     What cannot be read of a damaged file is one reject at the end; it counts as one row.
 
-    Of a unit with `only_rows`, those alone.
+    Of a unit with `only`, those rows alone.
 
     Raises:
         OSError: if the manifest cannot be read for now; the runner tries again.
     """
-    if unit.only_rows is None:
+    if unit.only is None:
         yield from _records(unit)
         return
-    wanted = set(unit.only_rows)
-    for record in _records(unit):
+    wanted = set(selected_rows(unit.only))
+    for record in _records(unit) if wanted else ():
         number = (record.row if isinstance(record, Reject) else record).source_row
         if number in wanted:
             wanted.remove(number)
@@ -60,41 +71,108 @@ def _records(unit: Unit) -> Iterator[Row | Reject]:
         yield reject(unit, after, Fault(reason, unit.damage))
 
 
+def read_chunks(
+    unit: Unit,
+    kept: Sequence[pa.Field] = (),
+    rows: int = CHUNK_ROWS,
+    limit: int | None = None,
+) -> Iterator[Chunk]:
+    """Yields the rows of a unit in numbered chunks; the last one, perhaps empty, tells the end.
+
+    A chunk closes at so many rows, or once the images in it have `CHUNK_BYTES`.
+
+    Args:
+        kept: the columns that are copied from the manifest, with their types.
+        rows: of a chunk.
+        limit: rows of the unit at most.
+    """
+    taken: list[Row | Reject] = []
+    number, total, held = 0, 0, 0
+    for record in itertools.islice(read_unit(unit), limit):
+        if len(taken) == rows or held >= CHUNK_BYTES:
+            yield make_chunk(taken, kept, unit=unit, number=number)
+            taken, number, held = [], number + 1, 0
+        taken.append(record)
+        total += 1
+        if isinstance(record, Row):
+            held += len(record.image_bytes or b"")
+    yield make_chunk(taken, kept, unit=unit, number=number, end=End(number + 1, total))
+
+
+@dataclass(eq=False)
 class ReadManifest(beam.PTransform):
-    """Reads units into rows.
+    """Reads units into chunks. While one unit is handed out, the next three are being opened.
 
     Consumes: `Unit`, as `plan_units` makes them.
-    Produces: `Row` under `rows`, `Reject` of the rows that cannot be made out under `rejects`, and
-        under `counts` one `UnitCount` for each unit, which says how many of both there were.
+    Produces: `Chunk`; those of a unit in order, the last with the `End` of the unit.
     Counters: `rows_read`, `read_usec`.
+
+    Attributes:
+        kept: the columns that are copied from the manifest, with their types.
+        rows: of a chunk.
+        is_written: tells a unit that is not read, as it is whole already; None if every one is.
+        limit: rows of each unit at most, for a sample.
+        run: whose failure ends the reading; "" for none.
     """
 
-    def expand(self, units: beam.PCollection) -> DoOutputsTuple:
-        read = beam.ParDo(_ReadUnit()).with_outputs("rejects", "counts", main="rows")
-        return units | "ReadUnits" >> read
+    kept: pa.Schema = pa.schema([])
+    rows: int = CHUNK_ROWS
+    is_written: Callable[[Unit], bool] | None = None
+    limit: int | None = None
+    run: str = ""
+
+    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Chunk]:
+        return units | "Read" >> beam.ParDo(_Read(self)).with_output_types(Chunk)
 
 
-class _ReadUnit(beam.DoFn):
-    def __init__(self) -> None:
+class _Read(beam.DoFn):
+    def __init__(self, settings: ReadManifest) -> None:
+        self._kept, self._rows = tuple(settings.kept), settings.rows
+        self._is_written, self._limit = settings.is_written, settings.limit
+        self._run = settings.run
         self._rows_read = Metrics.counter(ReadManifest, "rows_read")
         self._usec = Metrics.counter(ReadManifest, "read_usec")
 
-    def process(self, unit: Unit) -> Iterator[Row | TaggedOutput]:
-        rows_read = 0
-        for record in self._timed(read_unit(unit)):
-            rows_read += 1
-            if isinstance(record, Reject):
-                yield TaggedOutput("rejects", record)
-            else:
-                yield record
-        self._rows_read.inc(rows_read)
-        yield TaggedOutput("counts", UnitCount(unit, rows_read))
+    def setup(self) -> None:
+        self._pool = ThreadPoolExecutor(UNITS_AHEAD)
 
-    def _timed(self, records: Iterator[Row | Reject]) -> Iterator[Row | Reject]:
-        """Counts the time that reading takes, without what is done with each record meanwhile."""
+    def start_bundle(self) -> None:
+        self._held: deque[Future[Iterator[Chunk]]] = deque()
+
+    def process(self, unit: Unit) -> Iterator[Chunk]:
+        self._held.append(self._pool.submit(self._open, unit))
+        if len(self._held) > UNITS_AHEAD:
+            yield from self._hand_out()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        while self._held:
+            for chunk in self._hand_out():
+                yield WindowedValue(chunk, MIN_TIMESTAMP, (GlobalWindow(),))
+
+    def teardown(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self, unit: Unit) -> Iterator[Chunk]:
+        """Reads a first chunk, for which the file has to be opened and looked through."""
+        if self._is_written is not None and self._is_written(unit):
+            return iter(())
+        chunks = read_chunks(unit, self._kept, self._rows, self._limit)
+        return itertools.chain([next(chunks)], chunks)
+
+    def _hand_out(self) -> Iterator[Chunk]:
+        """Yields the chunks of the oldest unit, and counts the time without what follows."""
         seconds, began = 0.0, time.perf_counter()
-        for record in records:
+        with failures.ends_the_run(self._run):
+            chunks = self._held.popleft().result()
+        while True:
+            with failures.ends_the_run(self._run):
+                failures.check(self._run)
+                chunk = next(chunks, None)
             seconds += time.perf_counter() - began
-            yield record
+            if chunk is None:
+                break
+            progress.TALLY.note_start()
+            self._rows_read.inc(chunk.size)
+            yield chunk
             began = time.perf_counter()
-        self._usec.inc(round((seconds + time.perf_counter() - began) * 1e6))
+        self._usec.inc(round(seconds * 1e6))

@@ -1,16 +1,13 @@
-r"""The frozen records that cross stages. Stages import these and never each other.
+r"""The records that cross stages. Stages import these and never each other.
 
-Unit -> Row -> Example -> Embedded -> Scored
-          \_______ Reject _______/
+Unit -> Row or Reject -> Chunk (`pipelines.chunks`) -> UnitResult
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from schemas.manifest import Columns
 from schemas.rejects import MAX_DETAIL_CHARS, Reason
@@ -32,7 +29,7 @@ class Unit:
         offset: byte offset of the first row in the decompressed text (text forms only).
         manifest_bytes: size of the manifest file, so that a changed manifest is noticed on resume.
         damage: what planning found wrong where this slice ends, or None.
-        only_rows: source rows to read, when rejects are retried; None for all.
+        only: which of its rows are read; None for all.
     """
 
     unit_id: str
@@ -45,19 +42,36 @@ class Unit:
     offset: int | None = None
     manifest_bytes: int = 0
     damage: str | None = None
-    only_rows: tuple[int, ...] | None = None
+    only: Selection | None = None
 
     @property
     def rows_to_read(self) -> int | None:
         """Rows and rejects that reading gives, where damage is one reject; None if only reading
         tells."""
-        if self.only_rows is not None:
-            return len(self.only_rows)
+        if self.only is not None:
+            return self.only.count
         return None if self.rows is None else self.rows + (self.damage is not None)
 
 
 @dataclass(frozen=True)
-class Row:
+class Selection:
+    """Rows of a unit that are read again. Workers look them up, so that no graph carries them.
+
+    Attributes:
+        tables: files of a run that hold the rows.
+        reasons: of rejects, only rows with one of these; empty for all.
+        embedded: the file of the unit's embeddings in the output that the rows are merged into;
+            what has an embedding there is not read again. None if nothing is merged.
+        count: how many rows these are, where that is known before they are looked up.
+    """
+
+    tables: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
+    embedded: str | None = None
+    count: int | None = None
+
+
+class Row(NamedTuple):
     """One row of a manifest, before its image is fetched.
 
     Attributes:
@@ -71,7 +85,6 @@ class Row:
         kept: values of the `--keep_columns`, by name.
     """
 
-    unit_id: str
     uid: str
     source: str
     source_row: int
@@ -80,86 +93,16 @@ class Row:
     image_root: str = ""
     image_bytes: bytes | None = None
     expected_sha256: str | None = None
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class ModelInput:
-    """What one model is given of a row.
-
-    Attributes:
-        pixels: [3, size, size] uint8, resized and cropped, not yet normalised.
-        tokens: [context_length] int64, start and end token included, zero padded.
-        text_truncated: whether the caption was longer than the model's context.
-    """
-
-    pixels: np.ndarray
-    tokens: np.ndarray
-    text_truncated: bool
-
-
-@dataclass(frozen=True)
-class Example:
-    """A row whose image is decoded and whose caption is tokenised.
-
-    Attributes:
-        row: the row, its `image_bytes` dropped.
-        inputs: one for each model of the run; equal arrays are shared.
-        original_width, original_height: pixels before resizing.
-        sha256: hex digest of the encoded image bytes.
-    """
-
-    row: Row
-    inputs: tuple[ModelInput, ...]
-    original_width: int
-    original_height: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """What one model makes of a row: two embeddings, each [dim] float32 and L2-normalised."""
-
-    image_embedding: np.ndarray
-    text_embedding: np.ndarray
-    text_truncated: bool
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """A row with the embeddings of each model of the run."""
-
-    row: Row
-    vectors: tuple[Vectors, ...]
-    original_width: int
-    original_height: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An embedded row with the cosine of the two embeddings of each model, in [-1, 1]."""
-
-    embedded: Embedded
-    similarities: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Reject:
+class Reject(NamedTuple):
     """A row that could not be embedded, and why."""
 
     row: Row
     stage: str
     reason: Reason
     detail: str = ""
-
-
-@dataclass(frozen=True)
-class UnitCount:
-    """How many rows of a unit were read: each must come back as a Scored or a Reject."""
-
-    unit: Unit
-    rows_read: int
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ replay only tables of your own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,25 +17,10 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS
-from pipelines.records import Unit, UnitResult
-from pipelines.redaction import MASK, redact
-from schemas.manifest import Columns, ManifestError
-
-UNIT_KEY = b"clip_beam.source_unit"
-
-
-def unit_to_json(unit: Unit) -> str:
-    """Writes down a unit without credentials; which of its rows are retried is no part of it."""
-    uri, image_root = redact(unit.uri), redact(unit.image_root)
-    whole = replace(unit, only_rows=None, uri=uri, image_root=image_root)
-    return json.dumps(asdict(whole), sort_keys=True)
-
-
-def unit_from_json(text: str | bytes) -> Unit:
-    """Reads what `unit_to_json` wrote."""
-    values: dict[str, Any] = json.loads(text)
-    columns = values.pop("columns")
-    return Unit(**values, columns=Columns(**{**columns, "kept": tuple(columns["kept"])}))
+from pipelines.records import Selection, Unit
+from pipelines.redaction import MASK
+from pipelines.unit_record import UNIT_KEY, NotARecordError, UnitRecord, find_record, unit_from_json
+from schemas.manifest import ManifestError
 
 
 def is_of_tables(uri: str, output: str) -> bool:
@@ -81,22 +64,53 @@ def unit_of_table(uri: str, schema: pa.Schema, reasons: Collection[str]) -> Unit
             f"the manifest {unit.uri} had {unit.manifest_bytes} bytes when {uri} "
             f"was written and has {size} now; embed it anew"
         )
-    return replace(unit, only_rows=table_rows(uri, reasons))
+    count = _count(uri, reasons)
+    return replace(unit, only=Selection((uri,), tuple(reasons), count=count))
 
 
-def table_rows(uri: str, reasons: Collection[str] = ()) -> tuple[int, ...]:
-    """Returns the source rows in a file of a table, sorted; of rejects perhaps by reason."""
+def _count(uri: str, reasons: Collection[str]) -> int | None:
+    """Counts the rows of a table's file, by its footer alone; None where that does not tell."""
+    if not reasons:
+        with storage.open_input(uri) as file:
+            return int(pq.read_metadata(file).num_rows)
+    try:
+        record = find_record(uri)
+    except NotARecordError:
+        return None
+    return sum(record.result.rejects.get(reason, 0) for reason in reasons) if record else None
+
+
+def joined(one: Selection | None, other: Selection | None) -> Selection | None:
+    """Joins the rows to read of a unit; None are all. How many there are only reading tells."""
+    if one is None or other is None:
+        return None
+    tables = tuple(dict.fromkeys((*one.tables, *other.tables)))
+    return replace(one, tables=tables, count=None)
+
+
+def selected_rows(selection: Selection) -> list[int]:
+    """Looks up the source rows that are to be read again, sorted."""
+    found: set[int] = set()
+    for uri in selection.tables:
+        found.update(table_rows(uri, selection.reasons).to_pylist())
+    if selection.embedded is not None:
+        found.difference_update(table_rows(selection.embedded).to_pylist())
+    return sorted(found)
+
+
+def table_rows(uri: str, reasons: Collection[str] = ()) -> pa.ChunkedArray:
+    """Returns the source rows in a file of a table; of rejects perhaps those of some reasons."""
     table = read_table(uri, ["source_row", *(["reason"] if reasons else [])])
     if reasons:
         table = table.filter(pc.field("reason").isin(list(reasons)))
-    return tuple(sorted(table["source_row"].to_pylist()))
+    return table["source_row"]
 
 
 def pending_units(
     output: str,
     units: Iterable[Unit],
-    embeddings: Mapping[str, UnitResult],
-    rejects: Mapping[str, UnitResult],
+    embeddings: Mapping[str, UnitRecord],
+    rejects: Mapping[str, UnitRecord],
     retried: Collection[str],
 ) -> list[Unit]:
     """Returns what a run has to do: unfinished units, torn ones, and the rejects it retries.
@@ -107,41 +121,30 @@ def pending_units(
     """
     pending = []
     for unit in units:
-        result = embeddings.get(unit.unit_id)
-        if result is None:
+        record = embeddings.get(unit.unit_id)
+        if record is None:
             pending.append(unit)
-        elif rejects.get(unit.unit_id) != (result if result.rejects else None):
-            pending.append(_torn(output, unit, result))
-        elif set(result.rejects) & set(retried):
-            uri = unit_file(output, REJECTS, unit.unit_id)
-            pending.append(replace(unit, only_rows=table_rows(uri, retried)))
+        elif not is_whole(record, rejects.get(unit.unit_id)):
+            pending.append(_torn(output, unit, record))
+        elif reasons := sorted(set(record.result.rejects) & set(retried)):
+            count = sum(record.result.rejects[reason] for reason in reasons)
+            pending.append(_again(output, unit, tuple(reasons), count))
     return pending
+
+
+def is_whole(embeddings: UnitRecord, rejects: UnitRecord | None) -> bool:
+    """Tells whether both files of a unit were written by one attempt."""
+    if rejects is None:
+        return not embeddings.result.rejects
+    one, other = (
+        (record.result, record.run, record.attempt) for record in (embeddings, rejects)
+    )  # fmt: skip
+    return bool(embeddings.result.rejects) and one == other
 
 
 def unit_file(output: str, table: str, unit_id: str) -> str:
     """Names the file of a unit in one of the two tables."""
     return storage.join(output, table, f"{unit_id}.parquet")
-
-
-def merge_retried(
-    output: str, unit: Unit, scored: pa.Table, rejected: pa.Table
-) -> tuple[pa.Table, pa.Table]:
-    """Puts the retried rows of a unit in the place of what the output has of them.
-
-    Doing it twice changes nothing. A unit that the output does not have is returned as it is.
-
-    Args:
-        scored, rejected: the rows of `unit.only_rows`.
-    """
-    uri = unit_file(output, EMBEDDINGS, unit.unit_id)
-    if not storage.exists(uri):
-        return scored, rejected
-    old_scored, old_rejected = _tables(output, unit.unit_id, scored.schema, rejected.schema)
-    retried = pa.array(unit.only_rows or (), pa.int64())
-    return (
-        pa.concat_tables([_without(old_scored, retried), scored]).sort_by("source_row"),
-        pa.concat_tables([_without(old_rejected, retried), rejected]).sort_by("source_row"),
-    )
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
@@ -150,40 +153,22 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(file, columns=columns, page_checksum_verification=True)
 
 
-def _torn(output: str, unit: Unit, result: UnitResult) -> Unit:
+def _again(output: str, unit: Unit, reasons: tuple[str, ...], count: int | None) -> Unit:
+    embedded, rejected = (unit_file(output, name, unit.unit_id) for name in (EMBEDDINGS, REJECTS))
+    return replace(unit, only=Selection((rejected,), reasons, embedded, count))
+
+
+def _torn(output: str, unit: Unit, record: UnitRecord) -> Unit:
     """Returns what to do with a unit whose retry was killed between its two files.
 
     A retry writes embeddings first. Rows of the old rejects file that are not among them therefore
     still lack an embedding, and are retried; should rows be missing, all of the unit is done anew.
     """
-    if not storage.exists(unit_file(output, REJECTS, unit.unit_id)):
+    again = _again(output, unit, (), None)
+    assert again.only is not None
+    rejected = again.only.tables[0]
+    if not storage.exists(rejected):
         return unit
-    scored, rejected = _tables(output, unit.unit_id)
-    if scored.num_rows + rejected.num_rows != result.rows_read:
-        return unit
-    return replace(unit, only_rows=tuple(sorted(rejected["source_row"].to_pylist())))
-
-
-def _tables(
-    output: str,
-    unit_id: str,
-    scored_schema: pa.Schema | None = None,
-    rejects_schema: pa.Schema | None = None,
-) -> tuple[pa.Table, pa.Table]:
-    """Reads both files of a unit; what has an embedding is no reject, whatever the rejects say."""
-    only = ["source_row"]
-    scored = read_table(
-        unit_file(output, EMBEDDINGS, unit_id), scored_schema.names if scored_schema else only
-    )
-    scored = scored.cast(scored_schema) if scored_schema else scored
-    uri = unit_file(output, REJECTS, unit_id)
-    if not storage.exists(uri):
-        return scored, (rejects_schema or scored.schema).empty_table()
-    rejected = read_table(uri, rejects_schema.names if rejects_schema else only)
-    rejected = rejected.cast(rejects_schema) if rejects_schema else rejected
-    return scored, _without(rejected, scored["source_row"])
-
-
-def _without(table: pa.Table, rows: pa.Array | pa.ChunkedArray) -> pa.Table:
-    values = rows.combine_chunks() if isinstance(rows, pa.ChunkedArray) else rows
-    return table.filter(pc.invert(pc.is_in(table["source_row"], value_set=values)))
+    embedded = set(table_rows(str(again.only.embedded)).to_pylist())
+    every = embedded | set(table_rows(rejected).to_pylist())
+    return again if len(every) == record.result.rows_read else unit

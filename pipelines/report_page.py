@@ -221,9 +221,10 @@ def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
         return []
     in_turn = {label: seconds[name] for name, label in IN_TURN.items() if name in seconds}
     meanwhile = {name: seconds[name] for name in THREADS if name in seconds}
-    note = f"The last call of embed took {_duration(seconds['wall'])}."
-    if "beam" not in seconds:
-        note += " These are sums over all of its workers."
+    note = (
+        f"The last call of embed took {_duration(seconds['wall'])}. "
+        "These are sums over all of its workers."
+    )
     most = max([*in_turn.values(), *meanwhile.values()], default=0) or 1
     return [
         {"note": note, "rows": _bars(in_turn, most)},

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines import storage
-from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY
+from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.options import REASONS, EmbedConfig
-from pipelines.records import Unit, UnitResult
-from pipelines.replay import UNIT_KEY, is_of_tables, pending_units, unit_from_json
+from pipelines.records import Unit
+from pipelines.replay import is_of_tables, pending_units
+from pipelines.unit_record import NotARecordError, UnitRecord, read_record
 
 FOOTER_READERS = 16
 
@@ -24,16 +20,7 @@ class ResumeError(ValueError):
     """The output holds something else than a part of this run: says what differs."""
 
 
-@dataclass(frozen=True)
-class FinishedUnit:
-    """A unit as the footer of its file describes it."""
-
-    unit: Unit
-    result: UnitResult
-    fingerprint: Mapping[str, Any]
-
-
-def finished_units(output: str, table: str = EMBEDDINGS) -> list[FinishedUnit]:
+def finished_units(output: str, table: str = EMBEDDINGS) -> list[UnitRecord]:
     """Reads the footers of all files of one of the two tables.
 
     Raises:
@@ -45,21 +32,33 @@ def finished_units(output: str, table: str = EMBEDDINGS) -> list[FinishedUnit]:
 
 
 def pending_of(
-    units: Iterable[Unit], finished: Sequence[FinishedUnit], config: EmbedConfig
+    units: Iterable[Unit],
+    finished: Sequence[UnitRecord],
+    output: str,
+    retried: Sequence[str] = (),
 ) -> list[Unit]:
-    """Returns the units that a run has to do, given what the output holds."""
-    rejects = finished_units(config.output, REJECTS) if finished else []
+    """Returns the units that a run has to do, given what the output holds.
+
+    Args:
+        retried: reasons of the rejects that are tried again.
+    """
+    rejects = finished_units(output, REJECTS) if finished else []
     return pending_units(
-        config.output,
+        output,
         units,
-        {unit.result.unit_id: unit.result for unit in finished},
-        {unit.result.unit_id: unit.result for unit in rejects},
-        (config.only_reasons or REASONS) if config.retry_rejects else (),
+        {record.result.unit_id: record for record in finished},
+        {record.result.unit_id: record for record in rejects},
+        retried,
     )
 
 
+def retried_reasons(config: EmbedConfig) -> tuple[str, ...]:
+    """Returns the reasons of the rejects that a run tries again; none without `--retry_rejects`."""
+    return (config.only_reasons or REASONS) if config.retry_rejects else ()
+
+
 def check_resumable(
-    finished: Iterable[FinishedUnit], units: Iterable[Unit], fingerprint: Mapping[str, Any]
+    finished: Iterable[UnitRecord], units: Iterable[Unit], fingerprint: Mapping[str, Any]
 ) -> None:
     """Makes sure that the finished units are units of this run, with equal values in them.
 
@@ -85,10 +84,11 @@ def check_resumable(
                 f"has {found.unit.rows} rows from row {found.unit.first_row} on, this run's "
                 f"{unit.rows} from row {unit.first_row} on; pass the first value, or `--overwrite`"
             )
-        if unit.only_rows is not None and found.result.rows_read != len(unit.only_rows):
+        count = unit.only.count if unit.only is not None else None
+        if count is not None and found.result.rows_read != count:
             raise ResumeError(
                 f"the output holds {found.result.rows_read} rows of unit {unit.unit_id!r}, this "
-                f"run has {len(unit.only_rows)}; use another `--output`, or `--overwrite`"
+                f"run has {count}; use another `--output`, or `--overwrite`"
             )
         _check_fingerprint(found.fingerprint, fingerprint)
 
@@ -112,7 +112,7 @@ def check_replay(units: Sequence[Unit], config: EmbedConfig) -> None:
     Raises:
         ResumeError: if it does not.
     """
-    is_replay = config.retry_rejects or any(unit.only_rows is not None for unit in units)
+    is_replay = config.retry_rejects or any(unit.only is not None for unit in units)
     if config.only_reasons and units and not is_replay:
         raise ResumeError(
             "`--only_reasons` needs `--retry_rejects`, or a rejects table as `--manifest`"
@@ -128,15 +128,8 @@ def _check_fingerprint(found: Mapping[str, Any], expected: Mapping[str, Any]) ->
             )
 
 
-def _read_footer(uri: str) -> FinishedUnit:
+def _read_footer(uri: str) -> UnitRecord:
     try:
-        with storage.open_input(uri) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        result = json.loads(metadata[RESULT_KEY])
-        fingerprint = json.loads(metadata[FINGERPRINT_KEY])
-        unit = unit_from_json(metadata[UNIT_KEY])
-        return FinishedUnit(unit, UnitResult(**result), fingerprint)
-    except (pa.ArrowInvalid, KeyError, TypeError) as error:  # or by another release
-        raise ResumeError(
-            f"{uri} was not written by `embed`; use another `--output`, or `--overwrite`"
-        ) from error
+        return read_record(uri)
+    except NotARecordError as error:
+        raise ResumeError(f"{error}; use another `--output`, or `--overwrite`") from error

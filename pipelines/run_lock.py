@@ -1,7 +1,7 @@
 """Keeps two runs out of one output: OUTPUT/_RUNNING names the run that writes there.
 
 The launcher holds the lock, creates it exclusively where the filesystem can, and renews it while it
-lives; workers never look at it, so a runner may retry them as it likes. A lock is taken over when
+lives; workers look at it before a file gets its name. A lock is taken over when
 its process is known to be gone, which only its own machine and container can tell, or has not
 renewed it for `STALE_S` seconds.
 
@@ -58,6 +58,11 @@ class RunLock:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
 
+    @property
+    def run(self) -> str:
+        """Id of the run, new each time."""
+        return str(self._me["run"])
+
     def acquire(self) -> None:
         """Takes the lock, and renews it from now on in a thread of its own.
 
@@ -92,10 +97,7 @@ class RunLock:
             LockLostError: if it is not.
         """
         if self._lost or self._holder() != self._me["run"]:
-            raise LockLostError(
-                f"another run has taken over the output, as {self._uri} was not renewed for "
-                f"{STALE_S:.0f} s; finished units are kept"
-            )
+            raise _lost(self._uri)
 
     def _keep_renewing(self) -> None:
         while not self._stop.wait(BEAT_S):
@@ -109,6 +111,23 @@ class RunLock:
 
     def _holder(self) -> Any:
         return _read(self._uri).get("run")
+
+
+def check_held(output: str, run: str) -> None:
+    """Makes sure that a run still holds the lock of its output; nothing for one that holds none.
+
+    Raises:
+        LockLostError: if it does not.
+    """
+    if run and _read(lock_uri(output)).get("run") != run:
+        raise _lost(lock_uri(output))
+
+
+def _lost(uri: str) -> LockLostError:
+    return LockLostError(
+        f"another run has taken over the output, or this one has ended, as {uri} was not renewed "
+        f"for {STALE_S:.0f} s or is gone; finished units are kept"
+    )
 
 
 def check_unlocked(uri: str, now: float) -> None:

@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipelines import storage
-from pipelines.layout import RUN_JSON, SUCCESS
+from pipelines.layout import ATTEMPTS_JSON, RUN_JSON, SUCCESS
 from pipelines.records import UnitResult
+from pipelines.unit_record import UnitRecord
 
 # The packages whose release can change a value in the tables.
 VERSIONED = ("clip-beam", "apache-beam", "ftfy", "numpy", "pillow", "pyarrow", "regex", "torch")
@@ -69,9 +70,11 @@ def write_run_record(
     fingerprint: Mapping[str, Any],
     options: Mapping[str, Any],
     timings: Mapping[str, float],
+    run: str,
 ) -> None:
     """Writes run.json in one piece."""
     record = {
+        "run": run,
         "counts": {
             "units": totals.units,
             "rows_read": totals.rows_read,
@@ -86,6 +89,15 @@ def write_run_record(
     }
     data = json.dumps(record, indent=2, sort_keys=True) + "\n"
     storage.write_atomically(storage.join(output, RUN_JSON), data.encode())
+
+
+def write_attempts(output: str, records: Iterable[UnitRecord]) -> None:
+    """Writes down which attempt of which run wrote each unit, beside run.json."""
+    found = {
+        record.result.unit_id: {"run": record.run, "attempt": record.attempt} for record in records
+    }
+    data = json.dumps(found, indent=2, sort_keys=True) + "\n"
+    storage.write_atomically(storage.join(output, ATTEMPTS_JSON), data.encode())
 
 
 def mark_success(output: str) -> None:

@@ -6,35 +6,41 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 import numpy as np
-from apache_beam import pvalue
 
-from pipelines.records import Embedded, Reject, Scored
-
-REJECTS = "rejects"
+from pipelines import failures
+from pipelines.chunks import Chunk, Vectors
 
 
-def score(embedded: Embedded) -> Scored:
-    """Returns the row with the cosine similarity by each model, computed in float32."""
-    cosines = [np.dot(found.image_embedding, found.text_embedding) for found in embedded.vectors]
-    # Rounding may exceed 1 by an ulp.
-    return Scored(embedded, tuple(float(np.clip(cosine, -1, 1)) for cosine in cosines))
+def similarity(vectors: Vectors) -> np.ndarray:
+    """Returns the cosine of image and text, [rows] float32 in [-1, 1]."""
+    cosines = np.einsum("ij,ij->i", vectors.image, vectors.text)
+    return np.clip(cosines, -1, 1)  # rounding may exceed 1 by an ulp
 
 
 class ScorePairs(beam.PTransform):
-    """Scores embedded rows and sets rejected ones aside.
+    """Scores encoded chunks.
 
-    Consumes: `Embedded` and `Reject`, as the encoder returns them.
-    Produces: `Scored` under `scored`, `Reject` under `rejects`.
+    Consumes: `Chunk` with vectors, as the encoder returns it.
+    Produces: the same with similarities.
     Counters: none of its own.
+
+    Args:
+        run: whose failure ends this stage; "" for none.
     """
 
-    def expand(self, encoded: beam.PCollection) -> pvalue.DoOutputsTuple:
-        return encoded | "Score" >> beam.ParDo(_Score()).with_outputs(REJECTS, main="scored")
+    def __init__(self, run: str = "") -> None:
+        super().__init__()
+        self._run = run
+
+    def expand(self, encoded: beam.PCollection[Chunk]) -> beam.PCollection[Chunk]:
+        return encoded | "Score" >> beam.ParDo(_Score(self._run)).with_output_types(Chunk)
 
 
 class _Score(beam.DoFn):
-    def process(self, record: Embedded | Reject) -> Iterator[Scored | pvalue.TaggedOutput]:
-        if isinstance(record, Reject):
-            yield pvalue.TaggedOutput(REJECTS, record)
-        else:
-            yield score(record)
+    def __init__(self, run: str) -> None:
+        self._run = run
+
+    def process(self, chunk: Chunk) -> Iterator[Chunk]:
+        with failures.ends_the_run(self._run):
+            chunk.similarities = tuple(similarity(found) for found in chunk.vectors)
+        yield chunk

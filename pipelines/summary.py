@@ -7,23 +7,16 @@ from collections.abc import Mapping
 from pipelines.cores import Threads
 from pipelines.run_record import Totals
 
-# In one thread these follow each other, so their sum is the run's time.
+# What the bundles do in turn, each in a thread of its own.
 IN_TURN = {
     "start": "start",
     "read": "read",
-    "wait": "waiting for pictures",
+    "wait": "waiting for images",
     "encode": "encode",
     "write": "write",
-    "beam": "Beam",
 }
-# And these go on meanwhile.
+# And what other threads do meanwhile.
 THREADS = ("fetch", "decode", "tokenize")
-
-
-def shares_of_wall(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Adds what is left of a local run's time to the seconds of its stages, as `beam`."""
-    known = sum(seconds.get(name, 0.0) for name in IN_TURN if name != "beam")
-    return {**seconds, "beam": max(seconds["wall"] - known, 0.0)}
 
 
 def count_lines(totals: Totals) -> list[str]:
@@ -45,17 +38,14 @@ def time_lines(seconds: Mapping[str, float], rows: int) -> list[str]:
     """Returns the lines about time.
 
     Args:
-        seconds: of the stages; with `beam` if the run was on one machine.
+        seconds: of the stages, summed over all workers.
         rows: embedded or rejected in this run.
     """
     wall = seconds["wall"]
     lines = [f"time       {wall:.1f} s, {rows / wall:.1f} rows/s"]
-    if "beam" in seconds:
-        parts = [f"{label} {seconds.get(n, 0.0) / wall:.0%}" for n, label in IN_TURN.items()]
-        lines.append(f"of it      {', '.join(parts)}")
-    elif "encode" in seconds:
-        parts = [f"{n} {seconds.get(n, 0.0):.1f} s" for n in ("read", "wait", "encode", "write")]
-        lines.append(f"workers    {', '.join(parts)}, over all of them")
+    if "encode" in seconds:
+        parts = [f"{label} {seconds.get(n, 0.0):.1f} s" for n, label in IN_TURN.items()]
+        lines.append(f"workers    {', '.join(parts)}")
     if "decode" in seconds:
         parts = [f"{name} {seconds.get(name, 0.0):.1f} s" for name in THREADS]
         lines.append(f"meanwhile  {', '.join(parts)}")

@@ -19,8 +19,8 @@ from pipelines.manifest import file_id, format_of
 from pipelines.parquet_manifests import read_footer, read_parquet
 from pipelines.raw_rows import to_row
 from pipelines.records import Reject, Row, RowFault, Unit
-from pipelines.replay import UNIT_KEY, unit_from_json
 from pipelines.scored_tables import file_schema
+from pipelines.unit_record import UNIT_KEY, unit_from_json
 from pipelines.webdataset import columns_of, read_webdataset
 from schemas.manifest import ColumnOverrides, Columns, resolve_columns
 from schemas.rejects import Reason
@@ -113,7 +113,7 @@ def _thumbnail(row: Row | RowFault, sha256: str | None, policy: FetchPolicy) -> 
     try:
         if isinstance(row, RowFault):
             raise row
-        data = fetch_image(replace(row, expected_sha256=sha256), policy)
+        data = fetch_image(row._replace(expected_sha256=sha256), policy)
         return Thumbnail(thumbnail_uri(data))
     except RowFault as fault:
         return Thumbnail(None, fault.reason.value.replace("_", " "))
@@ -159,7 +159,7 @@ def _named_rows(
 ) -> Iterator[tuple[int, Row | RowFault]]:
     """Rows of text manifests: the scored row holds all that is needed."""
     for number, row in wanted.items():
-        yield number, Row("", "", unit.uri, number, row.url, None, unit.image_root)
+        yield number, Row("", unit.uri, number, row.url, None, unit.image_root)
 
 
 def _parquet_rows(

@@ -9,7 +9,7 @@ from typing import Any
 from apache_beam.metrics import MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
-# Counters of the stages. Those of `RunAhead`'s threads may together exceed the wall.
+# Counters of the stages. Those of `Prepare`'s threads may together exceed the wall.
 _STEP_SUFFIX = "_usec"
 _INFERENCE = "inference_batch_latency_micro_secs"
 

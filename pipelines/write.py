@@ -2,70 +2,64 @@
 
 from __future__ import annotations
 
-import json
+import secrets
+import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines import progress, storage
-from pipelines.blocks import Block, pack, unpacked
-from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RESULT_KEY, VERSIONS_KEY
-from pipelines.parquet_output import write_parquet
-from pipelines.records import Reject, Scored, Unit, UnitCount, UnitResult
-from pipelines.replay import UNIT_KEY, merge_retried, unit_file, unit_to_json
-from pipelines.run_record import package_versions
-from pipelines.tables import rejects_batch, scored_batch
+from pipelines import failures, progress
+from pipelines.chunks import Chunk
+from pipelines.layout import EMBEDDINGS, REJECTS
+from pipelines.ledger import MAX_OPEN_UNITS, MAX_WAITING_ROWS
+from pipelines.parquet_output import ROW_GROUP_BYTES
+from pipelines.records import Unit, UnitResult
+from pipelines.replay import is_whole
+from pipelines.run_lock import check_held
+from pipelines.unit_record import NotARecordError, find_record
+from pipelines.unit_writer import ConservationError, OutputLayout, UnitWriter
 
-# Rows of a unit travel to its writer in blocks: a shuffled element costs far more than a row.
-BLOCK_ROWS = 512
+__all__ = ["ConservationError", "OutputLayout", "WriteUnits", "WrittenBy"]
 
-
-class ConservationError(RuntimeError):
-    """Rows of a unit are missing or there twice. Nothing of the unit is written."""
+MAX_UPLOADS = 2  # at once in a process; a third unit waits for one of them
+_UPLOADS = threading.BoundedSemaphore(MAX_UPLOADS)
 
 
 @dataclass(frozen=True)
-class OutputLayout:
-    """Where a run writes and what its tables look like.
+class WrittenBy:
+    """Tells the units that a run has written already, in an attempt before this one."""
 
-    Attributes:
-        root: output directory URI.
-        embeddings, rejects: schemas of the two tables.
-        models: names of the run's models, in the order of the rows' vectors.
-        fingerprint: what decided the values, kept in every file's metadata.
-        scratch: local directory where rows wait until all of their unit are there, for workers that
-            share a disk: the in-process runner would hold them in memory, five times over.
-    """
+    layout: OutputLayout
 
-    root: str
-    embeddings: pa.Schema
-    rejects: pa.Schema
-    fingerprint: Mapping[str, Any]
-    models: tuple[str | None, ...] = (None,)
-    scratch: str | None = None
-
-    def uri(self, table: str, unit_id: str) -> str:
-        """Names the file of a unit in one of the two tables."""
-        return unit_file(self.root, table, unit_id)
+    def __call__(self, unit: Unit) -> bool:
+        if not self.layout.run:
+            return False
+        try:
+            embeddings = find_record(self.layout.uri(EMBEDDINGS, unit.unit_id))
+            if embeddings is None or embeddings.run != self.layout.run:
+                return False
+            return is_whole(embeddings, find_record(self.layout.uri(REJECTS, unit.unit_id)))
+        except NotARecordError:
+            return False
 
 
 @dataclass(eq=False)
 class WriteUnits(beam.PTransform):
-    """Brings the rows of each unit together and writes them in manifest order.
+    """Writes the rows of each unit in manifest order.
 
-    Consumes: a dict of `Scored` under `scored`, `Reject` under `rejects`, `UnitCount` under
-        `counts`, in the global window.
+    The files of a unit get their names when each of its chunks has come once and the counts add
+    up. That is done in a thread of its own, while the next unit is written.
+
+    Consumes: `Chunk` with similarities; those of a unit in one bundle, as the line brings them.
     Produces: a `UnitResult` for each unit, once its files are in place.
     Counters: `write_usec`; the results hold the counts.
 
@@ -75,182 +69,121 @@ class WriteUnits(beam.PTransform):
 
     layout: OutputLayout
 
-    def expand(self, rows: dict[str, beam.PCollection]) -> beam.PCollection:
-        layout = self.layout
-        tables = {
-            "scored": rows["scored"] | "PackScored" >> beam.ParDo(_PackScored(layout)),
-            "rejects": rows["rejects"] | "PackRejects" >> beam.ParDo(_PackRejects(layout)),
-            "counts": rows["counts"] | "KeyCounts" >> beam.WithKeys(_unit_of_count),
-        }
-        return tables | "ByUnit" >> beam.CoGroupByKey() | "Write" >> beam.ParDo(_Write(layout))
-
-
-_WRITE_USEC = Metrics.counter(WriteUnits, "write_usec")
-
-
-def write_unit(
-    layout: OutputLayout,
-    counts: Iterable[UnitCount],
-    scored: Iterable[pa.RecordBatch],
-    rejects: Iterable[pa.RecordBatch],
-) -> UnitResult:
-    """Checks and writes one unit: its rejects first, its embeddings last, each in one piece.
-
-    So a file under `embeddings/` means that the unit is finished. When retried rows are merged, the
-    embeddings are written first: a kill in between leaves rows in both tables, which the next run
-    resolves, but loses none.
-    """
-    count = _single(counts)
-    unit = count.unit
-    embeddings = _table(scored, layout.embeddings)
-    rejected = _table(rejects, layout.rejects)
-    _check_conservation(count, embeddings, rejected)
-    if unit.only_rows is not None:
-        embeddings, rejected = merge_retried(layout.root, unit, embeddings, rejected)
-    reasons = Counter(rejected.column("reason").to_pylist())
-    rows = embeddings.num_rows + rejected.num_rows
-    result = UnitResult(unit.unit_id, rows, embeddings.num_rows, dict(reasons))
-    metadata = {
-        FINGERPRINT_KEY: json.dumps(dict(layout.fingerprint), sort_keys=True),
-        RESULT_KEY: json.dumps(result.to_json()),
-        UNIT_KEY: unit_to_json(unit),
-        VERSIONS_KEY: json.dumps(package_versions()),
-    }
-    if unit.only_rows is None:
-        _write_rejects(layout, unit, rejected, metadata)
-    _write_table(layout.uri(EMBEDDINGS, unit.unit_id), embeddings, metadata)
-    if unit.only_rows is not None:
-        _write_rejects(layout, unit, rejected, metadata)
-    return result
-
-
-def _write_rejects(
-    layout: OutputLayout, unit: Unit, rejected: pa.Table, metadata: Mapping[bytes, str]
-) -> None:
-    uri = layout.uri(REJECTS, unit.unit_id)
-    if rejected.num_rows:
-        _write_table(uri, rejected, metadata)
-    elif storage.exists(uri):  # of an attempt that was killed, or before all were retried
-        storage.remove(uri)
-
-
-def _write_table(uri: str, table: pa.Table, metadata: Mapping[bytes, str]) -> None:
-    write_parquet(uri, table.schema.with_metadata(metadata), table.to_batches())
-
-
-def _check_conservation(count: UnitCount, embeddings: pa.Table, rejected: pa.Table) -> None:
-    unit = count.unit
-    found = embeddings.num_rows + rejected.num_rows
-    if unit.only_rows is not None and len(unit.only_rows) != count.rows_read:
-        raise ConservationError(
-            f"unit {unit.unit_id}: {len(unit.only_rows)} rows to retry, but {count.rows_read} found"
-            " in the manifest; nothing of it was written"
-        )
-    if found != count.rows_read:
-        raise ConservationError(
-            f"unit {unit.unit_id}: {count.rows_read} rows read, but {embeddings.num_rows} embedded "
-            f"and {rejected.num_rows} rejected; nothing of it was written"
-        )
-    rows = pa.concat_tables(
-        [embeddings.select(["source_row"]), rejected.select(["source_row"])]
-    ).column(0)
-    if pc.count_distinct(rows).as_py() != found:
-        raise ConservationError(f"unit {unit.unit_id}: a row came back twice; nothing was written")
-
-
-def _single(counts: Iterable[UnitCount]) -> UnitCount:
-    found = list(counts)
-    if len(found) != 1:
-        units = ", ".join(count.unit.unit_id for count in found) or "none"
-        raise ConservationError(f"expected one count of a unit's rows, got {units}")
-    return found[0]
-
-
-def _table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    table = pa.Table.from_batches(list(batches), schema)
-    rows = table.column("source_row").to_numpy()
-    # Sorting copies the vectors, and most runners bring the blocks in order anyway.
-    return table if (rows[1:] > rows[:-1]).all() else table.sort_by("source_row")
-
-
-def _unit_of_count(count: UnitCount) -> str:
-    return count.unit.unit_id
+    def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[UnitResult]:
+        return chunks | "Write" >> beam.ParDo(_Write(self.layout)).with_output_types(UnitResult)
 
 
 class _Write(beam.DoFn):
     def __init__(self, layout: OutputLayout) -> None:
         self._layout = layout
+        self._usec = Metrics.counter(WriteUnits, "write_usec")
 
-    def process(self, unit: tuple[str, dict[str, Any]]) -> Iterator[UnitResult]:
-        found, layout = unit[1], self._layout
-        with _timed():
-            scored = unpacked(found["scored"], layout.embeddings)
-            rejects = unpacked(found["rejects"], layout.rejects)
-            result = write_unit(layout, found["counts"], scored, rejects)
-        yield result
-
-
-@contextmanager
-def _timed() -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    _WRITE_USEC.inc(round((time.perf_counter() - began) * 1e6))
-
-
-class _Pack(beam.DoFn):
-    """Gathers the rows of a bundle into blocks, keyed by unit."""
-
-    def __init__(self, layout: OutputLayout) -> None:
-        self._layout = layout
+    def setup(self) -> None:
+        self._attempt = secrets.token_hex(4)
+        self._pool = ThreadPoolExecutor(MAX_UPLOADS)
+        self._lock = threading.Lock()  # `teardown` may come from another thread
+        self._given_up = threading.Event()
+        self._open: dict[str, UnitWriter] = {}
 
     def start_bundle(self) -> None:
-        self._rows: dict[str, list] = defaultdict(list)
+        self._open = {}
+        self._done: set[str] = set()
+        self._uploads: deque[Future[UnitResult]] = deque()
+        failures.writing(self, self._layout.run, True)
 
-    def process(self, record: Scored | Reject) -> Iterator[tuple[str, Block]]:
-        unit_id = self._row_unit(record)
-        rows = self._rows[unit_id]
-        rows.append(record)
-        self._note(record)
-        if len(rows) >= BLOCK_ROWS:
-            yield unit_id, self._packed(self._rows.pop(unit_id))
+    def process(self, chunk: Chunk) -> Iterator[UnitResult]:
+        with failures.ends_the_run(self._layout.run), self._lock, self._timed():
+            self._check_going_on()
+            self._take(chunk)
+        while self._uploads and (len(self._uploads) > MAX_UPLOADS or self._uploads[0].done()):
+            yield self._uploaded()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for unit_id, rows in self._rows.items():
-            block = self._packed(rows)
-            yield WindowedValue((unit_id, block), MIN_TIMESTAMP, (GlobalWindow(),))
-        self._rows = defaultdict(list)
+        while self._uploads:
+            yield WindowedValue(self._uploaded(), MIN_TIMESTAMP, (GlobalWindow(),))
+        with failures.ends_the_run(self._layout.run), self._lock:
+            self._check_going_on()
+            if self._open:
+                raise ConservationError(
+                    f"chunks of unit {min(self._open)} did not come; nothing of it is written; run "
+                    "again, and report this as a bug"
+                )
+        failures.writing(self, self._layout.run, False)
 
-    def _packed(self, rows: Sequence[Any]) -> Block:
-        with _timed():
-            return pack(self._batch(rows), self._layout.scratch)
+    def teardown(self) -> None:
+        """Gives up what is open: Beam calls no `finish_bundle` for a bundle that failed."""
+        self._given_up.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            for writer in self._open.values():
+                writer.discard()
+            self._open = {}
+        failures.writing(self, self._layout.run, False)
 
-    def _row_unit(self, record: Any) -> str:
-        raise NotImplementedError
+    def _check_going_on(self) -> None:
+        failures.check(self._layout.run)
+        if self._given_up.is_set():
+            raise failures.RunStoppedError("another bundle of the run failed")
 
-    def _note(self, record: Any) -> None:
-        raise NotImplementedError
+    def _take(self, chunk: Chunk) -> None:
+        if chunk.unit is None:
+            raise ValueError(
+                "expected chunks of units, as `ReadManifest` makes them, got rows of one's own; "
+                "write those with a sink of your own, behind `ToRows`"
+            )
+        name = chunk.unit.unit_id
+        if name in self._done:
+            raise ConservationError(f"unit {name}: chunk {chunk.number} came after the end")
+        if name not in self._open:
+            self._open[name] = UnitWriter(self._layout, chunk.unit, self._attempt)
+        writer = self._open[name]
+        progress.TALLY.add(chunk.rows.num_rows, chunk.rejects.num_rows)
+        writer.add(chunk)
+        self._keep_bounds()
+        if writer.is_complete:
+            self._complete(name, writer)
 
-    def _batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
-        raise NotImplementedError
+    def _complete(self, name: str, writer: UnitWriter) -> None:
+        result = writer.close()
+        del self._open[name]
+        self._done.add(name)
+        self._uploads.append(self._pool.submit(self._publish, writer, result))
 
+    def _publish(self, writer: UnitWriter, result: UnitResult) -> UnitResult:
+        try:
+            with _UPLOADS:
+                self._check_going_on()
+                check_held(self._layout.root, self._layout.run)
+                writer.publish()
+        except BaseException as error:
+            failures.stop(self._layout.run, error)
+            writer.discard()
+            raise
+        progress.TALLY.add_unit()
+        return result
 
-class _PackScored(_Pack):
-    def _row_unit(self, record: Scored) -> str:
-        return record.embedded.row.unit_id
+    def _uploaded(self) -> UnitResult:
+        with failures.ends_the_run(self._layout.run), self._timed():
+            return self._uploads.popleft().result()
 
-    def _note(self, record: Scored) -> None:
-        progress.TALLY.add_embedded()
+    def _keep_bounds(self) -> None:
+        """Writes a row group once too much waits for one, the largest first.
 
-    def _batch(self, rows: Sequence[Scored]) -> pa.RecordBatch:
-        return scored_batch(rows, self._layout.embeddings, self._layout.models)
+        How much waits for an earlier chunk, Prepare bounds; here that is checked, since this thread
+        must bring what is missing and cannot wait for it.
+        """
+        writers = list(self._open.values())
+        while sum(writer.waiting_bytes for writer in writers) > ROW_GROUP_BYTES:
+            max(writers, key=lambda writer: writer.waiting_bytes).write_groups()
+        waiting = sum(writer.waiting_rows for writer in writers)
+        if waiting > MAX_WAITING_ROWS or len(writers) > MAX_OPEN_UNITS:
+            raise ConservationError(
+                f"{waiting} rows of {len(writers)} units wait for an earlier chunk, more than the "
+                "line lets through; run again, and report this as a bug"
+            )
 
-
-class _PackRejects(_Pack):
-    def _row_unit(self, record: Reject) -> str:
-        return record.row.unit_id
-
-    def _note(self, record: Reject) -> None:
-        progress.TALLY.add_reject()
-
-    def _batch(self, rows: Sequence[Reject]) -> pa.RecordBatch:
-        return rejects_batch(rows, self._layout.rejects)
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._usec.inc(round((time.perf_counter() - began) * 1e6))

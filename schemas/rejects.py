@@ -10,6 +10,11 @@ import pyarrow as pa
 from schemas.embeddings import ROW_FIELDS, with_kept
 
 MAX_DETAIL_CHARS = 300
+FAULT_FIELDS = (
+    pa.field("stage", pa.string(), nullable=False),
+    pa.field("reason", pa.string(), nullable=False),
+    pa.field("detail", pa.string()),
+)
 
 
 class Reason(str, Enum):
@@ -53,10 +58,4 @@ def rejects_schema(kept: Iterable[pa.Field] = ()) -> pa.Schema:
     Raises:
         ValueError: if a kept column has the name of another column.
     """
-    own = [
-        *ROW_FIELDS,
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string()),
-    ]
-    return with_kept(own, kept)
+    return with_kept([*ROW_FIELDS, *FAULT_FIELDS], kept)

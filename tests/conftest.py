@@ -88,7 +88,6 @@ def encode_image(image: Image.Image, kind: str = "PNG", **settings: object) -> b
 
 def make_row(number: int = 0, **changes: object) -> Row:
     row = Row(
-        unit_id="unit-0",
         uid=f"row-{number}",
         source="/data/manifest.jsonl",
         source_row=number,
@@ -96,7 +95,7 @@ def make_row(number: int = 0, **changes: object) -> Row:
         text=f"a red circle number {number}",
         image_root="/data",
     )
-    return replace(row, **changes)
+    return row._replace(**changes)
 
 
 def plan(pattern: object, **settings: object):

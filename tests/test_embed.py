@@ -170,17 +170,15 @@ def test_killed_run_completes_to_the_same_set(tmp_path, model_dir):
     assert reasons(tmp_path / "out") == reasons(tmp_path / "whole")
 
 
-# A run of small slices that waits a little after each, so that a signal meets it half-way.
+# A run that waits a little in each batch, so that a signal meets it half-way.
 SLOW_EMBED = """
 import sys, time
-from pipelines import embed, process
-embed.SLICE_ROWS = 5
-whole = embed._run_pipeline
+from pipelines import embed, encode, process
+whole = encode.encode_pairs
 def slow(*arguments):
-    seconds = whole(*arguments)
-    time.sleep(0.5)
-    return seconds
-embed._run_pipeline = slow
+    time.sleep(0.3)
+    return whole(*arguments)
+encode.encode_pairs = slow
 manifest, output, model = sys.argv[1:]
 flags = ["--manifest", manifest, "--output", output, "--model", model, "--rows_per_unit", "5"]
 process.run(lambda: embed.main(flags))

@@ -1,7 +1,6 @@
-import hashlib
-
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
@@ -10,64 +9,64 @@ from conftest import encode_image, make_image, make_row
 from clip_core.bpe_training import learn_merges
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
-from pipelines.decode import DecodeLimits
-from pipelines.embed_rows import Decode, EmbedRows, Tokenize
+from pipelines.embed_rows import EmbedRows, ToChunks, ToRows
 from pipelines.encode import ClipHandler, ModelSpec, load_models
-from schemas.rejects import Reason
+from pipelines.image_work import ImageWork
+from pipelines.model_inputs import ModelInputs
+from pipelines.write import OutputLayout, WriteUnits
+from schemas.embeddings import embeddings_schema
+from schemas.rejects import rejects_schema
 
 
-def example(row, data, tokenizers, sizes=(32,)):
-    decoded = Decode(tuple(map(Preprocess, sizes)), DecodeLimits())(row, data)
-    return Tokenize(tuple(tokenizers))(row, decoded)
-
-
-def test_example_carries_what_the_tables_need(tokenizer):
-    data = encode_image(make_image(90, 50))
-    row = make_row(text="a red circle", image_bytes=data)
-    found = example(row, data, [tokenizer])
-    (given,) = found.inputs
-    assert found.sha256 == hashlib.sha256(data).hexdigest()
-    assert found.row.image_bytes is None and found.row.uid == row.uid
-    assert (found.original_width, found.original_height) == (90, 50)
-    assert given.tokens.shape == (32,) and not given.text_truncated
-    (given,) = example(make_row(text="circle " * 99), data, [tokenizer]).inputs
-    assert given.text_truncated and given.tokens[-1] == tokenizer.end_id
-
-
-@pytest.mark.parametrize(
-    "text", [None, "", "\0", "half \ud800 a pair", "<|endoftext|>", "x" * 10_000]
-)
-def test_any_caption_gives_tokens(tokenizer, text):
-    (given,) = example(make_row(text=text), encode_image(make_image()), [tokenizer]).inputs
-    assert given.tokens.shape == (32,) and given.tokens[0] == tokenizer.start_id
-
-
-def test_each_model_gets_its_own_pixels_and_tokens_and_equal_ones_are_shared(tokenizer):
-    other = Tokenizer(learn_merges(["a red circle"], 520), context_length=8)
-    again = Tokenizer(tokenizer.merges, tokenizer.context_length)
-    row = make_row(text="a red circle on a white background of blue stars")
-    data = encode_image(make_image())
-    first, second, third = example(row, data, [tokenizer, other, again], (32, 48, 32)).inputs
-    assert [given.pixels.shape[1] for given in (first, second, third)] == [32, 48, 32]
-    assert first.pixels is third.pixels and first.tokens is third.tokens
-    assert (first.text_truncated, second.text_truncated) == (False, True)
-    np.testing.assert_array_equal(second.tokens, other.tokenize_row(row.text)[0])
-
-
-def test_transform_serves_other_pipelines_with_any_number_of_models(model_dir, vit_dir):
+@pytest.fixture
+def transform(model_dir, vit_dir):
     specs = (ModelSpec(str(model_dir)), ModelSpec(str(vit_dir)))
     models = load_models(specs).models
-    handler = ClipHandler(specs, [m.fingerprint["checkpoint_sha256"] for m in models], 4)
-    transform = EmbedRows(
-        handler,
-        tuple(model.preprocessing for model in models),
-        tuple(model.tokenizer for model in models),
+    inputs = ModelInputs.of([m.preprocessing for m in models], [m.tokenizer for m in models])
+    checkpoints = [m.fingerprint["checkpoint_sha256"] for m in models]
+    return EmbedRows(ClipHandler(specs, checkpoints, 4, inputs.of_model), ImageWork(inputs))
+
+
+def pipeline():
+    return beam.Pipeline(runner="FnApiRunner", options=PipelineOptions([]))
+
+
+def test_rows_of_ones_own_are_embedded_by_several_models(transform):
+    pictures = [encode_image(make_image(seed=n)) for n in range(9)] + [b"<html>"]
+    rows = [make_row(n, image_bytes=d, kept={"n": n}) for n, d in enumerate(pictures)]
+    with pipeline() as p:
+        chunks = p | beam.Create(rows) | ToChunks([pa.field("n", pa.int64())], rows=4)
+        found = chunks | transform | ToRows(["a", "b"])
+        about = found | beam.Map(
+            lambda r: (r["uid"], r["n"], r.get("reason"), -1 <= r.get("b_similarity", 0) <= 1)
+        )
+        expected = [(f"row-{n}", n, "not_an_image" if n == 9 else None, True) for n in range(10)]
+        assert_that(about, equal_to(expected))
+
+
+def test_rows_of_ones_own_are_no_unit_that_could_be_written(transform, tmp_path):
+    layout = OutputLayout(
+        str(tmp_path), embeddings_schema({"a": 128, "b": 128}), rejects_schema(), {}, ("a", "b")
     )
-    pictures = [encode_image(make_image(seed=n)) for n in range(5)] + [b"<html>"]
-    rows = [make_row(n, image_bytes=data) for n, data in enumerate(pictures)]
-    with beam.Pipeline(runner="FnApiRunner", options=PipelineOptions([])) as pipeline:
-        found = pipeline | beam.Create(rows) | transform
-        counts = found["scored"] | beam.Map(lambda s: (s.embedded.row.uid, len(s.similarities)))
-        assert_that(counts, equal_to([(f"row-{n}", 2) for n in range(5)]), "scored")
-        reasons = found["rejects"] | beam.Map(lambda reject: reject.reason)
-        assert_that(reasons, equal_to([Reason.NOT_AN_IMAGE]), "rejects")
+    rows = [make_row(image_bytes=encode_image(make_image()))]
+    with pytest.raises(Exception, match="expected chunks of units"), pipeline() as p:
+        _ = p | beam.Create(rows) | ToChunks() | transform | WriteUnits(layout)
+
+
+def test_equal_inputs_are_made_once(tokenizer):
+    other = Tokenizer(learn_merges(["a red circle"], 520), context_length=8)
+    again = Tokenizer(tokenizer.merges, tokenizer.context_length)
+    small, large = Preprocess(32), Preprocess(48)
+    inputs = ModelInputs.of([small, large, small], [tokenizer, other, again])
+    assert inputs.preprocesses == (small, large)
+    assert [t.identity for t in inputs.tokenizers] == [tokenizer.identity, other.identity]
+    assert inputs.of_model == ((0, 0), (1, 1), (0, 0))
+    assert inputs.pixel_bytes == 3 * (32 * 32 + 48 * 48)
+
+
+@pytest.mark.parametrize("text", ["", "\0", "half \ud800 a pair", "<|endoftext|>", "x" * 10_000])
+def test_any_caption_gives_tokens(tokenizer, text):
+    tokens, truncated = tokenizer.tokenize_rows([text, "a star"])
+    assert tokens.shape == (2, 32) and (tokens[:, 0] == tokenizer.start_id).all()
+    assert truncated.tolist() == [len(text) == 10_000, False]
+    np.testing.assert_array_equal(tokens[1], tokenizer.tokenize_row("a star")[0])

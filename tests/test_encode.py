@@ -1,4 +1,3 @@
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +10,7 @@ from clip_core.encoding import CPU_IMAGES, buckets, encode_pairs, encode_pixels,
 from clip_core.preprocess import Preprocess
 from clip_core.ragged import CPU_TOKENS, MULTIPLE
 from pipelines import encode, options
+from pipelines.chunks import Vectors, make_chunk
 from pipelines.encode import (
     ClipHandler,
     EncoderFailedError,
@@ -19,9 +19,9 @@ from pipelines.encode import (
     batch_limit,
     load_models,
 )
+from pipelines.encoded_batch import RowsOfBatch
 from pipelines.job_parts import load_run_models
-from pipelines.records import Embedded, Example, ModelInput, Reject, Vectors
-from pipelines.score import score
+from pipelines.score import similarity
 from schemas.rejects import Reason
 
 
@@ -32,12 +32,40 @@ def handler(model_dir):
     return ClipHandler([spec], [model.fingerprint["checkpoint_sha256"]], batch_size=8)
 
 
-def examples(count, tokenizer):
-    for number in range(count):
-        row = make_row(number, text="a red circle " * (number % 5 + 1))
-        pixels = Preprocess(64).to_pixels(make_image(seed=number))
-        tokens, truncated = tokenizer.tokenize_row(row.text)
-        yield Example(row, (ModelInput(pixels, tokens, truncated),), 80, 70, "00")
+def chunks(count, tokenizer, rows=5, shared=False):
+    """Chunks as Prepare hands them on; with `shared`, two captions have one picture."""
+    made = []
+    for first in range(0, count, rows):
+        numbers = range(first, min(first + rows, count))
+        chunk = make_chunk([make_row(n, text="a red circle " * (n % 5 + 1)) for n in numbers])
+        chunk.index = np.arange(len(numbers)) // (2 if shared else 1)
+        images = numbers[: chunk.index.max() + 1]
+        pixels = [Preprocess(64).to_pixels(make_image(seed=n)) for n in images]
+        chunk.pixels = (np.stack(pixels),)
+        tokens, truncated = tokenizer.tokenize_rows(chunk.rows["text"].to_pylist())
+        chunk.images, chunk.tokens, chunk.truncated = (), (tokens,), (truncated,)
+        made.append(chunk)
+    return made
+
+
+def encoded(handler, batch):
+    """Encodes; returns image and text vectors of all rows that have not failed."""
+    found = handler.run_inference(batch, handler.load_model())
+    assert all(not chunk.pixels and not chunk.tokens for chunk in found)
+    parts = [chunk.vectors[0] for chunk in found]
+    return np.concatenate([p.image for p in parts]), np.concatenate([p.text for p in parts])
+
+
+def uids(batch):
+    return [uid for chunk in batch for uid in chunk.rows["uid"].to_pylist()]
+
+
+def rejects(batch):
+    return [row for chunk in batch for row in chunk.rejects.to_pylist()]
+
+
+def close(one, other):
+    return all(np.abs(a - b).max() < 1e-5 for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("padding", [1.0, 1.3])
@@ -108,7 +136,7 @@ def test_pairs_are_encoded_as_their_parts(tokenizer):
     clip = random_clip("tiny-vit", tokenizer)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), dtype=np.uint8)
     tokens = tokenizer.tokenize(["a star", "a red circle", "a star"])
-    images, texts = encode_pairs(clip, list(pixels), tokens)
+    images, texts = encode_pairs(clip, [pixels[:1], pixels[1:]], tokens)
     assert (images == encode_pixels(clip, pixels)).all()
     assert (texts == encode_tokens(clip, tokens)).all()
 
@@ -120,35 +148,53 @@ def test_encoded_pixels_are_normalised_float32(tokenizer):
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
-def test_handler_returns_a_record_for_each_example_in_order(handler, tokenizer):
-    batch = list(examples(5, tokenizer))
-    found = handler.run_inference(batch, handler.load_model())
-    assert [record.row.uid for record in found] == [example.row.uid for example in batch]
-    assert all(isinstance(record, Embedded) for record in found)
+def test_chunks_get_the_vectors_of_their_rows_in_order(handler, tokenizer):
+    batch = chunks(7, tokenizer)
+    images, texts = encoded(handler, batch)
+    assert [len(chunk.vectors[0].image) for chunk in batch] == [5, 2]
+    assert uids(batch) == [f"row-{n}" for n in range(7)]
+    alone = [encoded(handler, chunks(n + 1, tokenizer, rows=n + 1)) for n in (0, 6)]
+    assert close((images[0], texts[0]), [found[0] for found in alone[0]])
+    assert close((images[6], texts[6]), [found[6] for found in alone[1]])
+
+
+def test_captions_of_one_picture_have_its_vector(handler, tokenizer, monkeypatch):
+    seen = []
+
+    def counting(clip, blocks, tokens):
+        seen.append(sum(map(len, blocks)))
+        return encode_pairs(clip, blocks, tokens)
+
+    monkeypatch.setattr(encode, "encode_pairs", counting)
+    images, texts = encoded(handler, chunks(4, tokenizer, shared=True))
+    assert seen == [2]
+    assert (images[0] == images[1]).all() and (images[1] != images[2]).any()
+    assert (texts[0] != texts[1]).any()
 
 
 def test_embeddings_do_not_depend_on_the_batch(handler, tokenizer):
-    batch = list(examples(9, tokenizer))
-    model = handler.load_model()
-    together = handler.run_inference(batch, model)
-    alone = [handler.run_inference([example], model)[0] for example in batch]
-    for one, other in zip(together, alone, strict=True):
-        assert (
-            np.abs(one.vectors[0].image_embedding - other.vectors[0].image_embedding).max() < 1e-5
-        )
-        assert np.abs(one.vectors[0].text_embedding - other.vectors[0].text_embedding).max() < 1e-5
+    together = encoded(handler, chunks(19, tokenizer, rows=19))  # cut into batches of eight
+    assert close(encoded(handler, chunks(19, tokenizer, rows=4)), together)
+
+
+def test_chunks_without_rows_pass(handler, tokenizer):
+    batch = [make_chunk([]), *chunks(2, tokenizer), make_chunk([])]
+    assert len(encoded(handler, batch)[0]) == 2
+    assert encoded(handler, [make_chunk([])])[0].shape == (0, 128)
 
 
 def test_row_whose_vector_is_not_finite_is_rejected_alone(handler, tokenizer, monkeypatch):
     def poisoned(clip, pixels, tokens):
         images, texts = encode_pairs(clip, pixels, tokens)
-        images[1] = np.nan
+        images[6] = np.nan
         return images, texts
 
     monkeypatch.setattr(encode, "encode_pairs", poisoned)
-    found = handler.run_inference(list(examples(3, tokenizer)), handler.load_model())
-    assert [type(record) for record in found] == [Embedded, Reject, Embedded]
-    assert (found[1].stage, found[1].reason) == ("encode", Reason.NON_FINITE)
+    batch = chunks(8, tokenizer)
+    assert len(encoded(handler, batch)[0]) == 7
+    assert [(row["uid"], row["stage"], row["reason"]) for row in rejects(batch)] == [
+        ("row-6", "encode", "non_finite")
+    ]
 
 
 @pytest.fixture
@@ -178,15 +224,9 @@ NO_MEMORY = [
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:20])
 def test_batch_that_does_not_fit_gives_the_same_vectors(handler, tokenizer, fails, error):
-    batch, model = list(examples(8, tokenizer)), handler.load_model()
-    expected = handler.run_inference(batch, model)
-    fails(error, when=lambda pixels: len(pixels) > 3)
-    found = handler.run_inference(batch, model)
-    for one, other in zip(found, expected, strict=True):
-        assert (
-            np.abs(one.vectors[0].image_embedding - other.vectors[0].image_embedding).max() < 1e-5
-        )
-        assert np.abs(one.vectors[0].text_embedding - other.vectors[0].text_embedding).max() < 1e-5
+    expected = encoded(handler, chunks(8, tokenizer))
+    fails(error, when=lambda blocks: sum(map(len, blocks)) > 3)
+    assert close(encoded(handler, chunks(8, tokenizer)), expected)
     assert batch_limit(handler._specs).rows == 2
 
 
@@ -195,25 +235,25 @@ def test_batch_that_does_not_fit_gives_the_same_vectors(handler, tokenizer, fail
     [(NO_MEMORY[0], Reason.OUT_OF_MEMORY), (ValueError("at 0x7f00aa"), Reason.ENCODE_FAILED)],
 )
 def test_row_that_breaks_its_batch_is_rejected_alone(handler, tokenizer, fails, error, reason):
-    batch, model = list(examples(8, tokenizer)), handler.load_model()
-    expected = handler.run_inference(batch, model)
-    poison = batch[5].inputs[0].pixels
-    fails(error, when=lambda pixels: any((one == poison).all() for one in pixels))
-    found = handler.run_inference(batch, model)
-    assert (found[5].stage, found[5].reason) == ("encode", reason)
-    assert found[5].row.uid == "row-5" and "0x" not in found[5].detail
-    for number in (0, 1, 2, 3, 4, 6, 7):
-        difference = (
-            found[number].vectors[0].image_embedding - expected[number].vectors[0].image_embedding
-        )
-        assert np.abs(difference).max() < 1e-5
+    batch = chunks(8, tokenizer)
+    images, texts = encoded(handler, chunks(8, tokenizer))
+    poison = batch[1].pixels[0][0].copy()
+    fails(error, when=lambda blocks: any((one == poison).all() for b in blocks for one in b))
+    found = encoded(handler, batch)
+    (row,) = rejects(batch)
+    assert (row["uid"], row["stage"], row["reason"]) == ("row-5", "encode", reason.value)
+    assert "0x" not in row["detail"]
+    assert uids(batch) == [f"row-{n}" for n in range(8) if n != 5]
+    assert close(found, (np.delete(images, 5, 0), np.delete(texts, 5, 0)))
 
 
 @pytest.mark.parametrize("error", [NO_MEMORY[0], RuntimeError("CUDA error: device lost")])
 def test_machine_that_encodes_nothing_fails_and_rejects_no_row(handler, tokenizer, fails, error):
     fails(error, when=lambda pixels: True)
+    batch = chunks(8, tokenizer)
     with pytest.raises(EncoderFailedError, match="cannot encode even a blank picture"):
-        handler.run_inference(list(examples(8, tokenizer)), handler.load_model())
+        handler.run_inference(batch, handler.load_model())
+    assert not rejects(batch)
 
 
 def test_worker_that_finds_another_checkpoint_fails(model_dir):
@@ -243,9 +283,10 @@ def test_model_is_loaded_once_per_process(model_dir):
     assert load_models(specs) is load_models(specs)
 
 
-def test_batches_are_of_fixed_size_and_counted_without_pickling(handler, tokenizer):
-    assert handler.batch_elements_kwargs() == {"min_batch_size": 8, "max_batch_size": 8}
-    assert handler.get_num_bytes(list(examples(2, tokenizer))) == 2 * (3 * 64 * 64 + 32 * 8)
+def test_batches_come_formed_and_are_counted_without_pickling(handler, tokenizer):
+    assert handler.should_skip_batching()
+    (chunk,) = chunks(2, tokenizer)
+    assert handler.get_num_bytes([chunk]) == chunk.nbytes > 2 * (3 * 64 * 64 + 32 * 8)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a GPU")
@@ -256,22 +297,18 @@ def test_auto_means_the_cpu_and_fp32_without_a_gpu():
 
 
 def test_score_is_the_cosine_and_never_above_one():
-    vector = np.array([0.6, 0.8000001], np.float32)
-    same = Vectors(vector, vector, False)
-    other = Vectors(vector, np.array([1.0, 0.0], np.float32), False)
-    scored = score(Embedded(make_row(), (same, other), 1, 1, "00"))
-    assert scored.similarities == (1.0, pytest.approx(0.6))
+    vector = np.array([[0.6, 0.8000001]] * 2, np.float32)
+    texts = np.array([[0.6, 0.8000001], [1.0, 0.0]], np.float32)
+    found = similarity(Vectors(vector, texts, np.zeros(2, bool)))
+    assert found.dtype == np.float32 and found.tolist() == [1.0, pytest.approx(0.6)]
 
 
 def test_literal_special_tokens_of_captions_are_counted(handler, tokenizer, monkeypatch):
-    rows = list(examples(3, tokenizer))
+    (batch,) = chunks(3, tokenizer)
     (model,) = handler.load_model().models
-    assert encode.special_tokens(rows, model) == 0
-    tokens, _ = tokenizer.tokenize_row("a <|endoftext|> <|startoftext|> circle")
-    (given,) = rows[1].inputs
-    rows[1] = replace(rows[1], inputs=(replace(given, tokens=tokens),))
-    assert encode.special_tokens(rows, model) == 2
+    assert encode.special_tokens(RowsOfBatch.of([batch]), model) == 0
+    batch.tokens[0][1], _ = tokenizer.tokenize_row("a <|endoftext|> <|startoftext|> circle")
     counted = []
     monkeypatch.setattr(handler, "_special_tokens", SimpleNamespace(inc=counted.append))
-    handler.run_inference(rows, handler.load_model())
+    handler.run_inference([batch], handler.load_model())
     assert counted == [2]

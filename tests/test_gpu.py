@@ -148,7 +148,7 @@ def quick_compiler(monkeypatch):
 def inputs(tokenizer):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
     captions = ["a star", "a red circle " * 3, "", "a star", "a large cross"]
-    return list(pixels), tokenizer.tokenize(captions)
+    return [pixels], tokenizer.tokenize(captions)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

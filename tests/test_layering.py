@@ -14,7 +14,7 @@ MODULES = sorted(
     for path in (ROOT / package).glob("*.py")
 )
 # The entry points and the composite see all stages; the others see records and plain helpers.
-STAGES = {"read", "fetch", "decode", "run_ahead", "encode", "score", "write"}
+STAGES = {"read", "fetch", "decode", "prepare", "encode", "score", "write"}
 ENTRY_POINTS = {
     "check", "classify", "cli", "convert", "demo", "embed", "embed_rows", "export", "filter",
     "pretrain", "report", "sample", "search", "verify",

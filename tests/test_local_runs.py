@@ -1,6 +1,5 @@
-"""How a run on this machine is cut into slices, fed by threads, and leaves nothing behind."""
+"""How a run on this machine is cut into bundles, fed by threads, and leaves nothing behind."""
 
-import os
 import tempfile
 import threading
 
@@ -8,10 +7,8 @@ import pytest
 from test_embed import embeddings, run, write_manifest
 
 from clip_core.encoding import encode_pairs
-from pipelines import embed
+from pipelines import partial_files
 from pipelines.encode import ClipHandler
-from pipelines.manifest import Columns
-from pipelines.records import Unit
 
 
 @pytest.fixture
@@ -20,13 +17,18 @@ def manifest(tmp_path):
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_nothing_stays_in_the_scratch_directory(manifest, tmp_path, model_dir, monkeypatch, broken):
+def test_nothing_stays_behind(manifest, tmp_path, model_dir, monkeypatch, broken):
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     if broken:
-        monkeypatch.setattr("pipelines.write.write_unit", lambda *_: os.stat("/not/there"))
+
+        def full(self):
+            raise OSError("no space left on the disk")
+
+        monkeypatch.setattr(partial_files.PartialFile, "publish", full)
     assert run(manifest, tmp_path / "out", model_dir) == int(broken)
     assert not list((tmp_path / "scratch").iterdir())
+    assert not list((tmp_path / "out").rglob(".*")) and not (tmp_path / "out" / "_RUNNING").exists()
 
 
 def test_gpu_is_fed_by_two_threads_with_a_unit_each(
@@ -34,7 +36,6 @@ def test_gpu_is_fed_by_two_threads_with_a_unit_each(
 ):
     """Batches of one thread wait here until the other's one is there, too, as they could not alone."""
     monkeypatch.setattr(ClipHandler, "on_gpu", True)
-    monkeypatch.setattr(embed, "SLICE_ROWS", 10)
     together = threading.Barrier(2, timeout=20)
 
     def waiting(*arguments):
@@ -44,20 +45,27 @@ def test_gpu_is_fed_by_two_threads_with_a_unit_each(
     monkeypatch.setattr("pipelines.encode.encode_pairs", waiting)
     assert run(manifest, tmp_path / "out", model_dir, "--rows_per_unit", "10") == 0
     assert embeddings(tmp_path / "out").num_rows == 16
-    said = capsys.readouterr().out
-    assert "over all of them" in said and "of it" not in said  # threads' times exceed the wall
+    assert "workers    start" in capsys.readouterr().out
 
 
-def test_slices_are_bounded_by_rows_and_tars_by_bytes():
-    def unit(rows, size=0):
-        return Unit(str(rows), "m", "jsonl", Columns(), "/", 0, rows, manifest_bytes=size)
+def test_processor_encodes_one_batch_at_a_time(manifest, tmp_path, model_dir, monkeypatch):
+    busy = threading.Lock()
 
-    half = embed.SLICE_ROWS // 2
-    large = embed.SLICE_ROWS * embed.TAR_BYTES_PER_ROW
-    units = [unit(half), unit(half), unit(1), unit(None, large), unit(None, 10), unit(2)]
-    assert [[u.rows for u in group] for group in embed.slices(units, embed.SLICE_ROWS)] == [
-        [half, half],
-        [1, None],
-        [None, 2],
-    ]
-    assert list(embed.slices([], embed.SLICE_ROWS)) == []
+    def alone(*arguments):
+        assert busy.acquire(blocking=False)
+        try:
+            return encode_pairs(*arguments)
+        finally:
+            busy.release()
+
+    monkeypatch.setattr("pipelines.encode.encode_pairs", alone)
+    assert run(manifest, tmp_path / "out", model_dir, "--rows_per_unit", "4") == 0
+
+
+def test_partials_of_other_runs_go_and_those_of_this_run_stay(tmp_path):
+    for run_id in ("one", "other"):
+        partial_files.PartialFile(str(tmp_path / "a.parquet"), run_id)
+    (tmp_path / "mine.txt").write_text("kept")
+    partial_files.remove_partials(str(tmp_path), "one")
+    left = sorted(path.name.rpartition("-")[0] or path.name for path in tmp_path.iterdir())
+    assert left == [".partial-one", "mine.txt"]

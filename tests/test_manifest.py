@@ -6,7 +6,7 @@ import pytest
 from conftest import plan
 
 from pipelines.manifest import format_of, merged_units, unit_id
-from pipelines.records import Unit
+from pipelines.records import Selection, Unit
 from schemas.manifest import Columns, ManifestError
 
 LINE = json.dumps({"url": "a.jpg", "text": "x"}) + "\n"
@@ -131,12 +131,15 @@ def test_tables_of_the_output_are_no_manifests(tmp_path):
 
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
-    [((1, 5), (2, 5), (1, 2, 5)), (None, (2,), None), ((2,), None, None), (None, None, None)],
+    [(("e",), ("r",), ("e", "r")), (None, ("e",), None), (("e",), None, None), (None, None, None)],
 )
 def test_units_of_tables_of_one_run_become_one(one, other, expected):
-    def unit(only_rows, rows=9):
-        return Unit("a", "m", "jsonl", Columns(), "/", 0, rows, only_rows=only_rows)
+    def unit(only, rows=9):
+        selection = only and Selection(only, count=2)
+        return Unit("a", "m", "jsonl", Columns(), "/", 0, rows, only=selection)
 
-    assert [u.only_rows for u in merged_units([unit(one), unit(other)])] == [expected]
+    (found,) = merged_units([unit(one), unit(other)])
+    assert found.only == (expected and Selection(expected))
+    assert merged_units([unit(one)]) == [unit(one)]
     with pytest.raises(ManifestError, match="two manifests have a unit 'a' of m, cut or read in"):
         merged_units([unit(one), unit(other, rows=5)])

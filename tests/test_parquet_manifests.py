@@ -6,12 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import plan
 
+from pipelines.chunks import make_chunk
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row, RowFault
-from pipelines.tables import rejects_batch
 from schemas.manifest import ManifestError
-from schemas.rejects import Reason, rejects_schema
+from schemas.rejects import Reason
 
 
 def write(path, columns, **settings):
@@ -102,8 +102,8 @@ def test_kept_times_are_exact(tmp_path, kind, value):
     found = plan(path, keep_columns=("when",))
     row = next(iter(read_unit(found.units[0])))
     reject = RowFault("fetch", Reason.NOT_FOUND, "").to_reject(row)
-    table = rejects_batch([reject], rejects_schema(found.kept))
-    assert table.column("when").equals(when)
+    chunk = make_chunk([row, reject], found.kept)
+    assert chunk.rejects.column("when").equals(when) and chunk.rows.column("when").equals(when)
 
 
 def test_kept_nanoseconds_need_no_pandas(tmp_path):

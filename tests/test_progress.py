@@ -14,10 +14,8 @@ def shown(monkeypatch, stream, total, done, embedded, rejects):
     tally = Tally()
     monkeypatch.setattr(progress, "TALLY", tally)
     with Progress(total, done, stream) as shown:
-        for _ in range(embedded):
-            tally.add_embedded()
-        for _ in range(rejects):
-            tally.add_reject()
+        tally.add(embedded, rejects)
+        tally.add_unit()
         line = shown._line()
     return line, stream.getvalue()
 
@@ -25,7 +23,7 @@ def shown(monkeypatch, stream, total, done, embedded, rejects):
 def test_line_counts_rows_of_earlier_runs_too(monkeypatch):
     line, _ = shown(monkeypatch, io.StringIO(), total=100, done=40, embedded=8, rejects=2)
     assert line.startswith("50 of 100 rows, ")
-    assert "2 rejects" in line and "s left" in line
+    assert "2 rejects, 1 units" in line and "s left" in line
 
 
 def test_line_without_a_total_has_no_time_left(monkeypatch):

@@ -11,9 +11,12 @@ import pytest
 from conftest import encode_image, make_image
 
 from pipelines import embed, replay, storage
+from pipelines.layout import RESULT_KEY
+from pipelines.partial_files import PartialFile
 from pipelines.read import read_unit
-from pipelines.records import Unit
+from pipelines.records import Selection, Unit
 from pipelines.resume import finished_units
+from pipelines.unit_record import UNIT_KEY, unit_from_json, unit_to_json
 from schemas.manifest import Columns, ManifestError
 
 ROWS = 12
@@ -152,25 +155,23 @@ def test_retry_killed_at_any_write_is_completed_by_the_next_run(
     manifest, output, flags = failed
     done = []
 
-    def kill(name):
-        original = getattr(storage, name)
+    def kill(patch, owner, name):
+        original = getattr(owner, name)
 
-        def killed(uri, *data):
-            if "/embeddings/" in uri or "/rejects/" in uri:
-                if len(done) == write:
+        def killed(target):
+            if isinstance(target, PartialFile) or "/rejects/" in target:
+                if len(done) >= write:  # what comes later does not happen either
                     raise embed.Terminated
-                done.append(uri)
-            return original(uri, *data)
+                done.append(target)
+            return original(target)
 
-        monkeypatch.setattr(storage, name, killed)
+        patch.setattr(owner, name, killed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "open_output", storage.open_output)
-        kill("open_output")
-        kill("remove")
+        kill(patch, PartialFile, "publish")
+        kill(patch, storage, "remove")
         assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 143
         assert len(done) == write and not (output / "_SUCCESS").exists()
-    monkeypatch.undo()
     assert set(rows(output, "embeddings")) | set(rows(output, "rejects")) == set(range(ROWS))
     assert run(manifest, output, model_dir, *flags) == 0  # sorts out what was torn, no more
     assert counts(output)["rows_read"] == ROWS
@@ -230,16 +231,46 @@ def test_rejects_of_a_manifest_that_changed_are_refused(failed, model_dir, capsy
 
 def test_unit_survives_its_json():
     unit = Unit("u", "m", "csv", Columns(uid="id", kept=("a", "b")), "/", 5, None, 7, 99, "cut")
-    assert replay.unit_from_json(replay.unit_to_json(unit)) == unit
+    text = unit_to_json(unit, "run", "attempt")
+    assert unit_from_json(text) == unit
+    later = json.dumps(json.loads(text) | {"version": 9, "new": 1, "columns": {"kept": [], "x": 2}})
+    assert unit_from_json(later).uri == "m"  # a later release may say more
+
+
+def test_files_say_which_attempt_of_which_run_wrote_them(failed):
+    _, output, _ = failed
+    records = finished_units(str(output))
+    attempts = json.loads((output / "_attempts.json").read_text())
+    assert {record.run for record in records} == {
+        json.loads((output / "run.json").read_text())["run"]
+    }
+    assert attempts == {
+        record.result.unit_id: {"run": record.run, "attempt": record.attempt} for record in records
+    }
+    for record in finished_units(str(output), "rejects"):
+        assert record.attempt == attempts[record.result.unit_id]["attempt"]
+
+
+def test_unit_whose_files_are_of_two_attempts_is_done_again(failed, model_dir):
+    manifest, output, flags = failed
+    path = next((output / "rejects").glob("m-*-00000.parquet"))
+    table = pq.read_table(path)
+    about = dict(table.schema.metadata)
+    about[UNIT_KEY] = json.dumps(json.loads(about[UNIT_KEY]) | {"attempt": "other"})
+    record = pq.read_metadata(path).metadata
+    about[RESULT_KEY] = record[RESULT_KEY]
+    pq.write_table(table.replace_schema_metadata(about), path)
+    assert run(manifest, output, model_dir, *flags) == 0
+    assert_consistent(output, [5, 8])  # the picture of row 2 has been mended meanwhile
 
 
 def test_unit_is_written_down_without_credentials_and_then_asked_for():
     uri = "https://user:word@host/m.jsonl?sig=1234"
     unit = Unit("u", uri, "jsonl", Columns(), "https://host/?sig=1234", 0, 1)
-    text = replay.unit_to_json(unit)
+    text = unit_to_json(unit)
     assert "word" not in text and "1234" not in text and "host/m.jsonl" in text
     with pytest.raises(ManifestError, match="credentials, which are not kept; pass that manifest"):
-        replay.unit_of_table("r.parquet", pa.schema([], {replay.UNIT_KEY: text}), ())
+        replay.unit_of_table("r.parquet", pa.schema([], {UNIT_KEY: text}), ())
 
 
 def test_both_tables_of_a_run_are_one_manifest(failed, model_dir, tmp_path):
@@ -268,7 +299,9 @@ def test_resuming_with_other_units_is_refused(tmp_path, model_dir, capsys):
 def test_only_the_wanted_rows_are_read_and_no_further(tmp_path):
     unit = Unit("u", str(write_jsonl(tmp_path / "d")), "jsonl", Columns(), "/", 0, ROWS, 0)
     assert [r.row.source_row for r in read_unit(unit)] == list(range(ROWS))
-    some = Unit("u", unit.uri, "jsonl", Columns(), "/", 0, ROWS, 0, only_rows=(3, 7))
+    table = str(tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"source_row": [7, 3]}), table)
+    some = Unit("u", unit.uri, "jsonl", Columns(), "/", 0, ROWS, 0, only=Selection((table,)))
     assert [record.row.source_row for record in read_unit(some)] == [3, 7]
 
 
@@ -276,5 +309,5 @@ def test_table_without_a_source_is_a_plain_manifest():
     assert not replay.is_output_table(pa.schema([("url", pa.string())]))
     with pytest.raises(ManifestError, match="not there any more"):
         unit = Unit("u", "/none/m.csv", "csv", Columns(), "/", 0, 1)
-        schema = pa.schema([], {replay.UNIT_KEY: replay.unit_to_json(unit)})
+        schema = pa.schema([], {UNIT_KEY: unit_to_json(unit)})
         replay.unit_of_table("r.parquet", schema, ())

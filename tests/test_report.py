@@ -16,7 +16,7 @@ from pipelines.process import RunnerError
 HOSTILE = '</title></style><script>document.title="owned"</script><img src=x onerror=alert(1)>"\'&'
 RECORD = {
     "options": {"model": "tiny", "manifest": ["/data"], "arch": None},
-    "seconds": {"wall": 10.0, "wait": 1.25, "encode": 8.0, "beam": 0.75, "fetch": 0.5},
+    "seconds": {"wall": 10.0, "wait": 1.25, "encode": 8.0, "fetch": 0.5},
     "versions": {"torch": "2.13.0"},
 }
 
@@ -71,14 +71,11 @@ def test_totals_rejects_times_and_provenance_are_told(page):
         assert expected in text
 
 
-@pytest.mark.parametrize("in_turn", [True, False])
-def test_times_in_turn_are_kept_apart_from_those_of_threads(tmp_path, in_turn):
-    seconds = {name: s for name, s in RECORD["seconds"].items() if in_turn or name != "beam"}
-    page = make_page(tmp_path, [[{}]], record={"seconds": seconds})
+def test_times_in_turn_are_kept_apart_from_those_of_threads(tmp_path):
+    page = make_page(tmp_path, [[{}]], record={"seconds": RECORD["seconds"]})
     text = re.sub(r"\s*\n\s*", " ", Page(page).text)
-    beam = " Beam 0.8 s" if in_turn else ""
-    assert f"waiting for pictures 1.2 s encode 8.0 s{beam} In threads, meanwhile: fetch" in text
-    assert ("sums over all of its workers" in text) is not in_turn
+    assert "waiting for images 1.2 s encode 8.0 s In threads, meanwhile: fetch" in text
+    assert "sums over all of its workers" in text
 
 
 def test_cut_keeps_the_default_fraction(page):

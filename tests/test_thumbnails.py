@@ -11,7 +11,7 @@ import pytest
 from conftest import encode_image, make_image, plan
 from PIL import Image
 
-from pipelines.replay import UNIT_KEY, unit_to_json
+from pipelines.unit_record import UNIT_KEY, unit_to_json
 from pipelines.thumbnails import SIDE, source_units, thumbnails
 
 

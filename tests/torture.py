@@ -212,7 +212,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--manifests", type=int, default=4_000)
     parser.add_argument("--job_images", type=int, default=5_000)
-    parser.add_argument("--runs", type=int, default=1_000)
+    parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--model", default="tiny")
     options = parser.parse_args()

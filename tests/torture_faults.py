@@ -1,7 +1,6 @@
 """Seeded faults of stores and kills, thrown at whole runs of `embed` until they get through.
 
-All of the command is real but Beam, in whose place the stages are called one row after the other: a
-run then takes milliseconds, and a thousand fit into minutes.
+All of the command is real, Beam's graph included; the store is in memory, so a run takes a second.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,15 +24,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from pipelines import embed, filesystems, job_parts
-from pipelines.embed import Job
 from pipelines.faults import RetryPolicy
 from pipelines.fetch import FetchPolicy
-from pipelines.read import read_unit
-from pipelines.records import Example, Reject, Unit, UnitCount
-from pipelines.run_ahead import run_steps
-from pipelines.score import score
-from pipelines.tables import rejects_batch, scored_batch
-from pipelines.write import write_unit
 
 ROWS = 14
 BAD = {3: b"<html>", 8: None, 9: b""}  # no picture, not there, empty
@@ -130,39 +122,18 @@ class FaultyMemory(MemoryFileSystem):
 
 @contextlib.contextmanager
 def faulty_store() -> Iterator[None]:
-    """Puts the faulty store in the place of `memory://`, and a plain loop in that of Beam."""
-    before = embed._run_pipeline, job_parts.FetchPolicy, filesystems.RETRIES
+    """Puts the faulty store in the place of `memory://`."""
+    before = job_parts.FetchPolicy, filesystems.RETRIES
     at_once = RetryPolicy(backoff_s=0)
     fsspec.register_implementation("memory", FaultyMemory, clobber=True)
-    embed._run_pipeline = plain_pipeline
     job_parts.FetchPolicy = partial(FetchPolicy, retries=at_once)
     filesystems.RETRIES = at_once
     try:
         yield
     finally:
-        embed._run_pipeline, job_parts.FetchPolicy, filesystems.RETRIES = before
+        job_parts.FetchPolicy, filesystems.RETRIES = before
         fsspec.register_implementation("memory", MemoryFileSystem, clobber=True)
         MemoryFileSystem.store.clear()
-
-
-def plain_pipeline(job: Job, units: Sequence[Unit], options: object) -> dict[str, float]:
-    """Does what the pipeline does, in a loop."""
-    handler, steps = job.embed_rows.handler, job.embed_rows.steps
-    model = handler.load_model()
-    for unit in units:
-        records = list(read_unit(unit))
-        found = [r if isinstance(r, Reject) else run_steps(steps, r).value for r in records]
-        examples = [record for record in found if isinstance(record, Example)]
-        encoded = handler.run_inference(examples, model) if examples else []
-        rejects = [record for record in (*found, *encoded) if isinstance(record, Reject)]
-        scored = [score(record) for record in encoded if not isinstance(record, Reject)]
-        write_unit(
-            job.layout,
-            [UnitCount(unit, len(records))],
-            [scored_batch(scored, job.layout.embeddings, job.layout.models)],
-            [rejects_batch(rejects, job.layout.rejects)],
-        )
-    return {}
 
 
 def write_data(form: str, mended: bool = False) -> str:

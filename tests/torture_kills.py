@@ -22,8 +22,7 @@ import os, signal, sys
 sys.path[:0] = ["tests", "."]
 import torch
 torch.set_num_threads(1)
-from pipelines import embed, encode, storage
-from torture_faults import plain_pipeline
+from pipelines import embed, encode, partial_files, storage, unit_writer
 left = int(sys.argv[1])
 def struck(owner, name):
     original = getattr(owner, name)
@@ -34,10 +33,10 @@ def struck(owner, name):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **settings)
     setattr(owner, name, wrapped)
-for owner, name in ((os, "replace"), (os, "fsync"), (storage, "remove"), (encode, "encode_examples"),
-                    (storage, "read_whole"), (storage, "remove_partials")):
+for owner, name in ((os, "replace"), (os, "fsync"), (storage, "remove"), (encode, "encode_rows"),
+                    (storage, "read_whole"), (embed, "remove_partials"),
+                    (partial_files.PartialFile, "publish"), (unit_writer._TableFile, "write_group")):
     struck(owner, name)
-embed._run_pipeline = plain_pipeline
 sys.exit(embed.main(sys.argv[2:]))
 """
 POINTS = 60  # operations of a whole run, about; a later point lets it finish
@@ -93,7 +92,11 @@ def tables(output: Path) -> tuple[list[dict], list[dict]]:
         AssertionError: if something is left in the output that is no part of it.
     """
     names = {path.name for path in output.rglob("*") if path.is_file()}
-    left = {name for name in names if not name.endswith(".parquet")} - {"run.json", "_SUCCESS"}
+    left = {name for name in names if not name.endswith(".parquet")} - {
+        "run.json",
+        "_SUCCESS",
+        "_attempts.json",
+    }
     assert not left, f"left behind: {left}"
     scores = ["uid", "source_row", "similarity", "sha256"]
     embedded = ds.dataset(output / "embeddings").to_table(columns=scores).sort_by("source_row")

@@ -1,0 +1,165 @@
+"""What a row costs the process that holds the model: `python -m bench.feed`.
+
+Everything is real but the fetch and the decode of one image and the device, which answer at once:
+the readers, the tokenizer, SHA-256, Prepare, Beam's in-process runner, scoring and Parquet. Printed
+is the processor time of the process a row, for each form of manifest; the least of the rounds, as
+what else a machine does only adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import PipelineOptions
+
+import clip_core
+from bench.pairs import caption
+from clip_core.preprocess import Preprocess
+from pipelines import encode
+from pipelines.chunks import Vectors
+from pipelines.cores import Threads
+from pipelines.decode import DecodedImage
+from pipelines.embed_rows import EmbedRows
+from pipelines.encode import ClipHandler, LoadedModels, ModelSpec
+from pipelines.encoded_batch import Encoded, RowsOfBatch
+from pipelines.image_work import ImageWork
+from pipelines.job_parts import build
+from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.model_inputs import ModelInputs
+from pipelines.records import Row
+from pipelines.unit_writer import OutputLayout
+from schemas.embeddings import embeddings_schema
+from schemas.rejects import rejects_schema
+
+DIM, BATCH, SIZE, IMAGE_BYTES = 512, 512, 224, 10_000
+UNIT_VECTORS = np.random.default_rng(0).standard_normal((BATCH, DIM)).astype(np.float32)
+UNIT_VECTORS /= np.linalg.norm(UNIT_VECTORS, axis=1, keepdims=True)
+PIXELS = DecodedImage((np.zeros((3, SIZE, SIZE), np.uint8),), 640, 480)
+IMAGE = np.random.default_rng(1).bytes(IMAGE_BYTES)
+
+
+@dataclass(frozen=True)
+class StubWork(ImageWork):
+    """Images that are there at once."""
+
+    def fetch(self, row: Row) -> bytes:
+        return row.image_bytes or IMAGE
+
+    def decode(self, data: bytes) -> DecodedImage:
+        return PIXELS
+
+
+def stub_rows(rows: RowsOfBatch, *_: object) -> Encoded:
+    """Stands for the device."""
+    vectors = UNIT_VECTORS[: len(rows)]
+    return Encoded((Vectors(vectors, vectors[::-1], rows.truncated[0]),), {})
+
+
+def write_jsonl(rows: int, folder: Path) -> Path:
+    """Writes rows that name their images."""
+    lines = [{"uid": f"{n:09d}", "url": f"{n:09d}.jpg", "text": t} for n, t in _captions(rows)]
+    path = folder / "manifest.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def write_parquet(rows: int, folder: Path) -> Path:
+    """Writes rows that hold their images."""
+    path = folder / "manifest.parquet"
+    schema = pa.schema({"uid": pa.string(), "image_bytes": pa.binary(), "text": pa.string()})
+    with pq.ParquetWriter(path, schema, use_dictionary=False, compression="none") as writer:
+        for first in range(0, rows, 1000):
+            found = _captions(min(1000, rows - first), first)
+            columns = [[f"{n:09d}" for n, _ in found], [IMAGE] * len(found), [t for _, t in found]]
+            writer.write_table(pa.table(columns, schema=schema))
+    return path
+
+
+def write_tar(rows: int, folder: Path) -> Path:
+    """Writes a WebDataset tar."""
+    path = folder / "manifest.tar"
+    with tarfile.open(path, "w") as tar:
+        for n, text in _captions(rows):
+            for suffix, data in (("jpg", IMAGE), ("txt", text.encode())):
+                member = tarfile.TarInfo(f"{n:09d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+FORMS: dict[str, Callable[[int, Path], Path]] = {
+    "jsonl": write_jsonl,
+    "parquet with bytes": write_parquet,
+    "tar": write_tar,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and prints a line for each form."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--rows", type=int, default=20_000)
+    flags.add_argument("--rounds", type=int, default=3)
+    options = flags.parse_args(argv)
+    tiny = clip_core.load("tiny")
+    stub = LoadedModels(
+        (replace(tiny, clip=SimpleNamespace(config=_config())),), Threads(1, 1, 1, 1)
+    )  # type: ignore[arg-type]
+    encode.load_models = lambda specs: stub  # type: ignore[assignment]
+    encode.encode_rows = stub_rows  # type: ignore[assignment]
+    inputs = ModelInputs.of([Preprocess(SIZE)], [tiny.tokenizer])
+    checkpoint = tiny.fingerprint["checkpoint_sha256"]
+    embed_rows = EmbedRows(
+        ClipHandler((ModelSpec("stub", "cuda"),), (checkpoint,), BATCH),
+        StubWork(inputs),
+        row_bytes=8 * DIM,
+    )
+    for name, write in FORMS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = write(options.rows, Path(folder))
+            used = [
+                _run(manifest, Path(folder) / str(n), embed_rows) for n in range(options.rounds)
+            ]
+        rounds = ", ".join(f"{1e3 * seconds / options.rows:.3f}" for seconds in used)
+        print(f"{name:<20}{1e3 * min(used) / options.rows:8.3f} ms of processor a row ({rounds})")
+
+
+def _run(manifest: Path, output: Path, embed_rows: EmbedRows) -> float:
+    """Embeds a manifest; returns seconds of processor time."""
+    plan = plan_units(ManifestRequest((str(manifest),)))
+    layout = OutputLayout(str(output), embeddings_schema(DIM), rejects_schema(), {})
+    flags = ["--runner", "FnApiRunner", "--direct_num_workers", "2"]
+    began = time.process_time()
+    pipeline = beam.Pipeline(options=PipelineOptions(flags))
+    build(pipeline, plan.units, embed_rows, layout)
+    pipeline.run().wait_until_finish()
+    used = time.process_time() - began
+    written = sum(pq.read_metadata(path).num_rows for path in output.glob("embeddings/*.parquet"))
+    if written != plan.rows and plan.rows is not None:
+        raise SystemExit(f"{plan.rows} rows in, {written} out")
+    return used
+
+
+def _config() -> SimpleNamespace:
+    return SimpleNamespace(embed_dim=DIM)
+
+
+def _captions(count: int, first: int = 0) -> list[tuple[int, str]]:
+    rng = np.random.default_rng(first)
+    return [(first + n, caption(rng)) for n in range(count)]
+
+
+if __name__ == "__main__":
+    main()

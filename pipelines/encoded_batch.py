@@ -1,0 +1,135 @@
+"""The rows of a batch of chunks side by side, and what the models make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.chunks import Chunk, Vectors
+from pipelines.records import RowFault
+from schemas.rejects import Reason
+
+NOT_FINITE = RowFault("encode", Reason.NON_FINITE, "the model gave NaN or infinity")
+
+
+@dataclass(frozen=True, eq=False)
+class RowsOfBatch:
+    """Rows of several chunks, or a part of them.
+
+    Attributes:
+        blocks: for each distinct preprocessing, the images of each chunk, [images, 3, size, size].
+        index: [rows] int, which image of all blocks a row has.
+        tokens, truncated: for each distinct tokenizer [rows, context_length] int64, [rows] bool.
+    """
+
+    blocks: tuple[tuple[np.ndarray, ...], ...]
+    index: np.ndarray
+    tokens: tuple[np.ndarray, ...]
+    truncated: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> RowsOfBatch:
+        """Joins the rows that have not failed."""
+        filled = [chunk for chunk in chunks if chunk.rows.num_rows]
+        if not filled:
+            return cls((), np.empty(0, int), (), ())
+        used = [np.unique(chunk.index, return_inverse=True) for chunk in filled]
+        firsts = np.cumsum([0, *(len(images) for images, _ in used)])
+        index = [position + first for (_, position), first in zip(used, firsts[:-1], strict=True)]
+        blocks = [
+            tuple(
+                pixels if len(images) == len(pixels) else pixels[images]
+                for pixels, (images, _) in zip(of_chunks, used, strict=True)
+            )
+            for of_chunks in zip(*(chunk.pixels for chunk in filled), strict=True)
+        ]
+        return cls(
+            tuple(blocks),
+            np.concatenate(index),
+            _joined([chunk.tokens for chunk in filled]),
+            _joined([chunk.truncated for chunk in filled]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, part: slice) -> RowsOfBatch:
+        """Returns some of the rows, with the images that they have."""
+        if part.indices(len(self)) == (0, len(self), 1):
+            return self
+        images, index = np.unique(self.index[part], return_inverse=True)
+        return RowsOfBatch(
+            tuple((np.concatenate(blocks)[images],) for blocks in self.blocks),
+            index,
+            tuple(array[part] for array in self.tokens),
+            tuple(array[part] for array in self.truncated),
+        )
+
+    def pixels(self, preprocessing: int) -> tuple[np.ndarray, ...]:
+        """Returns the images of one preprocessing, block by block."""
+        return self.blocks[preprocessing]
+
+    def give_out(self, chunks: Sequence[Chunk], encoded: Encoded) -> None:
+        """Gives each chunk its vectors, and gives back what its pixels held."""
+        first = 0
+        for chunk in chunks:
+            rows = slice(first, first + chunk.rows.num_rows)
+            first = rows.stop
+            chunk.vectors = tuple(Vectors(*(a[rows] for a in found)) for found in encoded.vectors)
+            chunk.pixels = chunk.tokens = chunk.truncated = ()
+            own = range(rows.start, rows.stop)
+            chunk.reject_rows({n - rows.start: f for n, f in encoded.faults.items() if n in own})
+            if chunk.lease is not None:
+                chunk.lease.give_back()
+                chunk.lease = None
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Vectors of rows by each model, and the rows that have none.
+
+    Attributes:
+        faults: by position of the row.
+    """
+
+    vectors: tuple[Vectors, ...]
+    faults: Mapping[int, RowFault]
+
+    @classmethod
+    def of(cls, vectors: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Encoded:
+        """Takes vectors as the models gave them, and finds those that are not finite."""
+        found = tuple(Vectors(*arrays) for arrays in vectors)
+        finite = np.ones(len(found[0].image), bool)
+        for image, text, _ in found:
+            finite &= np.isfinite(image).all(axis=1) & np.isfinite(text).all(axis=1)
+        return cls(found, {int(row): NOT_FINITE for row in np.flatnonzero(~finite)})
+
+    @classmethod
+    def failed(cls, dims: Sequence[int], fault: RowFault) -> Encoded:
+        """Stands for one row that could not be encoded."""
+        zeros = [np.zeros((1, dim), np.float32) for dim in dims]
+        return cls(tuple(Vectors(zero, zero, np.zeros(1, bool)) for zero in zeros), {0: fault})
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Encoded]) -> Encoded:
+        """Puts the pieces of a batch one after the other."""
+        if len(pieces) == 1:
+            return pieces[0]
+        of_models = zip(*(piece.vectors for piece in pieces), strict=True)
+        vectors = tuple(
+            Vectors(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+            for parts in of_models
+        )
+        firsts = np.cumsum([0, *(len(piece.vectors[0].image) for piece in pieces)]).tolist()
+        faults = {
+            first + row: fault
+            for piece, first in zip(pieces, firsts[:-1], strict=True)
+            for row, fault in piece.faults.items()
+        }
+        return cls(vectors, faults)
+
+
+def _joined(arrays: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.concatenate(parts) for parts in zip(*arrays, strict=True))

@@ -1,0 +1,226 @@
+"""Threads that fetch and decode the images of chunks, and tokenise their captions."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.chunks import Chunk
+from pipelines.cores import threads_for, usable_cores
+from pipelines.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
+from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.isolation import decode_isolated
+from pipelines.model_inputs import ModelInputs
+from pipelines.pixel_budget import Account
+from pipelines.records import Row, RowFault
+
+
+class _Cores:
+    """Lets as many threads compute at once as there are cores; others wait for a token.
+
+    More threads fetch than decode, since a decoded image may take a quarter of a gigabyte. Python's
+    own semaphore costs ten times as much, which counts where images are small.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(usable_cores()):
+            self._tokens.put(None)
+
+    def __enter__(self) -> None:
+        self._tokens.get()
+
+    def __exit__(self, *_: object) -> None:
+        self._tokens.put(None)
+
+
+_CORES = _Cores()
+STEPS = ("fetch", "decode", "tokenize")
+# To hand over a piece costs more than a small image does, and a chunk leaves when all its images
+# are done, so they gain nothing from one piece each.
+IMAGES_A_PIECE = 8
+KNOWN_FIELDS = (
+    pa.field("original_width", pa.int64()),
+    pa.field("original_height", pa.int64()),
+    pa.field("sha256", pa.string()),
+)
+
+
+@dataclass(frozen=True)
+class ImageWork:
+    """What is done with each row before it is encoded.
+
+    Attributes:
+        isolate_decoding: whether images are decoded in processes of their own, so that a native
+            crash or a hang costs one row and not the worker.
+    """
+
+    inputs: ModelInputs
+    fetch_policy: FetchPolicy = FetchPolicy()
+    decode_limits: DecodeLimits = DecodeLimits()
+    isolate_decoding: bool = False
+
+    @cached_property
+    def decoder(self) -> ImageDecoder:
+        """The function that decodes an image."""
+        return decode_isolated if self.isolate_decoding else decode_image
+
+    def fetch(self, row: Row) -> bytes:
+        """Returns the encoded image of a row.
+
+        Raises:
+            RowFault: as `fetch_image`.
+        """
+        return fetch_image(row, self.fetch_policy)
+
+    def decode(self, data: bytes) -> DecodedImage:
+        """Returns the pixels for each distinct preprocessing.
+
+        Raises:
+            RowFault: as `decode_image`.
+        """
+        return self.decoder(data, self.inputs.preprocesses, self.decode_limits)
+
+
+class Job:
+    """A chunk whose images and captions are being worked on.
+
+    Attributes:
+        order: of the chunk among those of its bundle.
+        size: rows of the chunk, counted before any is rejected.
+        seconds: of each of `STEPS`, summed over the threads.
+        faults: of images, by their position.
+        left: whether the chunk has gone on to the encoder.
+    """
+
+    def __init__(self, chunk: Chunk, inputs: ModelInputs, account: Account, order: int) -> None:
+        self.chunk, self.account, self.order, self.size = chunk, account, order, chunk.size
+        self.seconds = [0.0] * len(STEPS)
+        self.faults: dict[int, RowFault] = {}
+        self.error: BaseException | None = None
+        self.left = False
+        images, sizes = len(chunk.images), [p.size for p in inputs.preprocesses]
+        self.known: list[tuple[int, int, str] | None] = [None] * images
+        chunk.pixels = tuple(np.empty((images, 3, size, size), np.uint8) for size in sizes)
+        # The captions are one piece.
+        self._missing, self._lock = 1 + -(-images // IMAGES_A_PIECE), threading.Lock()
+
+    def __lt__(self, other: Job) -> bool:
+        return self.order < other.order
+
+    def done(self, seconds: Sequence[float]) -> None:
+        """Notes that a piece of work has ended; the last one tells the bundle."""
+        with self._lock:
+            self.seconds = [a + b for a, b in zip(self.seconds, seconds, strict=True)]
+            self._missing -= 1
+            landed = not self._missing
+        if landed:
+            self.account.ready.put(self)
+
+    def settle(self) -> None:
+        """Moves the rows that failed to the rejects, and drops what only this work needed.
+
+        Raises:
+            BaseException: what is no row's fault, as the thread met it.
+        """
+        if self.error is not None:
+            raise self.error
+        chunk, faults = self.chunk, self.faults
+        known = [found or (None, None, None) for found in self.known]
+        columns = zip(*known, strict=True) if known else ([], [], [])
+        chunk.known = pa.RecordBatch.from_arrays(
+            [pa.array(v, f.type) for v, f in zip(columns, KNOWN_FIELDS, strict=True)],
+            schema=pa.schema(KNOWN_FIELDS),
+        )
+        inline = sum(len(row.image_bytes or b"") for row in chunk.images)
+        chunk.images = ()
+        if faults:
+            rows = {p: faults[i] for p, i in enumerate(chunk.index.tolist()) if i in faults}
+            chunk.reject_rows(rows)
+        if not chunk.rows.num_rows:
+            chunk.pixels = ()
+        if chunk.lease is not None:
+            chunk.lease.give_back(inline if chunk.pixels else None)
+
+
+class WorkThreads:
+    """Threads that take the pieces of jobs, in order.
+
+    Args:
+        count: None for as many as `threads_for` lets fetch.
+    """
+
+    def __init__(self, work: ImageWork, count: int | None = None) -> None:
+        self._work = work
+        self._tasks: queue.SimpleQueue[tuple[Job, range | None] | None] = queue.SimpleQueue()
+        self._count = count or threads_for().fetch
+        for _ in range(self._count):
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def begin(self, job: Job) -> None:
+        """Hands over the pieces of a job: its captions, and its images some at a time."""
+        self._tasks.put((job, None))
+        images = range(len(job.chunk.images))
+        for first in images[::IMAGES_A_PIECE]:
+            self._tasks.put((job, images[first : first + IMAGES_A_PIECE]))
+
+    def close(self) -> None:
+        """Ends the threads once they have done what lies before them."""
+        for _ in range(self._count):
+            self._tasks.put(None)
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            job, images = task
+            if job.account.closed:
+                continue
+            seconds = [0.0] * len(STEPS)
+            try:
+                if images is None:
+                    self._tokenize(job, seconds)
+                else:
+                    self._prepare(job, images, seconds)
+            except BaseException as error:  # noqa: BLE001 - it is raised in the bundle's thread
+                job.error = error
+            job.done(seconds)
+
+    def _prepare(self, job: Job, images: range, seconds: list[float]) -> None:
+        for image in images:
+            try:
+                began = time.perf_counter()
+                try:
+                    data = self._work.fetch(job.chunk.images[image])
+                finally:
+                    seconds[0] += time.perf_counter() - began
+                with _CORES:
+                    began = time.thread_time()
+                    try:
+                        job.known[image] = self._decode(job, image, data)
+                    finally:
+                        seconds[1] += time.thread_time() - began
+            except RowFault as fault:
+                job.faults[image] = fault
+
+    def _decode(self, job: Job, image: int, data: bytes) -> tuple[int, int, str]:
+        """Puts the pixels of an image where they belong; returns what is known of it."""
+        found = self._work.decode(data)
+        for pixels, into in zip(found.pixels, job.chunk.pixels, strict=True):
+            into[image] = pixels
+        return found.original_width, found.original_height, hashlib.sha256(data).hexdigest()
+
+    def _tokenize(self, job: Job, seconds: list[float]) -> None:
+        texts = [text or "" for text in job.chunk.rows.column("text").to_pylist()]
+        with _CORES:
+            began = time.thread_time()
+            found = [tokenizer.tokenize_rows(texts) for tokenizer in self._work.inputs.tokenizers]
+            seconds[2] += time.thread_time() - began
+        job.chunk.tokens = tuple(tokens for tokens, _ in found)
+        job.chunk.truncated = tuple(truncated for _, truncated in found)

@@ -1,0 +1,92 @@
+"""Files that are written piece by piece, and get their names once they are whole.
+
+A local one lies beside its target until it is renamed; its own name says which run writes it. What
+goes to an object store waits in a temporary file that has no name, so a killed process leaves
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import suppress
+from typing import BinaryIO, cast
+
+from pipelines import storage
+from pipelines.filesystems import is_local, locate, retried
+
+PREFIX = ".partial-"
+
+
+class PartialFile:
+    """A file without its name.
+
+    Args:
+        uri: what its name will be.
+        run: id of the run that writes it; part of the local name it has meanwhile.
+
+    Attributes:
+        file: to write to.
+    """
+
+    def __init__(self, uri: str, run: str) -> None:
+        self._uri = uri
+        self._path: str | None = None
+        if not is_local(uri):
+            self.file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - `publish` closes it
+            return
+        folder = os.path.dirname(storage.normalize(uri))
+        os.makedirs(folder, exist_ok=True)
+        self._path = os.path.join(folder, f"{PREFIX}{run}-{secrets.token_hex(4)}")
+        self.file = open(self._path, "xb")  # noqa: SIM115
+
+    def publish(self) -> None:
+        """Gives the file its name, in the place of what had it before."""
+        self.file.flush()
+        if self._path is None:
+            _upload(self._uri, self.file)
+        else:
+            os.fsync(self.file.fileno())
+            os.replace(self._path, storage.normalize(self._uri))
+        self.file.close()
+
+    def discard(self) -> None:
+        """Removes the file; nothing happens if it has its name, or is gone."""
+        with suppress(OSError):
+            self.file.close()
+        if self._path is not None:
+            with suppress(OSError):
+                os.unlink(self._path)
+
+
+@retried
+def _upload(uri: str, file: BinaryIO) -> None:
+    """Sends a file; a store shows it once all of it is there."""
+    filesystem, target = locate(uri)
+    filesystem.makedirs(filesystem._parent(target), exist_ok=True)
+    file.seek(0)
+    handle = f"/dev/fd/{file.fileno()}"
+    if os.path.exists(handle):
+        filesystem.put_file(handle, target)
+        return
+    with tempfile.NamedTemporaryFile() as named:  # a system that has no names for open files
+        shutil.copyfileobj(file, named)
+        named.flush()
+        filesystem.put_file(named.name, target)
+
+
+def remove_partials(directory: str, run: str) -> None:
+    """Removes the partial files of every other run from a local directory.
+
+    Whoever holds the lock of the output may: a run that still lives without it must not name its
+    files any more, and once they are gone it cannot.
+    """
+    folder = storage.normalize(directory)
+    if not is_local(directory) or not os.path.isdir(folder):
+        return
+    for name in os.listdir(folder):
+        if name.startswith(PREFIX) and not name.startswith(f"{PREFIX}{run}-"):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))

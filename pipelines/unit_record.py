@@ -1,0 +1,118 @@
+"""What a file of a run says of its unit: what it was cut from, who wrote it, and what came of it.
+
+What is known before the first row stands in the schema's metadata, the counts in the file's footer.
+Keys that this release does not know are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.layout import FINGERPRINT_KEY, RESULT_KEY, VERSIONS_KEY
+from pipelines.records import Unit, UnitResult
+from pipelines.redaction import redact
+from schemas.manifest import Columns
+
+UNIT_KEY = b"clip_beam.source_unit"
+VERSION = 1
+
+
+class NotARecordError(ValueError):
+    """A file that this program did not write."""
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """A unit as one of its files describes it.
+
+    Attributes:
+        run: id of the run that wrote the file.
+        attempt: id of the attempt; equal in both files that one attempt wrote.
+    """
+
+    unit: Unit
+    result: UnitResult
+    fingerprint: Mapping[str, Any]
+    run: str = ""
+    attempt: str = ""
+
+
+def unit_to_json(unit: Unit, run: str = "", attempt: str = "") -> str:
+    """Writes down a unit without credentials; which of its rows are read again is no part of it."""
+    uri, image_root = redact(unit.uri), redact(unit.image_root)
+    values = asdict(replace(unit, only=None, uri=uri, image_root=image_root))
+    about = {"version": VERSION, "run": run, "attempt": attempt}
+    return json.dumps(about | values, sort_keys=True)
+
+
+def unit_from_json(text: str | bytes) -> Unit:
+    """Reads what `unit_to_json` wrote.
+
+    Raises:
+        ValueError, TypeError, KeyError: if it is something else.
+    """
+    values: dict[str, Any] = json.loads(text)
+    columns = _known(Columns, values["columns"])
+    columns["kept"] = tuple(columns["kept"])
+    return Unit(**{**_known(Unit, values), "columns": Columns(**columns), "only": None})
+
+
+def metadata_of(
+    unit: Unit, fingerprint: Mapping[str, Any], versions: Mapping[str, str], run: str, attempt: str
+) -> dict[bytes, str]:
+    """Returns what is known of a unit before its first row, for the schema of its files."""
+    return {
+        FINGERPRINT_KEY: json.dumps(dict(fingerprint), sort_keys=True),
+        UNIT_KEY: unit_to_json(unit, run, attempt),
+        VERSIONS_KEY: json.dumps(dict(versions)),
+    }
+
+
+def result_metadata(result: UnitResult) -> dict[bytes, str]:
+    """Returns the counts of a unit, for the footers of its files."""
+    return {RESULT_KEY: json.dumps(result.to_json())}
+
+
+def read_record(uri: str) -> UnitRecord:
+    """Reads the footer of a file of one of the two tables.
+
+    Raises:
+        NotARecordError: if `embed` did not write it.
+    """
+    try:
+        with storage.open_input(uri) as file:
+            metadata = pq.read_metadata(file).metadata or {}
+        about = json.loads(metadata[UNIT_KEY])
+        return UnitRecord(
+            unit=unit_from_json(metadata[UNIT_KEY]),
+            result=UnitResult(**_known(UnitResult, json.loads(metadata[RESULT_KEY]))),
+            fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
+            run=str(about.get("run", "")),
+            attempt=str(about.get("attempt", "")),
+        )
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotARecordError(f"{uri} was not written by `embed`") from error
+
+
+def find_record(uri: str) -> UnitRecord | None:
+    """Reads a footer as `read_record` does; None if there is no such file."""
+    try:
+        return read_record(uri)
+    except FileNotFoundError:
+        return None
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = set(_names(kind))
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _names(kind: Any) -> Iterator[str]:
+    return (field.name for field in fields(kind))
