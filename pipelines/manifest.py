@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from pipelines import storage, webdataset
 from pipelines.compression import SUFFIXES
+from pipelines.foreign_names import escaped, safe_stem
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
 from pipelines.replay import is_of_tables, is_output_table, unit_of_table
@@ -175,8 +175,9 @@ def unit_id(uri: str, index: int) -> str:
 
 def file_id(uri: str) -> str:
     """Names a file: readable by its stem, unique by a hash of its URI."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", storage.base_name(uri).split(".")[0]) or "manifest"
-    return f"{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+    name = escaped(uri)
+    hashed = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{safe_stem(storage.base_name(name))}-{hashed}"
 
 
 def _stem(uri: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.foreign_names import escaped
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.redaction import redact, scrub
 from schemas.manifest import DOWNLOADED, Columns
@@ -41,7 +42,7 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
 
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
-    source = redact(unit.uri)
+    source = _source(unit.uri)
     row = Row(unit.unit_id, _position_uid(unit.uri, number), source, number, None, None)
     return RowFault("read", fault.reason, fault.detail).to_reject(row)
 
@@ -63,7 +64,7 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
     row = Row(
         unit_id=unit.unit_id,
         uid=_position_uid(unit.uri, number) if uid is None else uid,
-        source=redact(unit.uri),
+        source=_source(unit.uri),
         source_row=number,
         url=url,
         text=text,
@@ -85,6 +86,11 @@ def _valid_text(
     if valid == texts:
         return values, None
     return {**values, **valid}, Fault(Reason.MALFORMED_ROW, "the row holds half a surrogate pair")
+
+
+def _source(uri: str) -> str:
+    """Returns the manifest's URI as rows hold it: without credentials, in text of any name."""
+    return escaped(redact(uri))
 
 
 def _uid(value: Any) -> tuple[str | None, Fault | None]:
@@ -139,4 +145,4 @@ def content_uid(url: str | None, image_bytes: bytes | None, text: str | None) ->
 
 def _position_uid(uri: str, number: int) -> str:
     """An id for a row that has no content to make one of: it is told by its place."""
-    return hashlib.sha256(f"{uri}#{number}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{escaped(uri)}#{number}".encode()).hexdigest()[:32]
