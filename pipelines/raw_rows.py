@@ -14,14 +14,18 @@ from schemas.manifest import DOWNLOADED, Columns
 from schemas.rejects import Reason
 
 MAX_RECORD_BYTES = 16 << 20  # of one line of a text manifest
+MAX_TEXT_CHARS = 1 << 20  # of a caption, an id or another text
+MAX_TEXT_BYTES = 4 * (MAX_TEXT_CHARS + 1)  # what readers cut longer texts to: still too long
+SHOWN_TEXT_CHARS = 1000  # of a text that is too long
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A row that its reader could not make out."""
+    """A row that its reader could not make out; `text` is what is known of its caption."""
 
     reason: Reason
     detail: str
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,14 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
 
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
-    source = _source(unit.uri)
-    row = Row(unit.unit_id, _position_uid(unit.uri, number), source, number, None, None)
+    row = Row(
+        unit_id=unit.unit_id,
+        uid=_position_uid(unit.uri, number),
+        source=_source(unit.uri),
+        source_row=number,
+        url=None,
+        text=fault.text,
+    )
     return RowFault("read", fault.reason, fault.detail).to_reject(row)
 
 
@@ -79,13 +89,27 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
 def _valid_text(
     columns: Columns, values: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Fault | None]:
-    """Replaces halves of surrogate pairs, which JSON can spell but no file can hold."""
+    """Replaces halves of surrogate pairs, which JSON can spell but no file can hold, and cuts what
+    is too long."""
     used = (columns.uid, columns.image_uri, columns.text, *columns.kept)
     texts = {name: values[name] for name in used if name and isinstance(values.get(name), str)}
+    long = [name for name, text in texts.items() if len(text) > MAX_TEXT_CHARS]
+    if long:
+        return _cut(columns, values, texts, long[-1])
     valid = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
     if valid == texts:
         return values, None
     return {**values, **valid}, Fault(Reason.MALFORMED_ROW, "the row holds half a surrogate pair")
+
+
+def _cut(
+    columns: Columns, values: Mapping[str, Any], texts: Mapping[str, str], name: str
+) -> tuple[Mapping[str, Any], Fault]:
+    what = "the caption" if name == columns.text else f"column {name!r}"
+    detail = f"{what} has more than {MAX_TEXT_CHARS} characters"
+    cut = {name: text[:SHOWN_TEXT_CHARS] for name, text in texts.items()}
+    valid = {name: text.encode("utf-8", "replace").decode() for name, text in cut.items()}
+    return {**values, **valid}, Fault(Reason.TOO_LARGE, detail)
 
 
 def _source(uri: str) -> str:
