@@ -12,10 +12,10 @@ import pickle
 import signal
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from PIL import Image
 
+from pipelines.memory_limit import limit_memory
 from pipelines.records import RowFault
 
 _GRACE_S = 5
@@ -26,7 +26,7 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     decode, preprocesses, limits = pickle.loads(connection.recv_bytes())
     Image.init()  # imports Pillow's formats, for which the first image would have to wait
-    _limit_memory(limits.max_memory_bytes)
+    limit_memory(limits.max_memory_bytes)
     connection.send_bytes(b"ready")
     with suppress(EOFError, OSError):
         while True:
@@ -43,17 +43,3 @@ def main(descriptor: int) -> None:
                 connection.send_bytes(json.dumps(answer).encode())
                 connection.send_bytes(b"".join(pixels.tobytes() for pixels in image.pixels))
             signal.alarm(0)
-
-
-def _limit_memory(max_bytes: int) -> None:
-    """Bounds what is allocated from now on, on systems that can: Linux."""
-    try:
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except (ImportError, OSError):
-        return
-    bound = pages * resource.getpagesize() + max_bytes
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or bound < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))

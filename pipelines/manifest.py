@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from pipelines import storage, webdataset
 from pipelines.compression import SUFFIXES
+from pipelines.foreign_names import escaped, safe_stem
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
 from pipelines.replay import is_of_tables, is_output_table, joined, unit_of_table
@@ -171,8 +171,9 @@ def unit_id(uri: str, index: int) -> str:
 
 def file_id(uri: str) -> str:
     """Names a file: readable by its stem, unique by a hash of its URI."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", storage.base_name(uri).split(".")[0]) or "manifest"
-    return f"{stem}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+    name = escaped(uri)
+    hashed = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{safe_stem(storage.base_name(name))}-{hashed}"
 
 
 def _stem(uri: str) -> str:
@@ -201,7 +202,7 @@ def _plan_file(uri: str, kind: str, request: ManifestRequest, beside_tar: bool) 
 
 def _plan_parquet(whole: Unit, request: ManifestRequest, beside_tar: bool) -> _FilePlan:
     try:
-        schema, rows = read_footer(whole.uri)
+        schema, _, group_rows = read_footer(whole.uri)
     except DamagedParquet as error:
         damage = f"not a whole Parquet file: {error}"
         return _FilePlan([replace(whole, damage=damage)], [], readable=False)
@@ -212,19 +213,28 @@ def _plan_parquet(whole: Unit, request: ManifestRequest, beside_tar: bool) -> _F
         kept = [pa.field(name, pa.string()) for name in columns.kept]  # as in the tar
         unit = replace(whole, columns=columns, format="img2dataset", rows=None)
         return _FilePlan([unit], kept)
-    step = request.rows_per_unit
     units = [
         replace(
             whole,
             unit_id=unit_id(whole.uri, index),
             columns=columns,
-            first_row=first,
-            rows=min(step, rows - first),
+            first_row=piece.start,
+            rows=len(piece),
         )
-        for index, first in enumerate(range(0, rows, step))
+        for index, piece in enumerate(_pieces(group_rows, request.rows_per_unit))
     ]
     kept = [pa.field(name, plain_type(schema.field(name).type)) for name in columns.kept]
     return _FilePlan(units, kept)
+
+
+def _pieces(group_rows: Iterable[int], step: int) -> Iterator[range]:
+    """Yields the rows of each unit, none of which crosses the end of a row group: a reader would
+    have to begin two."""
+    first = 0
+    for rows in group_rows:
+        for start in range(first, first + rows, step):
+            yield range(start, min(start + step, first + rows))
+        first += rows
 
 
 def _plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> _FilePlan:

@@ -2,126 +2,138 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.limited_parquet import check_footer, limited_batches
+from pipelines.parquet_batches import DamagedParquet, ParquetBatches, damage_named
+from pipelines.parquet_pages import SuspiciousPages
 from pipelines.raw_rows import Fault, RawRow
 from pipelines.records import Unit
-from schemas.manifest import DOWNLOADED, Columns, mapped_type
+from schemas.manifest import DOWNLOADED, Columns
 from schemas.rejects import Reason
 
-BATCH_ROWS = 64  # rows may hold whole images
-BUFFER_BYTES = 8 << 20  # read at once of a column; else it would be a whole row group's
+# What Arrow makes of a footer may take 500 times its bytes: one that is larger is tried first in a
+# process with a limit.
+MAX_FOOTER_BYTES = 1 << 20
+# A row of equal values takes nearly no bytes; but no file has that many for each of its bytes.
+MAX_ROWS_PER_BYTE = 1000
+_TAIL_BYTES = 8  # length of the footer, and a magic number
+_LARGE_BATCH_BYTES = 16 << 20  # whose rows become objects of Python one at a time
 
 
-class DamagedParquet(ValueError):
-    """A Parquet file, or a part of one, that cannot be read; says why in one line."""
+class Footer(NamedTuple):
+    """What a footer says: the columns, the number of rows, and that of each row group."""
 
-    def __init__(self, reason: object) -> None:
-        super().__init__(" ".join(str(reason).split()))
+    schema: pa.Schema
+    rows: int
+    group_rows: tuple[int, ...]
 
 
-def read_footer(uri: str) -> tuple[pa.Schema, int]:
-    """Returns the schema and the number of rows of a file.
+def read_footer(uri: str) -> Footer:
+    """Returns what the footer of a file says.
 
     Raises:
         DamagedParquet: if it is not a Parquet file, cut short, or at odds with itself.
         OSError: as the filesystem reports it.
     """
-    with storage.open_input(uri) as file, _damage_named():
-        parquet = pq.ParquetFile(file)
-        metadata = parquet.metadata
-        in_groups = sum(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
-        if in_groups != metadata.num_rows:
-            raise DamagedParquet(f"{metadata.num_rows} rows, of which row groups have {in_groups}")
-        return parquet.schema_arrow, metadata.num_rows
+    with storage.open_input(uri) as file, damage_named():
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(size - _TAIL_BYTES, 0))
+        if int.from_bytes(file.read(_TAIL_BYTES)[:4], "little") > MAX_FOOTER_BYTES:
+            check_footer(uri, file)
+        parquet = ParquetBatches(file)
+        rows, groups = parquet.rows, tuple(parquet.group_rows)
+        if sum(groups) != rows or min(groups, default=0) < 0:
+            raise DamagedParquet(f"{rows} rows, of which row groups have {sum(groups)}")
+        if rows > MAX_ROWS_PER_BYTE * size:
+            raise DamagedParquet(f"it cannot have {rows} rows in {size} bytes")
+        return Footer(parquet.schema, rows, groups)
 
 
 def read_parquet(unit: Unit) -> Iterator[RawRow]:
     """Yields the rows of a unit, in order, reading only the row groups and columns it needs."""
     if not unit.rows:  # nothing but damage, which the plan has noted
         return
-    begin, end = unit.first_row, unit.first_row + unit.rows
+    number, end = unit.first_row, unit.first_row + unit.rows
+    damage = "the file ends before this row"
     with storage.open_input(unit.uri) as file:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True, buffer_size=BUFFER_BYTES)
-        first = 0
-        for group in range(parquet.num_row_groups):
-            rows = parquet.metadata.row_group(group).num_rows
-            if first < end and first + rows > begin:
-                wanted = range(max(begin - first, 0), min(end - first, rows))
-                group_rows = _read_group(parquet, group, wanted, _names(unit.columns))
-                for number, values in zip(wanted, group_rows, strict=True):
-                    yield RawRow(first + number, values)
-            first += rows
+        try:
+            for raw in _rows(file, unit, range(number, end)):
+                yield raw
+                number = raw.number + 1
+        except DamagedParquet as error:  # it was whole when it was planned
+            damage = f"not a whole Parquet file: {error}"
+    fault = Fault(Reason.MANIFEST_UNREADABLE, damage)
+    yield from (RawRow(lost, fault) for lost in range(number, end))
 
 
 def read_ledger(unit: Unit) -> Iterator[RawRow]:
     """Yields the rows of img2dataset's Parquet file that are not in the tar beside it."""
-    rows = read_footer(unit.uri)[1]
+    rows = read_footer(unit.uri).rows
     for raw in read_parquet(replace(unit, rows=rows)):
         values = raw.values
         if isinstance(values, Fault) or values[str(unit.columns.status)] != DOWNLOADED:
             yield raw
 
 
+def _rows(file: BinaryIO, unit: Unit, wanted: range) -> Iterator[RawRow]:
+    with damage_named():
+        parquet = ParquetBatches(file)
+        group_rows = parquet.group_rows
+    first = 0
+    for group, rows in enumerate(group_rows):
+        inside = range(max(wanted.start - first, 0), min(wanted.stop - first, rows))
+        if inside:
+            group_values = _read_group(file, unit, parquet, group, inside)
+            for number, values in zip(inside, group_values, strict=True):
+                yield RawRow(first + number, values)
+        first += rows
+
+
 def _read_group(
-    parquet: pq.ParquetFile, group: int, wanted: range, names: list[str]
+    file: BinaryIO, unit: Unit, parquet: ParquetBatches, group: int, wanted: range
 ) -> Iterator[dict[str, Any] | Fault]:
     """Yields the wanted rows of a row group, or a fault for each that cannot be read."""
-    number, reached = wanted.start, 0
-    damage = "it ends early"
+    done, damage = 0, "it ends early"
     try:
-        with _damage_named():
-            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
-                if reached + batch.num_rows > number:
-                    piece = batch.slice(number - reached, wanted.stop - number)
-                    yield from _values(piece)
-                    number += piece.num_rows
-                    if number == wanted.stop:
-                        return
-                reached += batch.num_rows
+        with damage_named():
+            for batch in _batches(file, unit, parquet, group, wanted):
+                for values in _values(batch):
+                    yield values
+                    done += 1
     except DamagedParquet as error:
         damage = str(error)
     fault = Fault(Reason.MANIFEST_UNREADABLE, f"row group {group} is damaged: {damage}")
-    yield from (fault for _ in range(number, wanted.stop))
+    yield from (fault for _ in wanted[done:])
 
 
-@contextmanager
-def _damage_named() -> Iterator[None]:
-    """Tells damage from a store that cannot be reached for now, which the runner tries again."""
+def _batches(
+    file: BinaryIO, unit: Unit, parquet: ParquetBatches, group: int, wanted: range
+) -> Iterator[pa.RecordBatch]:
+    names, image = _names(unit.columns), unit.columns.image_bytes
+    whole = [image] if image is not None else []
     try:
-        yield
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DamagedParquet(error) from error
-    except OSError as error:  # Arrow's own have no number; those of filesystems have, or a class
-        if type(error) is not OSError or error.errno is not None:
-            raise
-        raise DamagedParquet(error) from error
+        for batch in parquet.read(group, wanted, names, whole):
+            wanted = wanted[batch.num_rows :]
+            yield batch
+    except SuspiciousPages:
+        yield from limited_batches(unit.uri, file, group, wanted, names, whole)
 
 
-def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | Fault]:
-    fields = [(field.name, mapped_type(field.type, _portable)) for field in batch.schema]
-    batch = batch.cast(pa.schema(fields))
-    try:
-        return batch.to_pylist()
-    except (ValueError, OverflowError):
-        return [_row_values(batch.slice(index, 1)) for index in range(batch.num_rows)]
-
-
-def _portable(kind: pa.DataType) -> pa.DataType:
-    """Returns the type in which values travel: nanoseconds as numbers.
-
-    Python's own times end at microseconds; Arrow would need pandas, or drop the rest. It takes the
-    numbers back for what they were.
-    """
-    is_in_ns = pa.types.is_temporal(kind) and getattr(kind, "unit", None) == "ns"
-    return pa.int64() if is_in_ns else kind
+def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | Fault]:
+    if batch.nbytes <= _LARGE_BATCH_BYTES:
+        try:
+            yield from batch.to_pylist()
+            return
+        except (ValueError, OverflowError):  # of one of the rows
+            pass
+    yield from (_row_values(batch.slice(index, 1)) for index in range(batch.num_rows))
 
 
 def _row_values(row: pa.RecordBatch) -> dict[str, Any] | Fault:

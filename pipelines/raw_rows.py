@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from pipelines.foreign_names import escaped
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.redaction import redact, scrub
 from schemas.manifest import DOWNLOADED, Columns
 from schemas.rejects import Reason
 
 MAX_RECORD_BYTES = 16 << 20  # of one line of a text manifest
+MAX_TEXT_CHARS = 1 << 20  # of a caption, an id or another text
+MAX_TEXT_BYTES = 4 * (MAX_TEXT_CHARS + 1)  # what readers cut longer texts to: still too long
+SHOWN_TEXT_CHARS = 1000  # of a text that is too long
+_HASH_CHARS = 1000  # what has more is no hash, and equals none
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A row that its reader could not make out."""
+    """A row that its reader could not make out; `text` is what is known of its caption."""
 
     reason: Reason
     detail: str
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,13 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
 
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
-    source = redact(unit.uri)
-    row = Row(_position_uid(unit.uri, number), source, number, None, None)
+    row = Row(
+        uid=_position_uid(unit.uri, number),
+        source=_source(unit.uri),
+        source_row=number,
+        url=None,
+        text=fault.text,
+    )
     return RowFault("read", fault.reason, fault.detail).to_reject(row)
 
 
@@ -58,17 +70,18 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
         sha256 = None  # img2dataset took it of the picture that it then resized
     fault = fault or uid_fault or _not_downloaded(columns, values) or _fault(url, image_bytes, text)
     url, text = (value if isinstance(value, str) else None for value in (url, text))
+    url = url[:SHOWN_TEXT_CHARS] if url and _is_long(url) else url
     if uid is None:
         uid = content_uid(url, image_bytes, text) if fault is None else None
     row = Row(
         uid=_position_uid(unit.uri, number) if uid is None else uid,
-        source=redact(unit.uri),
+        source=_source(unit.uri),
         source_row=number,
         url=url,
         text=text,
         image_root=unit.image_root,
         image_bytes=image_bytes if fault is None else None,
-        expected_sha256=sha256 if isinstance(sha256, str) and sha256 else None,
+        expected_sha256=sha256[:_HASH_CHARS] if isinstance(sha256, str) and sha256 else None,
         kept={name: values.get(name) for name in columns.kept},
     )
     return row, fault
@@ -77,13 +90,47 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
 def _valid_text(
     columns: Columns, values: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Fault | None]:
-    """Replaces halves of surrogate pairs, which JSON can spell but no file can hold."""
+    """Replaces halves of surrogate pairs, which JSON can spell but no file can hold, and cuts what
+    is too long."""
     used = (columns.uid, columns.image_uri, columns.text, *columns.kept)
     texts = {name: values[name] for name in used if name and isinstance(values.get(name), str)}
+    if max(map(len, texts.values()), default=0) > MAX_TEXT_CHARS:
+        return _cut(columns, values, used)
+    if len(texts) < len(used) and any(_is_long(values.get(name)) for name in used if name):
+        return _cut(columns, values, used)
     valid = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
     if valid == texts:
         return values, None
     return {**values, **valid}, Fault(Reason.MALFORMED_ROW, "the row holds half a surrogate pair")
+
+
+def _is_long(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) > MAX_TEXT_CHARS
+    return isinstance(value, bytes) and len(value) > MAX_RECORD_BYTES
+
+
+def _cut(
+    columns: Columns, values: Mapping[str, Any], used: Collection[str | None]
+) -> tuple[Mapping[str, Any], Fault]:
+    """Leaves the beginning of each text of a row that has a value which is too long."""
+    cut = {name: _beginning(values[name]) for name in used if name and name in values}
+    long = [name for name in cut if _is_long(values[name])]
+    what = "the caption" if columns.text in long else f"column {long[0]!r}"
+    most = f"{MAX_TEXT_CHARS} characters, or {MAX_RECORD_BYTES} bytes"
+    return {**values, **cut}, Fault(Reason.TOO_LARGE, f"{what} has more than {most}")
+
+
+def _beginning(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:SHOWN_TEXT_CHARS].encode("utf-8", "replace").decode()
+    return None if _is_long(value) else value
+
+
+@lru_cache(maxsize=64)
+def _source(uri: str) -> str:
+    """Returns the manifest's URI as rows hold it: without credentials, in text of any name."""
+    return escaped(redact(uri))
 
 
 def _uid(value: Any) -> tuple[str | None, Fault | None]:
@@ -114,6 +161,8 @@ def _not_downloaded(columns: Columns, values: Mapping[str, Any]) -> Fault | None
 
 
 def _fault(url: Any, image_bytes: Any, text: Any) -> Fault | None:
+    if _is_long(url):
+        return Fault(Reason.TOO_LARGE, f"the path has more than {MAX_TEXT_CHARS} characters")
     if image_bytes is None and not url:
         return Fault(Reason.MISSING_IMAGE, "the row names no image")
     if image_bytes is None and not isinstance(url, str):
@@ -138,4 +187,4 @@ def content_uid(url: str | None, image_bytes: bytes | None, text: str | None) ->
 
 def _position_uid(uri: str, number: int) -> str:
     """An id for a row that has no content to make one of: it is told by its place."""
-    return hashlib.sha256(f"{uri}#{number}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{escaped(uri)}#{number}".encode()).hexdigest()[:32]

@@ -84,7 +84,7 @@ def read_text(unit: Unit) -> Iterator[RawRow]:
         names = [field.name for field in _header_fields(records, unit.uri, unit.format)]
         records.skip_to(unit.offset or 0, seekable=not is_compressed(unit.uri))
         for number in range(unit.first_row, unit.first_row + (unit.rows or 0)):
-            record = next(records, _SHRUNK)
+            record = _next_record(records)
             if isinstance(record, Fault):
                 yield RawRow(number, record)
             elif unit.format == "jsonl":
@@ -93,7 +93,14 @@ def read_text(unit: Unit) -> Iterator[RawRow]:
                 yield RawRow(number, _csv_values(record, names))
 
 
-# The file is shorter than when it was planned.
+def _next_record(records: TextRecords) -> Any:
+    """Returns the next record, or a fault if the file is not as whole as when it was planned."""
+    try:
+        return next(records, _SHRUNK)
+    except DamagedStream as error:
+        return Fault(Reason.MANIFEST_TRUNCATED, str(error))
+
+
 _SHRUNK = Fault(Reason.MANIFEST_TRUNCATED, "the manifest ends before this row")
 
 

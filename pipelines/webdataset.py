@@ -1,17 +1,16 @@
 """Reads WebDataset tars: samples of adjacent members whose names share a key.
 
 The key ends at the first dot of the base name. Members are read into memory and never extracted.
-`tarfile` takes a damaged header for the end of the archive, so the end is checked here: two zero
-blocks, and nothing but zeros behind them (POSIX.1-1988, ustar).
+A damaged header could pass for the end of the archive, so the end is checked: two zero blocks, and
+nothing but zeros behind them (POSIX.1-1988, ustar).
 """
 
 from __future__ import annotations
 
 import io
 import json
-import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
@@ -19,9 +18,17 @@ from typing import Any, BinaryIO, cast
 from pipelines import storage
 from pipelines.compression import DamagedStream, decompressed, is_compressed
 from pipelines.faults import AttemptsFailed, is_transient
-from pipelines.raw_rows import Fault, RawRow
+from pipelines.foreign_names import escaped
+from pipelines.raw_rows import (
+    MAX_RECORD_BYTES,
+    MAX_TEXT_BYTES,
+    SHOWN_TEXT_CHARS,
+    Fault,
+    RawRow,
+)
 from pipelines.records import Unit
 from pipelines.redaction import redact
+from pipelines.tar_members import DamagedTar, Member, TarMembers
 from schemas.manifest import (
     ERROR_NAME,
     STATUS_NAME,
@@ -33,14 +40,13 @@ from schemas.manifest import (
 from schemas.rejects import Reason
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-USED_FIELDS = (*IMAGE_FIELDS, "txt", "json")
-MAX_MEMBER_BYTES = 256 << 20
+MAX_MEMBER_BYTES = 64 << 20  # no larger image is decoded
+MAX_SAMPLE_MEMBERS = 1000
 # What a compressed tar may unpack to: so many times its size or so much, whichever is more, up to a
 # limit. Else a few MB of packed zeros would fill the disk; pictures hardly shrink at all.
 MAX_UNPACKED_RATIO = 32
 ALWAYS_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 64 << 30
-_ZERO_BLOCK = bytes(tarfile.BLOCKSIZE)
 _CHECK_BYTES = 1 << 20
 
 # The names under which this reader hands out what it found in a sample: of members and of json's
@@ -62,34 +68,32 @@ def read_webdataset(unit: Unit) -> Iterator[RawRow]:
     """Yields the samples of a tar, in order; last, if it is damaged, one fault for the rest."""
     number, damage = 0, None
     try:
-        with (
-            _seekable(unit.uri) as (file, damage),
-            tarfile.open(fileobj=file, mode="r:") as tar,
-        ):
-            for members in _samples(tar):
-                yield RawRow(number, _sample(tar, members, unit))
+        with _seekable(unit.uri) as (file, damage):
+            members = TarMembers(file)
+            for sample in _samples(members):
+                yield RawRow(number, _sample(file, sample, unit))
                 number += 1
-            damage = damage or _damage_at_end(tar, file) or _wrong_count(unit.uri, number)
-    except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
-        damage = damage or str(error)
+            damage = damage or members.damage_at_end() or _wrong_count(unit.uri, number)
+    except DamagedTar as error:
+        damage = damage or escaped(str(error))
     if damage is not None:
         yield RawRow(number, Fault(Reason.MANIFEST_TRUNCATED, damage))
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """Yields the members of each sample; an extension that comes again begins another one."""
-    members: dict[str, tarfile.TarInfo] = {}
+def _samples(tar: TarMembers) -> Iterator[dict[str, Member]]:
+    """Yields the members of each sample by field; a field that comes again begins another one."""
+    sample: dict[str, Member] = {}
     key = ""
     for member in tar:
-        if member.isdir():
+        if member.kind == "directory":
             continue
         found, field = _split(member.name)
-        if members and (found != key or field in members):
-            yield list(members.values())
-            members = {}
-        key, members[field] = found, member
-    if members:
-        yield list(members.values())
+        if sample and (found != key or field in sample or len(sample) == MAX_SAMPLE_MEMBERS):
+            yield sample
+            sample = {}
+        key, sample[field] = found, member
+    if sample:
+        yield sample
 
 
 @contextmanager
@@ -127,22 +131,6 @@ def _unpacked_bound(packed_bytes: int) -> int:
     return min(MAX_UNPACKED_BYTES, max(ALWAYS_UNPACKED_BYTES, MAX_UNPACKED_RATIO * packed_bytes))
 
 
-def _damage_at_end(tar: tarfile.TarFile, file: BinaryIO) -> str | None:
-    """Says what is wrong where `tarfile` stopped, or None."""
-    file.seek(tar.offset)
-    blocks = file.read(2 * tarfile.BLOCKSIZE)
-    if not blocks.startswith(_ZERO_BLOCK):
-        if len(blocks) < tarfile.BLOCKSIZE:
-            return f"the archive ends at byte {tar.offset + len(blocks)} without its end blocks"
-        return f"the header at byte {tar.offset} is damaged"
-    if blocks != 2 * _ZERO_BLOCK:
-        return f"expected two end blocks at byte {tar.offset}, got one"
-    while chunk := file.read(_CHECK_BYTES):
-        if chunk.strip(b"\0"):
-            return f"data follows the end blocks at byte {tar.offset}"
-    return None
-
-
 def _wrong_count(uri: str, found: int) -> str | None:
     """Compares the samples with what img2dataset's statistics beside the tar say, if they do."""
     stats = uri.rpartition(".")[0] + "_stats.json"
@@ -160,33 +148,54 @@ def _wrong_count(uri: str, found: int) -> str | None:
     return f"the tar holds {found} samples, {storage.base_name(stats)} counts {expected}"
 
 
-def _sample(
-    tar: tarfile.TarFile, members: list[tarfile.TarInfo], unit: Unit
-) -> dict[str, Any] | Fault:
+def _sample(file: BinaryIO, members: dict[str, Member], unit: Unit) -> dict[str, Any] | Fault:
     """Reads one sample: its image, its caption, and what its json says."""
-    columns = unit.columns
-    named = (columns.uid, columns.image_bytes, columns.text)
-    used = {*USED_FIELDS, *(name.lower() for name in named if name)}
+    image = _image_field(unit.columns, members)
+    texts = {"txt", str(unit.columns.text).lower(), str(unit.columns.uid).lower()}
     found: dict[str, bytes] = {}
-    names: dict[str, str] = {}
-    for member in members:
-        field = _split(member.name)[1]
-        if not member.isreg():
-            return Fault(Reason.MALFORMED_ROW, f"{member.name!r} is not a regular file")
-        if field not in used:
+    for field, member in members.items():
+        name = escaped(member.name)
+        if member.kind == "other":
+            return Fault(Reason.MALFORMED_ROW, f"{name!r} is not a regular file")
+        if field not in (image, "json", *texts):
             continue
-        if member.size > MAX_MEMBER_BYTES:
-            return Fault(Reason.TOO_LARGE, f"{member.name!r} has {member.size} bytes")
-        found[field] = _read(tar, member)
-        names[field] = member.name
+        if member.kind == "sparse":
+            return Fault(Reason.MALFORMED_ROW, f"{name!r} has holes; pack it without `--sparse`")
+        most = _most_bytes(field, image)
+        if member.size > most:
+            detail = f"{name!r} has {member.size} bytes, more than {most}"
+            return Fault(Reason.TOO_LARGE, detail, _beginning(file, member, field in texts))
+        found[field] = _read(file, member, member.size)
     try:
-        return _values(found, names, _split(members[0].name)[0], unit)
+        key = escaped(_split(next(iter(members.values())).name)[0])
+        return _values(found, image, members[image].name if image else "", key, unit)
     except (ValueError, RecursionError) as error:
         return Fault(Reason.MALFORMED_ROW, f"damaged text or json: {error}")
 
 
+def _image_field(columns: Columns, members: Mapping[str, Member]) -> str | None:
+    """Returns the field that is the image; a sample may have others, which are not read."""
+    own = columns.image_bytes != COLUMNS.image_bytes
+    fields = (str(columns.image_bytes).lower(),) if own else IMAGE_FIELDS
+    return next((field for field in fields if field in members), None)
+
+
+def _most_bytes(field: str, image: str | None) -> int:
+    if field == image:
+        return MAX_MEMBER_BYTES
+    return min(MAX_MEMBER_BYTES, MAX_RECORD_BYTES if field == "json" else MAX_TEXT_BYTES)
+
+
+def _beginning(file: BinaryIO, member: Member, is_text: bool) -> str | None:
+    """Returns how a caption that is too long begins."""
+    if not is_text:
+        return None
+    begins = _read(file, member, min(member.size, 4 * SHOWN_TEXT_CHARS))
+    return begins.decode("utf-8", "ignore")[:SHOWN_TEXT_CHARS]
+
+
 def _values(
-    found: dict[str, bytes], names: dict[str, str], key: str, unit: Unit
+    found: dict[str, bytes], image: str | None, name: str, key: str, unit: Unit
 ) -> dict[str, Any] | Fault:
     about = json.loads(found["json"]) if "json" in found else {}
     if not isinstance(about, dict):
@@ -199,12 +208,9 @@ def _values(
     # img2dataset takes the hash of the picture that it then resizes.
     is_resized = STATUS_NAME in about and ERROR_NAME in about
     values[str(columns.sha256)] = None if is_resized else about.get("sha256")
-    own = columns.image_bytes != COLUMNS.image_bytes
-    fields = (str(columns.image_bytes).lower(),) if own else IMAGE_FIELDS
-    image = next((field for field in fields if field in found), None)
     if image is not None:
         values[str(columns.image_bytes)] = found[image]
-        values[str(columns.image_uri)] = f"{redact(unit.uri)}#{names[image]}"
+        values[str(columns.image_uri)] = escaped(f"{redact(unit.uri)}#{name}")
     return values
 
 
@@ -220,11 +226,11 @@ def _named(column: str, found: dict[str, bytes], about: dict[str, Any]) -> Any:
     return about.get(column) if member is None else member.decode("utf-8")
 
 
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    data = file.read() if file is not None else b""
-    if len(data) != member.size:
-        raise EOFError(f"the archive ends inside {member.name!r}")
+def _read(file: BinaryIO, member: Member, size: int) -> bytes:
+    file.seek(member.offset)
+    data = file.read(size)
+    if len(data) != size:
+        raise DamagedTar(f"the archive ends inside {member.name!r}")
     return data
 
 

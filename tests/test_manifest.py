@@ -1,4 +1,5 @@
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,6 +7,7 @@ import pytest
 from conftest import plan
 
 from pipelines.manifest import format_of, merged_units, unit_id
+from pipelines.read import read_unit
 from pipelines.records import Selection, Unit
 from schemas.manifest import Columns, ManifestError
 
@@ -34,6 +36,34 @@ def test_unit_ids_are_readable_and_tell_files_apart():
     first, other = unit_id("gs://a/part 1.jsonl.gz", 3), unit_id("gs://b/part 1.jsonl.gz", 3)
     assert first.startswith("part-1-") and first.endswith("-00003")
     assert first != other
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_train", ".hidden", "-rf", "--_.x", "训练", "n" * 240, "é" * 120, "...", "a b\n", "con:|?*",
+        "\udce9t\udce9", "_", "\u202e", "🙂" * 60,
+    ],
+)  # fmt: skip
+def test_unit_ids_are_names_that_every_reader_and_disk_takes(name):
+    found = unit_id(f"gs://bucket/{name}.jsonl", 0)
+    assert re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,90}", found)
+    assert found != unit_id(f"gs://bucket/{name}x.jsonl", 0)
+
+
+def test_file_of_a_name_that_is_not_utf8_is_planned_and_read(tmp_path):
+    try:
+        (tmp_path / "caf\udce9.jsonl").write_text(LINE)
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    (tmp_path / "m.jsonl").write_text(LINE * 2)
+    (tmp_path / "\udce8.csv").write_text("url,text\na.jpg,\n")
+    found = [record for unit in plan(tmp_path).units for record in read_unit(unit)]
+    rows = [getattr(record, "row", record) for record in found]
+    names = ["caf\\xe9.jsonl", "m.jsonl", "m.jsonl", "\\xe8.csv"]
+    assert sorted(row.source for row in rows) == sorted(f"{tmp_path}/{name}" for name in names)
+    for row in rows:
+        f"{row.uid}{row.source}{row.unit_id}".encode()
 
 
 def test_units_do_not_depend_on_how_the_manifest_is_named(tmp_path, monkeypatch):

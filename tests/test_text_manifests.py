@@ -291,3 +291,16 @@ def test_empty_csv_among_others_is_one_reject_and_alone_is_refused(tmp_path):
     assert bad.detail == "expected a header line, got an empty file"
     with pytest.raises(ManifestError, match="b.csv: expected a header line, got an empty file"):
         plan(tmp_path / "b.csv")
+
+
+def test_compressed_file_that_was_cut_since_it_was_planned_gives_rejects(tmp_path):
+    path = tmp_path / "m.jsonl.gz"
+    lines = [json.dumps({"url": f"{n}.jpg", "text": str(hash(n * 7919))}) for n in range(9000)]
+    whole = gzip.compress("\n".join(lines).encode())
+    path.write_bytes(whole)
+    unit = plan(path).units[0]
+    path.write_bytes(whole[: len(whole) // 2])
+    found = list(read_unit(unit))
+    rejects = [record for record in found if isinstance(record, Reject)]
+    assert len(found) == 9000 and 0 < len(rejects) < 9000
+    assert {record.reason for record in rejects} == {Reason.MANIFEST_TRUNCATED}

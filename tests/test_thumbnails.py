@@ -11,8 +11,8 @@ import pytest
 from conftest import encode_image, make_image, plan
 from PIL import Image
 
-from pipelines.unit_record import UNIT_KEY, unit_to_json
 from pipelines.thumbnails import SIDE, source_units, thumbnails
+from pipelines.unit_record import UNIT_KEY, unit_to_json
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,28 @@ FORMS: dict[str, Callable[[list[dict]], bytes]] = {
 }
 
 
+def with_header(data: bytes, offset: int, changes: Mapping[int, bytes]) -> bytes:
+    """Changes bytes of the tar header at `offset`, and mends its checksum."""
+    header = bytearray(data[offset : offset + tarfile.BLOCKSIZE])
+    for at, value in changes.items():
+        header[at : at + len(value)] = value
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return data[:offset] + bytes(header) + data[offset + tarfile.BLOCKSIZE :]
+
+
+def mutated_header(data: bytes, rng: np.random.Generator) -> bytes:
+    """Changes a header of a tar so that nothing but its content tells."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        offsets = [member.offset for member in tar]
+    size, kind, any_field = range(124, 136), range(156, 157), range(tarfile.BLOCKSIZE)
+    changes = {}
+    for _ in range(rng.choice([1, 3, 12])):
+        place = (size, kind, any_field)[rng.integers(3)]
+        changes[int(rng.choice(place))] = bytes([rng.choice([0, 0x80, 0xFF, rng.integers(256)])])
+    return with_header(data, int(rng.choice(offsets)), changes)
+
+
 def bad_manifests(count: int, seed: int) -> Iterator[tuple[str, bytes, set[str]]]:
     """Yields file name, content and the ids it must give; each form whole, then damaged.
 
@@ -103,7 +125,9 @@ def bad_manifests(count: int, seed: int) -> Iterator[tuple[str, bytes, set[str]]
         found = rows(rng)
         name = names[number % len(names)]
         data = FORMS[name](found)
-        if number >= len(names):
+        if number >= len(names) and name == "m.tar" and rng.random() < 0.5:
+            data = mutated_header(data, rng)
+        elif number >= len(names):
             data = DAMAGES[number // len(names) % len(DAMAGES)](data, rng)
         ids = {row["uid"] for row in found}
         plain = name.endswith(("jsonl", "csv", "tsv", "tar"))
