@@ -35,10 +35,10 @@ from pipelines.scored_tables import (
     ScoredTablesError,
     check_columns,
     embedding_matrix,
-    open_tables,
     row_count,
 )
 from pipelines.truth import TruthError, read_truth
+from pipelines.whole_runs import open_whole
 from schemas.embeddings import ROW_FIELDS
 from schemas.labels import KEY_NAMES
 
@@ -87,7 +87,7 @@ def _classify(options: argparse.Namespace, beam_options: PipelineOptions | None)
     try:
         job = prepare(options)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("classify", str(error), process.WRONG_USAGE)
+        return process.fail("classify", str(error), process.status_before(error))
     try:
         accuracy = run(job, beam_options)
         if job.truth_column:
@@ -155,7 +155,7 @@ def prepare(options: argparse.Namespace) -> Job:
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
     """
     labels, templates = read_prompts(options)
-    tables = open_tables(options.input).of_model(options.model_name)
+    tables = open_whole(options.input, options.allow_incomplete).of_model(options.model_name)
     columns = [tables.column("image_embedding")]
     if options.truth_column and not options.truth:
         columns.append(options.truth_column)

@@ -15,6 +15,7 @@ from pipelines import storage
 from pipelines.layout import FINGERPRINT_KEY
 from pipelines.parquet_output import write_parquet
 from pipelines.scored_tables import (
+    MEND,
     ScoredTables,
     ScoredTablesError,
     embedding_matrix,
@@ -117,7 +118,7 @@ def write_npy(file: IO[bytes], uri: str, column: str, dim: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
     for batch in iterate_batches(uri, [column]):
         if batch.column(0).null_count:
-            raise ScoredTablesError(f"{uri} has a row without {column!r}; run `embed` again")
+            raise ScoredTablesError(f"{uri} is damaged (a row lacks {column!r}); {MEND}")
         file.write(embedding_matrix(batch.column(0)).astype("<f2").tobytes())
 
 

@@ -32,6 +32,11 @@ def status_of(error: Exception) -> int:
     return WRONG_USAGE if isinstance(error, RunnerError) else FAILED
 
 
+def status_before(error: Exception) -> int:
+    """Returns the exit status for what was found before the work; 2 unless the error says more."""
+    return getattr(error, "exit_status", WRONG_USAGE)
+
+
 def fail(command: str, message: str, status: int) -> int:
     """Says on stderr, without credentials, why a command fails; returns its exit status."""
     print(f"clip-beam {command}: {scrub(message)}", file=sys.stderr)

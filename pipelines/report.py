@@ -22,6 +22,7 @@ from pipelines.scored_tables import (
     row_count,
 )
 from pipelines.thumbnails import Thumbnail, source_units, thumbnails
+from pipelines.whole_runs import what_is_missing
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_extra()
         tables = open_tables(config.input).of_model(config.model_name)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("report", str(error), process.WRONG_USAGE)
+        return process.fail("report", str(error), process.status_before(error))
     try:
         write_report(tables, config, beam_options)
     except (ScoredTablesError, OSError) as error:
@@ -122,7 +123,7 @@ def write_report(
     if cut is None:
         cut = cut_of_fraction(statistics.similarity, config.top_fraction or TOP_FRACTION)
     galleries = _galleries(statistics, cut, tables)
-    page = render_report(tables, statistics, cut, galleries)
+    page = render_report(tables, statistics, cut, galleries, what_is_missing(tables))
     storage.write_atomically(config.output, page.encode())
 
 

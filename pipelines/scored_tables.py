@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,10 +21,18 @@ ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
 MAX_RUN_JSON_BYTES = 16 << 20
+FOOTER_READERS = 16
+MEND = "remove it and run `embed` again"  # of a file of a run that is damaged
 
 
 class ScoredTablesError(ValueError):
     """A directory that `embed` did not write, or a part of it that cannot be read."""
+
+
+class DamagedFileError(ScoredTablesError):
+    """A file of a run that cannot be read: no wrong usage, whenever it is found."""
+
+    exit_status = 1
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +69,12 @@ class ScoredTables:
     fingerprint: Mapping[str, Any]
     record: Mapping[str, Any]
     model_name: str | None = None
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """Rows as run.json counts them, by name."""
+        counts: Mapping[str, Any] = self.record.get("counts", {})
+        return counts
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -110,7 +126,7 @@ def open_tables(root: str) -> ScoredTables:
     root = storage.normalize(root)
     embeddings = _parquet_files(storage.join(root, EMBEDDINGS))
     record = _run_record(storage.join(root, RUN_JSON))
-    if not embeddings and record:
+    if not embeddings and record and not record.get("counts", {}).get("rows_read"):
         raise ScoredTablesError(f"the run in {root!r} has no rows, so there is nothing to read")
     if not embeddings:
         raise ScoredTablesError(
@@ -126,7 +142,7 @@ def open_tables(root: str) -> ScoredTables:
         embeddings=embeddings,
         rejects=_parquet_files(storage.join(root, REJECTS)),
         schema=schema.remove_metadata(),
-        fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
+        fingerprint=_fingerprint(embeddings[0], metadata[FINGERPRINT_KEY]),
         record=record,
     )
 
@@ -166,8 +182,16 @@ def file_schema(uri: str) -> pa.Schema:
 
 
 def row_count(uris: Sequence[str]) -> int:
-    """Returns the rows of all files, from their footers."""
-    return sum(_footer_rows(uri) for uri in uris)
+    """Returns the rows of all files, from their footers.
+
+    Raises:
+        ScoredTablesError: if a file is damaged.
+        OSError: as the filesystem reports it.
+    """
+    if len(uris) < 2:
+        return sum(map(_footer_rows, uris))
+    with ThreadPoolExecutor(FOOTER_READERS) as pool:  # a store takes its time for each
+        return sum(pool.map(_footer_rows, uris))
 
 
 def iterate_batches(
@@ -254,11 +278,38 @@ def _run_record(uri: str) -> Mapping[str, Any]:
         record = json.loads(storage.read_retried(uri, MAX_RUN_JSON_BYTES))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise ScoredTablesError(f"{uri} is damaged: {error}; run `embed` again") from error
-    return record if isinstance(record, dict) else {}
+    except (ValueError, RecursionError) as error:
+        raise _damaged(uri, error) from error
+    problem = _problem(record)
+    if problem:
+        raise _damaged(uri, ValueError(problem))
+    return record
 
 
-def _damaged(uri: str, error: Exception) -> ScoredTablesError:
+def _problem(record: Any) -> str | None:
+    """Says how run.json differs from the form that `embed` gives it; None if it does not."""
+    if not isinstance(record, dict):
+        return f"expected an object, got {type(record).__name__}"
+    for name in ("counts", "options", "seconds", "versions"):
+        if not isinstance(record.get(name, {}), dict):
+            return f"expected an object as {name!r}, got {record[name]!r:.40}"
+    numbers = [*record.get("seconds", {}).values(), record.get("counts", {}).get("rows_read", 0)]
+    for value in numbers:
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            return f"expected counts and seconds of 0 or more, got {value!r:.40}"
+    return None
+
+
+def _fingerprint(uri: str, text: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(uri, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(uri, ValueError("its fingerprint is no object"))
+    return found
+
+
+def _damaged(uri: str, error: Exception) -> DamagedFileError:
     reason = str(error).split("\n", 1)[0]
-    return ScoredTablesError(f"{uri} is damaged ({reason}); remove it and run `embed` again")
+    return DamagedFileError(f"{uri} is damaged ({reason}); {MEND}")

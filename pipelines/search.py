@@ -25,10 +25,10 @@ from pipelines.scored_tables import (
     ScoredTables,
     ScoredTablesError,
     check_columns,
-    open_tables,
     row_count,
 )
 from pipelines.thumbnails import source_units, thumbnail_uri, thumbnails
+from pipelines.whole_runs import add_incomplete_flag, open_whole
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         image = _read_image(options.image) if options.image else None
         query = _embed(load_query_model(tables, options), options.text, image)
     except (ValueError, OSError, ImportError, RowFault) as error:
-        return process.fail("search", str(error), process.WRONG_USAGE)
+        return process.fail("search", str(error), process.status_before(error))
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
@@ -70,6 +70,7 @@ def parser() -> Parser:
     query.add_argument("--image", metavar="URI", help="what to look for, as a picture")
     add("--top_k", type=int, default=TOP_K, help=f"rows to show [{TOP_K}]")
     add("--html", metavar="URI", help="gallery with thumbnails to write")
+    add_incomplete_flag(flags)
     add_model_flags(flags)
     return flags
 
@@ -153,7 +154,7 @@ def _checked_tables(options: argparse.Namespace) -> ScoredTables:
         raise ValueError("expected words as `--text`, got a blank one")
     if options.html:
         require("jinja2", "galleries")
-    tables = open_tables(options.input).of_model(options.model_name)
+    tables = open_whole(options.input, options.allow_incomplete).of_model(options.model_name)
     check_columns(tables.schema, [tables.column("image_embedding")], tables.embeddings[0])
     return tables
 
