@@ -37,6 +37,7 @@ from pipelines.scored_tables import (
     embedding_matrix,
     row_count,
 )
+from pipelines.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.truth import TruthError, read_truth
 from pipelines.whole_runs import open_whole
 from schemas.embeddings import ROW_FIELDS
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 LABELS = "labels"
 EMBEDDED = "embedded"
 ACCURACY = "accuracy.json"
+OVERWRITE = "--overwrite"
 BATCH_ROWS = 2048  # times a thousand labels: 8 MB of logits
 
 
@@ -123,7 +125,9 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     given = {name: getattr(options, name) for name in own if getattr(options, name)}
     argv = [part for name, value in given.items() for part in (f"--{name}", value)]
     argv += [part for uri in options.manifest for part in ("--manifest", uri)]
-    argv += ["--overwrite"] if options.overwrite else []
+    argv += [part for uri in options.allow_images_from for part in (IMAGES, uri)]
+    argv += [part for uri in options.allow_manifests_from for part in (MANIFESTS, uri)]
+    argv += [flag for flag in (OVERWRITE, TRUST) if getattr(options, flag.lstrip("-"))]
     return [*argv, "--output", options.input, *rest]
 
 

@@ -9,6 +9,7 @@ from pipelines import storage
 from pipelines.arguments import Parser
 from pipelines.extras import require
 from pipelines.query_model import add_model_flags
+from pipelines.trust import add_trust_flags
 from pipelines.whole_runs import add_incomplete_flag
 
 TOP_K = 5
@@ -47,6 +48,7 @@ def parser() -> Parser:
         help="remove the labels that the output holds, and with `--manifest` its embeddings, too",
     )
     add_incomplete_flag(flags)
+    add_trust_flags(flags)
     add_model_flags(flags)
     return flags
 

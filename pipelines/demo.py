@@ -28,6 +28,7 @@ from pipelines.extras import MissingExtraError
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.scenes import BACKGROUNDS
+from pipelines.trust import MANIFESTS
 
 MARKER = ".clip-beam-demo"  # a directory that holds it was made here and may be made anew
 SWAP_RATE = 0.15
@@ -104,7 +105,8 @@ def _show(sample: Path, output: Path) -> int:
     truth = ("--truth", sample / TRUTH, "--truth_column", "background")
     labels = ("--labels", ",".join(sorted(BACKGROUNDS)), "--output", output / "labels")
     status = _run(classify, "--input", embedded, *labels, *truth)
-    return status or _report(embedded, output / "report.html", *kept)
+    pictures = (MANIFESTS, sample)  # which lies outside the run's directory
+    return status or _report(embedded, output / "report.html", *kept, *pictures)
 
 
 def _run(command: ModuleType, *flags: object) -> int:

@@ -59,7 +59,7 @@ def page(tmp_path_factory):
     ]
     rows[99]["text"] = HOSTILE
     rejects = [{"reason": "not_an_image", "text": HOSTILE}] * 25
-    flags = ("--thumbnails", "3")
+    flags = ("--thumbnails", "3", "--allow_images_from", str(root))
     return make_page(root, [rows[:60], rows[60:]], *flags, rejects=rejects, record=RECORD)
 
 

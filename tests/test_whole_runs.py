@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_scored
 
-from pipelines import cli
+from pipelines import cli, plots
 from pipelines.scored_tables import open_tables
 from pipelines.whole_runs import IncompleteRunError, open_whole, what_is_missing
 
@@ -70,6 +70,13 @@ BREAKAGES = [
     (with_counts_of({"embedded": 4}), "run.json counts no rows in rejects/"),
     (with_counts_of({"embedded": 400, "rejected": 1}), "run.json counts 400 rows"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """They take longer than all else here."""
+    for name in ("bars", "curve"):
+        monkeypatch.setattr(plots, name, lambda *arguments, **settings: "")
 
 
 @pytest.fixture
