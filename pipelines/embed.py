@@ -40,6 +40,7 @@ from pipelines.job_parts import (
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
+from pipelines.overwriting import make_room, remove_partials
 from pipelines.process import (
     FAILED,
     INTERRUPTED,
@@ -165,9 +166,9 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     layout = layout_of(plan, models, config)
     lock.acquire()
     for name in ("", EMBEDDINGS, REJECTS):
-        storage.remove_partials(storage.join(config.output, name))
+        remove_partials(storage.join(config.output, name))
     if config.overwrite:
-        _remove_tables(config.output)
+        make_room(config.output, (EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS), overwrite=True)
     finished = finished_units(config.output)
     check_resumable(finished, plan.units, layout.fingerprint)
     return Job(
@@ -280,11 +281,6 @@ def _run_pipeline(job: Job, units: Sequence[Unit], options: PipelineOptions) -> 
     result = pipeline.run()
     result.wait_until_finish()
     return timings.stage_seconds(result)
-
-
-def _remove_tables(output: str) -> None:
-    for name in (EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS):
-        storage.remove_tree(storage.join(output, name))
 
 
 def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> None:
