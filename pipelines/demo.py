@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -25,13 +26,22 @@ from clip_core.ranking import auroc
 from pipelines import classify, embed, filter, process, report
 from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError
+from pipelines.kept_rows import OUTPUTS
+from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.local_directories import local_directory
+from pipelines.overwriting import check_room
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.scenes import BACKGROUNDS
 from pipelines.trust import MANIFESTS
 
 MARKER = ".clip-beam-demo"  # a directory that holds it was made here and may be made anew
+# What the commands write, by the directory in the output that each of them gets.
+MADE = {
+    "embedded": (EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS),
+    "filtered": OUTPUTS,
+    "labels": (classify.LABELS, classify.ACCURACY),
+}
 SWAP_RATE = 0.15
 BROKEN_RATE = 0.03
 KEPT_FRACTION = 0.8
@@ -149,12 +159,32 @@ def _make_sample(output: Path, rows: int, seed: int) -> Path:
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).exists():
             raise ValueError(f"expected an empty or new directory, got {output}; name another")
+        _check_own(Path(os.path.abspath(output)))
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / MARKER).touch()
     config = SampleConfig(rows, seed, swap_rate=SWAP_RATE, broken_rate=BROKEN_RATE)
     write_sample(config, output / "sample", "parquet")
     return output / "sample"
+
+
+def _check_own(output: Path) -> None:
+    """Makes sure that a directory holds nothing but what an earlier demo wrote.
+
+    Raises:
+        ValueError: names the first file that is somebody's.
+    """
+    sample = output / "sample"
+    own = {output / MARKER, output / "report.html", sample / TRUTH}
+    own.update(sample.glob("manifest-*.parquet"))
+    for folder, names in MADE.items():
+        own.update(map(Path, check_room(str(output / folder), names, overwrite=True)))
+    for path in sorted(output.rglob("*")):
+        if path not in own and (path.is_symlink() or not path.is_dir()):
+            raise ValueError(
+                f"{path} is there, which the demo did not write and does not remove; name another "
+                "directory, or remove it yourself"
+            )
 
 
 if __name__ == "__main__":
