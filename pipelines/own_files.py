@@ -42,6 +42,7 @@ class Origin(enum.Enum):
     """Who wrote a file."""
 
     MARKED = "this program, as it says"
+    EMPTY = "whoever it was, there is nothing in it that could be lost"
     FORMED = "this program, if what lies beside it is marked"
     PARTIAL = "this program, when it was killed"
     FOREIGN = "somebody else"
@@ -59,8 +60,8 @@ def origin_of(uri: str) -> Origin:
     recognise = _recogniser(name)
     if recognise is None:
         return Origin.FOREIGN
-    if storage.file_size(uri) == 0:  # with nothing in it that could be lost
-        return Origin.MARKED if name == SUCCESS else Origin.FORMED
+    if storage.file_size(uri) == 0:
+        return Origin.EMPTY
     try:
         return recognise(uri)
     except (ValueError, RecursionError, pa.ArrowException, zipfile.BadZipFile):
@@ -73,7 +74,7 @@ def origin_of(uri: str) -> Origin:
 
 def _recogniser(name: str) -> Callable[[str], Origin] | None:
     if name == SUCCESS:
-        return lambda uri: Origin.FOREIGN  # the program's own is empty
+        return lambda uri: Origin.FOREIGN  # as the program's own is empty
     if name.endswith(_BIGQUERY):
         return _bigquery
     if name in _RECORDS:

@@ -74,7 +74,8 @@ def render_report(
 
 def _model_line(tables: ScoredTables) -> str:
     architecture = tables.model_fingerprint.get("architecture")
-    return " · ".join(filter(None, [tables.model_name, tables.options.get("model"), architecture]))
+    parts = (tables.model_name, tables.options.get("model"), architecture)
+    return " · ".join(str(part) for part in parts if part)
 
 
 def _tiles(statistics: Statistics, record: Mapping[str, Any], cut: float) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
 
 ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
+KEY_COLUMNS = ("uid", "source", "source_row")  # that every row has
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
 MAX_RUN_JSON_BYTES = 16 << 20
@@ -209,7 +210,9 @@ def iterate_batches(
                 file, page_checksum_verification=True, buffer_size=BUFFER_BYTES
             )
             check_columns(parquet.schema_arrow, columns, uri)
+            _check_types(parquet.schema_arrow, columns, uri)
             for batch in parquet.iter_batches(batch_rows, columns=list(columns)):
+                _check_keys(batch, uri)
                 yield batch.select(list(columns))
     except pa.ArrowException as error:
         raise _damaged(uri, error) from error
@@ -232,6 +235,21 @@ def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
     if absent[0].endswith(("image_embedding", "text_embedding")):
         remedy = "embed again without `--scores_only`"
     raise ScoredTablesError(f"{uri} has no column {absent[0]!r}; {remedy}")
+
+
+def _check_types(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
+    """Makes sure that what names rows and pictures is text: others may have written the file."""
+    for name in set(columns) & set(ROW_COLUMNS):
+        kind = schema.field(name).type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not (pa.types.is_integer(kind) if name == "source_row" else is_text):
+            raise _damaged(uri, ValueError(f"its column {name!r} is of type {kind}"))
+
+
+def _check_keys(batch: pa.RecordBatch, uri: str) -> None:
+    for name in set(batch.schema.names) & set(KEY_COLUMNS):
+        if batch.column(name).null_count:
+            raise _damaged(uri, ValueError(f"a row lacks {name!r}"))
 
 
 def rows_at(

@@ -181,7 +181,9 @@ def test_stores_are_looked_at_as_deep(tmp_path):
         ("run.json", b'{"counts": {}, "fingerprint": {}}', Origin.MARKED),
         ("run.json", b'{"counts": {}}', Origin.FOREIGN),
         ("run.json", b"[", Origin.FOREIGN),
-        ("_SUCCESS", b"", Origin.MARKED),
+        ("_SUCCESS", b"", Origin.EMPTY),
+        ("a.parquet", b"", Origin.EMPTY),
+        ("a.txt", b"", Origin.FOREIGN),
         ("_SUCCESS", b"done", Origin.FOREIGN),
         ("a.schema.json", b'[{"name": "a", "type": "STRING", "mode": "NULLABLE"}]', Origin.MARKED),
         (

@@ -140,3 +140,24 @@ def test_damaged_fingerprint_is_named(tmp_path, text):
     pq.write_table(table.replace_schema_metadata({FINGERPRINT_KEY: text}), path)
     with pytest.raises(ScoredTablesError, match="unit-0.parquet is damaged"):
         open_tables(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("url", pa.array([1])),
+        ("sha256", pa.array([[1]])),
+        ("text", pa.array([b"x"])),
+        ("source_row", pa.array(["0"])),
+        ("source_row", pa.array([None], pa.int64())),
+        ("source", pa.array([None], pa.string())),
+        ("uid", pa.array([None], pa.string())),
+    ],
+)
+def test_table_whose_rows_cannot_be_named_is_damaged(tmp_path, name, values):
+    path = write_scored(tmp_path, [[{}]]) / "embeddings" / "unit-0.parquet"
+    table = pq.read_table(path)
+    table = table.set_column(table.schema.get_field_index(name), name, values)
+    pq.write_table(table, path)
+    with pytest.raises(ScoredTablesError, match=f"unit-0.parquet is damaged .*{name}"):
+        list(iterate_batches(str(path), ["uid", name]))

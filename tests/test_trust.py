@@ -283,6 +283,7 @@ def test_unit_of_another_form_costs_only_its_pictures(tmp_path, unit):
     [
         {"allow_images_from": 3, "image_root": [1], "manifest_format": ["x"]},
         {"allow_images_from": [1, None], "image_root": {}, "image_column": 5},
+        {"model": 3, "manifest": {"a": [1]}, "image_policy": []},
     ],
 )
 @pytest.mark.parametrize("flags", [(), ("--trust_run",)])
