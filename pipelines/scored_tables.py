@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,26 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.damage import ScoredTablesError, damaged
 from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
+from pipelines.run_json import read_record
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
 
 ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
 KEY_COLUMNS = ("uid", "source", "source_row")  # that every row has
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
-MAX_RUN_JSON_BYTES = 16 << 20
 FOOTER_READERS = 16
-MEND = "remove it and run `embed` again"  # of a file of a run that is damaged
-
-
-class ScoredTablesError(ValueError):
-    """A directory that `embed` did not write, or a part of it that cannot be read."""
-
-
-class DamagedFileError(ScoredTablesError):
-    """A file of a run that cannot be read: no wrong usage, whenever it is found."""
-
-    exit_status = 1
 
 
 @dataclass(frozen=True, order=True)
@@ -126,7 +115,7 @@ def open_tables(root: str) -> ScoredTables:
     """
     root = storage.normalize(root)
     embeddings = _parquet_files(storage.join(root, EMBEDDINGS))
-    record = _run_record(storage.join(root, RUN_JSON))
+    record = read_record(storage.join(root, RUN_JSON))
     if not embeddings and record and not record.get("counts", {}).get("rows_read"):
         raise ScoredTablesError(f"the run in {root!r} has no rows, so there is nothing to read")
     if not embeddings:
@@ -179,7 +168,7 @@ def file_schema(uri: str) -> pa.Schema:
         with storage.open_input(uri) as file:
             return pq.read_schema(file)
     except pa.ArrowException as error:
-        raise _damaged(uri, error) from error
+        raise damaged(uri, error) from error
 
 
 def row_count(uris: Sequence[str]) -> int:
@@ -215,11 +204,11 @@ def iterate_batches(
                 _check_keys(batch, uri)
                 yield batch.select(list(columns))
     except pa.ArrowException as error:
-        raise _damaged(uri, error) from error
+        raise damaged(uri, error) from error
     except OSError as error:  # Arrow's own have no number; those of filesystems have, or a class
         if type(error) is not OSError or error.errno is not None:
             raise
-        raise _damaged(uri, error) from error
+        raise damaged(uri, error) from error
 
 
 def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
@@ -243,13 +232,13 @@ def _check_types(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
         kind = schema.field(name).type
         is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         if not (pa.types.is_integer(kind) if name == "source_row" else is_text):
-            raise _damaged(uri, ValueError(f"its column {name!r} is of type {kind}"))
+            raise damaged(uri, ValueError(f"its column {name!r} is of type {kind}"))
 
 
 def _check_keys(batch: pa.RecordBatch, uri: str) -> None:
     for name in set(batch.schema.names) & set(KEY_COLUMNS):
         if batch.column(name).null_count:
-            raise _damaged(uri, ValueError(f"a row lacks {name!r}"))
+            raise damaged(uri, ValueError(f"a row lacks {name!r}"))
 
 
 def rows_at(
@@ -288,46 +277,14 @@ def _footer_rows(uri: str) -> int:
         with storage.open_input(uri) as file:
             return pq.read_metadata(file).num_rows
     except pa.ArrowException as error:
-        raise _damaged(uri, error) from error
-
-
-def _run_record(uri: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(storage.read_retried(uri, MAX_RUN_JSON_BYTES))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise _damaged(uri, error) from error
-    problem = _problem(record)
-    if problem:
-        raise _damaged(uri, ValueError(problem))
-    return record
-
-
-def _problem(record: Any) -> str | None:
-    """Says how run.json differs from the form that `embed` gives it; None if it does not."""
-    if not isinstance(record, dict):
-        return f"expected an object, got {type(record).__name__}"
-    for name in ("counts", "options", "seconds", "versions"):
-        if not isinstance(record.get(name, {}), dict):
-            return f"expected an object as {name!r}, got {record[name]!r:.40}"
-    numbers = [*record.get("seconds", {}).values(), record.get("counts", {}).get("rows_read", 0)]
-    for value in numbers:
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
-            return f"expected counts and seconds of 0 or more, got {value!r:.40}"
-    return None
+        raise damaged(uri, error) from error
 
 
 def _fingerprint(uri: str, text: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _damaged(uri, error) from error
+        raise damaged(uri, error) from error
     if not isinstance(found, dict):
-        raise _damaged(uri, ValueError("its fingerprint is no object"))
+        raise damaged(uri, ValueError("its fingerprint is no object"))
     return found
-
-
-def _damaged(uri: str, error: Exception) -> DamagedFileError:
-    reason = str(error).split("\n", 1)[0]
-    return DamagedFileError(f"{uri} is damaged ({reason}); {MEND}")
