@@ -82,22 +82,33 @@ def clamp_temperature(clip: Clip) -> None:
 
 
 @torch.no_grad()
-def retrieval_recall(image: Tensor, text: Tensor, k: int) -> tuple[float, float]:
+def retrieval_recall(
+    image: Tensor, text: Tensor, k: int, captions: Tensor | None = None
+) -> tuple[float, float]:
     """Returns recall@k of captions given images, and of images given captions.
 
-    Row i of `image` belongs to row i of `text`; ties count against the row.
+    Row i of `image` belongs to row i of `text`, and to all rows of an equal caption. Ties count
+    against the row, and so does what is NaN.
 
     Args:
         image, text: [rows, dim] unit-norm embeddings.
+        captions: [rows, length] tokens, by which captions are equal; None if all differ.
     """
-    similarity = image @ text.T
-    own = similarity.diagonal()
-    better_texts = (similarity >= own[:, None]).sum(dim=1) - 1
-    better_images = (similarity >= own[None, :]).sum(dim=0) - 1
-    return (
-        (better_texts < k).float().mean().item(),
-        (better_images < k).float().mean().item(),
-    )
+    numbers = torch.arange(len(text), device=text.device)
+    group = numbers
+    if captions is not None:
+        group = torch.unique(captions, dim=0, return_inverse=True)[1].to(text.device)
+    distinct = int(group.max()) + 1
+    first = numbers.new_full((distinct,), len(text)).scatter_reduce(0, group, numbers, "amin")
+    similarity = image @ text[first].T  # [rows, distinct captions]
+    is_own = group[:, None] == numbers[:distinct]
+    own = similarity.gather(1, group[:, None])
+    best = similarity.masked_fill(~is_own, -math.inf).amax(dim=0)
+    better_texts = (~(similarity < own) & ~is_own).sum(dim=1)
+    better_images = (~(similarity < best) & ~is_own).sum(dim=0)[group]
+    to_text = (better_texts < k) & own[:, 0].isfinite()
+    to_image = (better_images < k) & best[group].isfinite()
+    return to_text.float().mean().item(), to_image.float().mean().item()
 
 
 def _gather(rows: Tensor) -> Tensor:

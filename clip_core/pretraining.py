@@ -275,12 +275,16 @@ class Trainer:
 
 @torch.inference_mode()
 def held_out_recall(clip: Clip, pairs: Pairs) -> dict[str, float]:
-    """Scores retrieval among pairs that were not trained on: recall@1 and @5, both ways."""
+    """Scores retrieval among pairs that were not trained on: recall@1 and @5, both ways.
+
+    Captions that are equal to the model are one: any of their pictures is right.
+    """
     clip.eval()
     image, text = (torch.cat(parts) for parts in zip(*_embed(clip, pairs), strict=True))
     scores = {}
+    captions = torch.from_numpy(pairs.tokens)
     for k in (1, 5):
-        to_text, to_image = retrieval_recall(image, text, k)
+        to_text, to_image = retrieval_recall(image, text, k, captions)
         scores[f"image_to_text_recall@{k}"] = to_text
         scores[f"text_to_image_recall@{k}"] = to_image
     return scores

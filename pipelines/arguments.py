@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pipelines.process import WRONG_USAGE
+from pipelines.redaction import scrub
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,8 +45,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Prints one line and ends the program with exit status 2."""
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        """Prints one line, without credentials, and ends the program with exit status 2."""
+        print(f"{self.prog}: {scrub(message)}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(WRONG_USAGE)
 
     def _unknown_message(self, unknown: str) -> str:

@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
     PortableOptions,
+    SetupOptions,
     StandardOptions,
 )
 from apache_beam.runners.runner import create_runner
@@ -22,6 +23,7 @@ from pipelines.process import RunnerError
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.
 LOCAL_RUNNER = "FnApiRunner"
+WORKER_PLUGIN = "pipelines.worker_redaction"
 LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
 
 
@@ -44,11 +46,14 @@ def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> Pi
 
 
 def new_pipeline(options: PipelineOptions) -> Pipeline:
-    """Returns an empty pipeline.
+    """Returns an empty pipeline; workers elsewhere scrub what they log.
 
     Raises:
         RunnerError: what Beam finds missing or wrong in its flags, in one sentence.
     """
+    setup = options.view_as(SetupOptions)
+    if not runs_here(options) and WORKER_PLUGIN not in (setup.beam_plugins or ()):
+        setup.beam_plugins = [*(setup.beam_plugins or ()), WORKER_PLUGIN]
     try:
         return Pipeline(options=options)
     except ValueError as error:

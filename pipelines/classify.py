@@ -35,10 +35,11 @@ from pipelines.scored_tables import (
     ScoredTablesError,
     check_columns,
     embedding_matrix,
-    open_tables,
     row_count,
 )
+from pipelines.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.truth import TruthError, read_truth
+from pipelines.whole_runs import open_whole
 from schemas.embeddings import ROW_FIELDS
 from schemas.labels import KEY_NAMES
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 LABELS = "labels"
 EMBEDDED = "embedded"
 ACCURACY = "accuracy.json"
+OVERWRITE = "--overwrite"
 BATCH_ROWS = 2048  # times a thousand labels: 8 MB of logits
 
 
@@ -87,7 +89,7 @@ def _classify(options: argparse.Namespace, beam_options: PipelineOptions | None)
     try:
         job = prepare(options)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("classify", str(error), process.WRONG_USAGE)
+        return process.fail("classify", str(error), process.status_before(error))
     try:
         accuracy = run(job, beam_options)
         if job.truth_column:
@@ -123,7 +125,9 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     given = {name: getattr(options, name) for name in own if getattr(options, name)}
     argv = [part for name, value in given.items() for part in (f"--{name}", value)]
     argv += [part for uri in options.manifest for part in ("--manifest", uri)]
-    argv += ["--overwrite"] if options.overwrite else []
+    argv += [part for uri in options.allow_images_from for part in (IMAGES, uri)]
+    argv += [part for uri in options.allow_manifests_from for part in (MANIFESTS, uri)]
+    argv += [flag for flag in (OVERWRITE, TRUST) if getattr(options, flag.lstrip("-"))]
     return [*argv, "--output", options.input, *rest]
 
 
@@ -155,7 +159,7 @@ def prepare(options: argparse.Namespace) -> Job:
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
     """
     labels, templates = read_prompts(options)
-    tables = open_tables(options.input).of_model(options.model_name)
+    tables = open_whole(options.input, options.allow_incomplete).of_model(options.model_name)
     columns = [tables.column("image_embedding")]
     if options.truth_column and not options.truth:
         columns.append(options.truth_column)

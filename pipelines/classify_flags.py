@@ -9,6 +9,8 @@ from pipelines import storage
 from pipelines.arguments import Parser
 from pipelines.extras import require
 from pipelines.query_model import add_model_flags
+from pipelines.trust import add_trust_flags
+from pipelines.whole_runs import add_incomplete_flag
 
 TOP_K = 5
 MAX_TEXT_BYTES = 16 << 20  # of a file of labels or templates
@@ -45,6 +47,8 @@ def parser() -> Parser:
         action="store_true",
         help="remove the labels that the output holds, and with `--manifest` its embeddings, too",
     )
+    add_incomplete_flag(flags)
+    add_trust_flags(flags)
     add_model_flags(flags)
     return flags
 

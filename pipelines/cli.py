@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pipelines import process
+from pipelines.redaction import start_logging
 
 COMMANDS = {
     "demo": "make sample data, embed, filter and classify it, report on it",
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean `{close[0]}`?" if close else f"; expected {', '.join(COMMANDS)}"
         print(f"clip-beam: unknown command {command!r}{hint}", file=sys.stderr)
         return WRONG_USAGE
+    start_logging()
     logging.getLogger().addFilter(_is_not_about_cloud_clients)
     return import_module(f"pipelines.{command}").main(rest)
 

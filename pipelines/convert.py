@@ -10,6 +10,8 @@ from clip_core.loading import load
 from clip_core.saving import DTYPES, save_model_directory
 from pipelines import process
 from pipelines.arguments import Parser
+from pipelines.local_directories import local_directory
+from pipelines.model_directories import first_foreign, put_model
 from pipelines.model_flags import add_checkpoint_flags
 
 
@@ -21,7 +23,10 @@ def parser() -> argparse.ArgumentParser:
         "and, for ViTs, Hugging Face load too.",
     )
     flags.add_argument("--model", required=True, help="as `clip-beam embed` takes it")
-    flags.add_argument("--output", required=True, type=Path, help="directory to make")
+    flags.add_argument("--output", required=True, type=local_directory, help="directory to make")
+    flags.add_argument(
+        "--overwrite", action="store_true", help="replace the model that the output holds"
+    )
     flags.add_argument(
         "--save_precision", choices=tuple(DTYPES), default="fp32", help="of the weights [fp32]"
     )
@@ -49,11 +54,7 @@ def convert(options: argparse.Namespace) -> None:
         ValueError: if the model cannot be read, or the output holds files already.
     """
     output: Path = options.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(
-            f"expected `--output` to be a new directory, got {str(output)!r}, which holds files; "
-            "name another or remove it"
-        )
+    _check_room(output, options.overwrite)
     model = load(
         options.model,
         arch=options.arch,
@@ -61,7 +62,32 @@ def convert(options: argparse.Namespace) -> None:
         vocab=options.vocab,
         cache_dir=options.model_cache,
     )
-    save_model_directory(output, model.clip, model.tokenizer, dtype=options.save_precision)
+    put_model(
+        output,
+        lambda folder: save_model_directory(
+            folder, model.clip, model.tokenizer, dtype=options.save_precision
+        ),
+    )
+
+
+def _check_room(output: Path, overwrite: bool) -> None:
+    """Makes sure that nothing is replaced unasked, nor a file of others at all.
+
+    Raises:
+        ValueError: says what is there.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    foreign = first_foreign(output) if output.is_dir() else output
+    if foreign is None and overwrite:
+        return
+    what, way_out = "files", ", or pass `--overwrite`"
+    if foreign is not None:
+        what, way_out = f"{str(foreign)!r}, of no model of this program", ""
+    raise ValueError(
+        f"expected `--output` to be a new directory, got {str(output)!r}, which holds {what}; "
+        f"name another or remove it{way_out}"
+    )
 
 
 if __name__ == "__main__":

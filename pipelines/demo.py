@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -25,11 +26,22 @@ from clip_core.ranking import auroc
 from pipelines import classify, embed, filter, process, report
 from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError
+from pipelines.kept_rows import OUTPUTS
+from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
+from pipelines.local_directories import local_directory
+from pipelines.overwriting import check_room
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.scenes import BACKGROUNDS
+from pipelines.trust import MANIFESTS
 
 MARKER = ".clip-beam-demo"  # a directory that holds it was made here and may be made anew
+# What the commands write, by the directory in the output that each of them gets.
+MADE = {
+    "embedded": (EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS),
+    "filtered": OUTPUTS,
+    "labels": (classify.LABELS, classify.ACCURACY),
+}
 SWAP_RATE = 0.15
 BROKEN_RATE = 0.03
 KEPT_FRACTION = 0.8
@@ -54,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
         prog="clip-beam demo",
         description="Embed, filter and classify a sample dataset and report on it.",
     )
-    flags.add_argument("--output", type=Path, default=Path("demo-output"), help="[demo-output]")
+    flags.add_argument(
+        "--output", type=local_directory, default=Path("demo-output"), help="[demo-output]"
+    )
     flags.add_argument("--rows", type=int, default=1000, help="[1000]")
     flags.add_argument("--seed", type=int, default=0, help="[0]")
     return flags
@@ -104,7 +118,8 @@ def _show(sample: Path, output: Path) -> int:
     truth = ("--truth", sample / TRUTH, "--truth_column", "background")
     labels = ("--labels", ",".join(sorted(BACKGROUNDS)), "--output", output / "labels")
     status = _run(classify, "--input", embedded, *labels, *truth)
-    return status or _report(embedded, output / "report.html", *kept)
+    pictures = (MANIFESTS, sample)  # which lies outside the run's directory
+    return status or _report(embedded, output / "report.html", *kept, *pictures)
 
 
 def _run(command: ModuleType, *flags: object) -> int:
@@ -144,12 +159,32 @@ def _make_sample(output: Path, rows: int, seed: int) -> Path:
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).exists():
             raise ValueError(f"expected an empty or new directory, got {output}; name another")
+        _check_own(Path(os.path.abspath(output)))
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / MARKER).touch()
     config = SampleConfig(rows, seed, swap_rate=SWAP_RATE, broken_rate=BROKEN_RATE)
     write_sample(config, output / "sample", "parquet")
     return output / "sample"
+
+
+def _check_own(output: Path) -> None:
+    """Makes sure that a directory holds nothing but what an earlier demo wrote.
+
+    Raises:
+        ValueError: names the first file that is somebody's.
+    """
+    sample = output / "sample"
+    own = {output / MARKER, output / "report.html", sample / TRUTH}
+    own.update(sample.glob("manifest-*.parquet"))
+    for folder, names in MADE.items():
+        own.update(map(Path, check_room(str(output / folder), names, overwrite=True)))
+    for path in sorted(output.rglob("*")):
+        if path not in own and (path.is_symlink() or not path.is_dir()):
+            raise ValueError(
+                f"{path} is there, which the demo did not write and does not remove; name another "
+                "directory, or remove it yourself"
+            )
 
 
 if __name__ == "__main__":

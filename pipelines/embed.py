@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import failures, process, run_record, storage, summary, timings
+from pipelines import failures, overwriting, process, run_record, storage, summary, timings
 from pipelines import options as flags
 from pipelines.allocator import return_freed_memory
 from pipelines.beam_flags import (
@@ -55,6 +55,7 @@ from pipelines.run_record import Totals
 from pipelines.unit_record import NotARecordError
 from pipelines.unit_writer import ConservationError, OutputLayout
 
+OUTPUTS = (EMBEDDINGS, REJECTS, RUN_JSON, ATTEMPTS_JSON, SUCCESS)
 ATTEMPTS = 2  # at the units of a run; the second at what a runner that tries bundles again has torn
 # While one bundle scores and writes, another keeps the model busy.
 BUNDLES = 2
@@ -171,11 +172,11 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     models = load_run_models(config, here)
     layout = layout_of(plan, models, config, lock.run)
     lock.acquire()
-    storage.remove_partials(config.output)
+    overwriting.remove_partials(config.output)
     for name in (EMBEDDINGS, REJECTS):
         remove_partials(storage.join(config.output, name), lock.run)
     if config.overwrite:
-        _remove_tables(config.output)
+        overwriting.make_room(config.output, OUTPUTS, overwrite=True)
     finished = finished_units(config.output)
     check_resumable(finished, plan.units, layout.fingerprint)
     return Job(
@@ -239,7 +240,7 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
         timings=seconds,
         run=job.layout.run,
     )
-    run_record.write_attempts(config.output, records)
+    run_record.write_attempts(config.output, job.layout.run, records)
     if job.plan.rows not in (None, totals.rows_read):
         raise ConservationError(
             f"the manifest has {job.plan.rows} rows and the output {totals.rows_read}; "
@@ -265,11 +266,6 @@ def _run_pipeline(job: Job, options: PipelineOptions) -> dict[str, float]:
     result = pipeline.run()
     result.wait_until_finish()
     return timings.stage_seconds(result)
-
-
-def _remove_tables(output: str) -> None:
-    for name in (EMBEDDINGS, REJECTS, RUN_JSON, ATTEMPTS_JSON, SUCCESS):
-        storage.remove_tree(storage.join(output, name))
 
 
 def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> None:

@@ -16,7 +16,8 @@ from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.progress import meter
 from pipelines.redaction import redact
-from pipelines.scored_tables import ScoredTablesError, open_tables, row_count
+from pipelines.scored_tables import ScoredTablesError, row_count
+from pipelines.whole_runs import add_incomplete_flag, open_whole
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         layout = choose_layout(run, options)
         make_room(run.output, layout.outputs, options.overwrite)
     except (ValueError, OSError) as error:
-        return process.fail("export", str(error), process.WRONG_USAGE)
+        return process.fail("export", str(error), process.status_before(error))
     try:
         export(run, layout, beam_options)
     except (ScoredTablesError, OSError) as error:
@@ -62,6 +63,7 @@ def parser() -> Parser:
     add("--model_name", metavar="NAME", help="which model of a run with several")
     add("--datacomp_key", choices=KEYS, help="DataComp's name of the model [by architecture]")
     add("--overwrite", action="store_true", help="remove the export that the output holds")
+    add_incomplete_flag(flags)
     return flags
 
 
@@ -80,7 +82,7 @@ def open_run(options: argparse.Namespace) -> ExportedRun:
         raise ExportError(
             f"`--format {options.format}` takes all models of a run; drop `--model_name`"
         )
-    tables = open_tables(options.input)
+    tables = open_whole(options.input, options.allow_incomplete)
     # DataComp has columns for two models, which a run may have by these names.
     if name or options.format not in ("datacomp", *WHOLE):
         tables = tables.of_model(name)

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.damage import damaged
 from pipelines.layout import FINGERPRINT_KEY
 from pipelines.parquet_output import write_parquet
 from pipelines.scored_tables import (
     ScoredTables,
-    ScoredTablesError,
     embedding_matrix,
     iterate_batches,
     row_count,
@@ -117,7 +117,7 @@ def write_npy(file: IO[bytes], uri: str, column: str, dim: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
     for batch in iterate_batches(uri, [column]):
         if batch.column(0).null_count:
-            raise ScoredTablesError(f"{uri} has a row without {column!r}; run `embed` again")
+            raise damaged(uri, ValueError(f"a row lacks {column!r}"))
         file.write(embedding_matrix(batch.column(0)).astype("<f2").tobytes())
 
 

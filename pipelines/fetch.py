@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipelines import storage
@@ -14,7 +14,7 @@ from pipelines.faults import AttemptsFailed, RetryPolicy, describe, http_code, w
 from pipelines.http_images import TooManyBytes, read_http
 from pipelines.records import Row, RowFault
 from pipelines.redaction import scrub
-from pipelines.urls import HTTP_SCHEMES, RefusedURL, is_under
+from pipelines.urls import HTTP_SCHEMES, RefusedURL, is_under, parse_url
 from schemas.rejects import Reason
 
 SCHEMES = ("file", "memory", "gs", "gcs", "s3", "s3a")
@@ -32,11 +32,13 @@ class FetchPolicy:
 
     Attributes:
         allowed: URI prefixes beyond each row's own `image_root`.
+        allow_image_root: whether that is allowed; not where strangers say what it is.
         max_bytes: larger images are rejected unread.
         retries: how long transient faults are tried again.
     """
 
     allowed: tuple[str, ...] = ()
+    allow_image_root: bool = True
     max_bytes: int = MAX_IMAGE_BYTES
     retries: RetryPolicy = RetryPolicy()
 
@@ -69,10 +71,10 @@ def allowed_uri(row: Row, policy: FetchPolicy) -> str:
     Raises:
         RowFault: `not_allowed`.
     """
-    uri = _resolve(row.url or "", row.image_root)
+    uri = image_uri(row)
     if _is_http(uri):
         return uri  # checked when it is opened, as each of its redirects is
-    if any(_is_under(uri, root) for root in _roots(row, policy)):
+    if any(_is_under(uri, root) for root in allowed_roots(row, policy)):
         return uri
     raise _fault(
         Reason.NOT_ALLOWED,
@@ -81,8 +83,36 @@ def allowed_uri(row: Row, policy: FetchPolicy) -> str:
     )
 
 
-def _roots(row: Row, policy: FetchPolicy) -> tuple[str, ...]:
-    return (row.image_root, *policy.allowed)
+def image_uri(row: Row) -> str:
+    """Returns the absolute URI of a row's image, allowed or not.
+
+    Raises:
+        RowFault: `not_allowed`, if no prefix could allow it.
+    """
+    return _resolve(row.url or "", row.image_root)
+
+
+def allowed_file(uri: str, prefixes: Sequence[str]) -> str | None:
+    """Returns a file's URI in the form that was compared with the prefixes, which is to be opened.
+
+    Returns:
+        None if it lies under none of them, or may be read in two ways.
+    """
+    if _MALFORMED.search(uri):
+        return None
+    if not _is_http(uri.lower()):
+        canonical = _canonical(uri)
+        return canonical if any(_is_under(canonical, prefix) for prefix in prefixes) else None
+    try:
+        url = parse_url(uri)
+    except RefusedURL:
+        return None
+    return str(url) if any(is_under(url, prefix) for prefix in prefixes) else None
+
+
+def allowed_roots(row: Row, policy: FetchPolicy) -> tuple[str, ...]:
+    """Returns the URI prefixes that a row's image may come from."""
+    return (row.image_root, *policy.allowed) if policy.allow_image_root else policy.allowed
 
 
 def _is_http(uri: str) -> bool:
@@ -138,7 +168,7 @@ def _is_under(uri: str, root: str) -> bool:
 def _read(uri: str, row: Row, policy: FetchPolicy) -> bytes:
     if not _is_http(uri):
         return storage.read_whole(uri, policy.max_bytes)
-    prefixes = [root for root in _roots(row, policy) if _is_http(root.lower())]
+    prefixes = [root for root in allowed_roots(row, policy) if _is_http(root.lower())]
     if not prefixes:
         raise RefusedURL("images over http(s) are off; allow a prefix with `--allow_images_from`")
     return read_http(uri, lambda url: any(is_under(url, p) for p in prefixes), policy.max_bytes)

@@ -35,12 +35,12 @@ from pipelines.scored_tables import (
     check_columns,
     choose_model,
     iterate_batches,
-    open_tables,
     row_count,
 )
 from pipelines.selection import Selection
 from pipelines.sql_predicates import PredicateError, sql_rule
 from pipelines.top_fraction import Counts, histogram, threshold_of_fraction
+from pipelines.whole_runs import add_incomplete_flag, open_whole
 from schemas.embeddings import model_column
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class FilterConfig:
     model_name: str | None
     dry_run: bool
     overwrite: bool
+    allow_incomplete: bool
 
     def __post_init__(self) -> None:
         if self.output is None and not self.dry_run:
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.output and not config.dry_run:
             make_room(config.output, OUTPUTS, config.overwrite)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("filter", str(error), process.WRONG_USAGE)
+        return process.fail("filter", str(error), process.status_before(error))
     try:
         selection = select(plan, config, beam_options)
         print(waterfall(selection, row_count(plan.tables.rejects)))
@@ -177,6 +178,7 @@ def parser() -> Parser:
     add("--model_name", metavar="NAME", help="which model of a run with several")
     add("--dry_run", action="store_true", help="print what each condition leaves, write nothing")
     add("--overwrite", action="store_true", help="remove the kept rows that the output holds")
+    add_incomplete_flag(flags)
     return flags
 
 
@@ -186,7 +188,7 @@ def prepare(config: FilterConfig) -> Plan:
     Raises:
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
     """
-    tables = _open(config.input)
+    tables = _open(config)
     name = choose_model(tables.schema, config.model_name)
     preset = PRESETS[config.preset] if config.preset else Preset("")
     english = [english_rule()] if preset.english and language.is_installed() else []
@@ -208,13 +210,13 @@ def prepare(config: FilterConfig) -> Plan:
     return plan
 
 
-def _open(uri: str) -> ScoredTables:
-    if is_kept(storage.normalize(uri)):
+def _open(config: FilterConfig) -> ScoredTables:
+    if is_kept(storage.normalize(config.input)):
         raise ScoredTablesError(
-            f"{uri!r} was written by `clip-beam filter`; filter the run it came from by all "
-            f"conditions at once, or embed its `{KEPT}` directory as a manifest"
+            f"{config.input!r} was written by `clip-beam filter`; filter the run it came from by "
+            f"all conditions at once, or embed its `{KEPT}` directory as a manifest"
         )
-    return open_tables(uri)
+    return open_whole(config.input, config.allow_incomplete)
 
 
 def select(plan: Plan, config: FilterConfig, options: PipelineOptions | None) -> Selection:

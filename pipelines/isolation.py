@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -39,10 +40,24 @@ MAX_ANSWER_BYTES = 1 << 16
 # `pipelines` in the working directory cannot take this package's place.
 _CODE = "import sys; sys.path[:] = {path!r}; from pipelines.decode_worker import main; main({fd})"
 _ROOT = str(Path(__file__).parents[1])
+# What a worker's environment has: what Python, shared libraries and their threads are set up by.
+# Keys and tokens have no business in a process that looks at bytes of strangers.
+_ENVIRONMENT = re.compile(
+    r"PATH|HOME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR|TEMP|TMP|VIRTUAL_ENV"
+    r"|PYTHON(HOME|PATH|HASHSEED|UTF8|MALLOC|DONTWRITEBYTECODE|FAULTHANDLER|WARNINGS)"
+    r"|(LD|DYLD)_(LIBRARY_PATH|PRELOAD|FALLBACK_LIBRARY_PATH|INSERT_LIBRARIES)"
+    r"|(OMP|MKL|KMP|GOMP|OPENBLAS)_[A-Z_]+|MALLOC_[A-Z_]+|SYSTEMROOT"
+)
 
 
 class WorkerLostError(RuntimeError):
     """A worker process cannot be started: the machine is at fault, and not an image."""
+
+
+def worker_environment() -> dict[str, str]:
+    """Returns the environment of a worker: without what is not known to be harmless."""
+    known = {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
+    return {**known, "OPENBLAS_NUM_THREADS": "1"}
 
 
 class DecodeWorkers:
@@ -139,7 +154,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # where native decoders print a line for each bad file
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                env=worker_environment(),
                 start_new_session=True,  # Ctrl-C is for the launcher to deal with
             )
         self._connection = Connection(ours.detach())

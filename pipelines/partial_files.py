@@ -8,6 +8,7 @@ nothing behind.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from pipelines import storage
 from pipelines.filesystems import is_local, locate, retried
 
 PREFIX = ".partial-"
+_NAME = re.compile(re.escape(PREFIX) + "([0-9a-z]*)-[0-9a-f]{8}")
 
 
 class PartialFile:
@@ -87,6 +89,7 @@ def remove_partials(directory: str, run: str) -> None:
     if not is_local(directory) or not os.path.isdir(folder):
         return
     for name in os.listdir(folder):
-        if name.startswith(PREFIX) and not name.startswith(f"{PREFIX}{run}-"):
+        found = _NAME.fullmatch(name)  # what others call so is theirs
+        if found and found.group(1) != run:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))

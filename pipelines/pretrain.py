@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from clip_core.pretraining import (
     held_out_recall,
 )
 from clip_core.resolution import at_image_size, with_image_size
-from clip_core.saving import save_model_directory
+from clip_core.saving import DTYPES, save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
 from clip_core.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
@@ -44,15 +43,30 @@ from pipelines.arguments import Parser
 from pipelines.cores import threads_for, usable_cores
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.local_directories import local_directory
 from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.model_directories import first_foreign, holds_model, put_model
 from pipelines.model_flags import add_checkpoint_flags
+from pipelines.overwriting import OutputExistsError
+from pipelines.pretrain_progress import TrainingProgress
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training_data import DecodedData, DecodedSplit, source_files
 
-LOG_EVERY_STEPS = 50
+TRAINING = "training"  # in the output: the decoded data and the checkpoint
+CHECKPOINT = "checkpoint.pt"
 DEFAULT_VARIANT = "tiny-rn"
 _NOT_NEGATIVE = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
+
+
+class DivergedError(ArithmeticError):
+    """A training that came to no number: says what to change."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}, so no model was saved; lower `--learning_rate` or `--max_grad_norm` and "
+            "pass `--overwrite` or name another output"
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
     defaults = PretrainConfig()
     add = flags.add_argument
     add("--manifest", action="append", required=True, help="image-text manifest; repeatable")
-    add("--output", required=True, type=Path, help="model directory to write")
+    add("--output", required=True, type=local_directory, help="model directory to write")
+    add("--overwrite", action="store_true", help="train anew and replace the model in the output")
     add("--variant", choices=sorted(VARIANTS), help=f"architecture [{DEFAULT_VARIANT}]")
     add("--init_from", metavar="MODEL", help="checkpoint to start from, instead of random weights")
     add("--image_size", type=int, help="side in pixels, where not the architecture's own")
@@ -116,11 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(threads)
     try:
         _start_processes(options.device)
-        with _Progress() as progress:
+        with TrainingProgress(silent=_rank() > 0) as progress:
             scores = pretrain(options, config, checkpoint, progress)
     except ValueError as error:
         return process.fail("pretrain", str(error), process.WRONG_USAGE)
-    except OSError as error:
+    except (OSError, DivergedError) as error:
         return process.fail("pretrain", str(error), process.FAILED)
     finally:
         if dist.is_initialized():
@@ -167,7 +182,30 @@ def _check_place(options: argparse.Namespace) -> None:
         raise PretrainError(f"device {options.device} cannot be used: {reason}") from error
     if options.output.exists() and not options.output.is_dir():
         raise PretrainError(f"expected `--output` to be a directory, got the file {options.output}")
+    _check_room(options.output, options.overwrite)
     options.output.mkdir(parents=True, exist_ok=True)
+
+
+def _check_room(output: Path, overwrite: bool) -> None:
+    """Makes sure that no model is replaced unasked, nor a file of others at all.
+
+    A pretraining that finds its own checkpoint goes on, and the model is the one it made.
+
+    Raises:
+        OutputExistsError: says what is there.
+    """
+    if not holds_model(output) or (not overwrite and (output / TRAINING / CHECKPOINT).exists()):
+        return
+    foreign = first_foreign(output, training_data.is_own_file)
+    if foreign is not None:
+        raise OutputExistsError(
+            f"{output} holds a model and {foreign}, which is of no model of this program; name "
+            "another output, or remove it yourself"
+        )
+    if not overwrite:
+        raise OutputExistsError(
+            f"{output} holds a model already; pass `--overwrite` or name another output"
+        )
 
 
 def _starting_checkpoint(options: argparse.Namespace) -> ClipModel | None:
@@ -191,7 +229,7 @@ def pretrain(
     options: argparse.Namespace,
     config: PretrainConfig,
     checkpoint: ClipModel | None,
-    progress: _Progress,
+    progress: TrainingProgress,
 ) -> dict[str, float] | None:
     """Decodes, trains, saves. Returns held-out scores; None on all processes but the first."""
     architecture = checkpoint.config if checkpoint else VARIANTS[options.variant or DEFAULT_VARIANT]
@@ -205,16 +243,48 @@ def pretrain(
     )
     clip = _model(architecture, checkpoint, tokenizer, config.seed).to(_device(options.device))
     trainer = Trainer(
-        clip, _pairs(data.train, tokenizer), config, options.output / "training" / "checkpoint.pt"
+        clip, _pairs(data.train, tokenizer), config, options.output / TRAINING / CHECKPOINT
     )
-    trainer.run(progress)
+    _train(trainer, progress)
     if trainer.rank:
         return None
+    _check_weights(clip, options.save_precision)
     scores = (
         held_out_recall(clip, _pairs(data.held_out, tokenizer)) if data.held_out.captions else {}
     )
-    save_model_directory(options.output, clip.cpu(), tokenizer, dtype=options.save_precision)
+    clip.cpu()
+    put_model(
+        options.output,
+        lambda folder: save_model_directory(folder, clip, tokenizer, dtype=options.save_precision),
+    )
     return scores
+
+
+def _train(trainer: Trainer, progress: TrainingProgress) -> None:
+    """Trains to the end.
+
+    Raises:
+        DivergedError: as soon as the loss is no number.
+    """
+
+    def report(step: StepReport) -> None:
+        if not math.isfinite(step.loss):
+            raise DivergedError(f"the loss is {step.loss} at step {step.step} of {step.steps}")
+        progress(step)
+
+    try:
+        trainer.run(report)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise DivergedError("a step is too long for a number") from error
+
+
+def _check_weights(clip: Clip, precision: str) -> None:
+    """Makes sure that the weights are numbers, also as they are going to be stored."""
+    for weights in clip.state_dict().values():
+        if weights.is_floating_point() and not weights.to(DTYPES[precision]).isfinite().all():
+            raise DivergedError(f"the last step left weights that are not finite in {precision}")
 
 
 def _model(
@@ -228,8 +298,10 @@ def _model(
 
 def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedData:
     """Decodes in the first process while the others wait, then opens the result in each."""
-    directory = options.output / "training" / "data"
+    directory = options.output / TRAINING / training_data.FOLDER
     if _rank() == 0:
+        if options.overwrite:
+            training_data.remove_training(options.output / TRAINING)
         size = variant.vision.image_size
         preprocess = Preprocess(size, variant.mean, variant.std)
         request = ManifestRequest(patterns=tuple(options.manifest))
@@ -295,41 +367,6 @@ def _device(name: str) -> torch.device:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-class _Progress:
-    """Shows loss, in-batch accuracy and rate: a bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, report: StepReport) -> None:
-        if _rank():
-            return
-        if self._bar is None:
-            self._bar = tqdm(
-                total=report.steps * report.rows,
-                initial=(report.step - 1) * report.rows,
-                unit=" pairs",
-                desc="train",
-                disable=None,
-            )
-        self._bar.update(report.rows)
-        line = (
-            f"loss {report.loss:.3f}, accuracy {report.accuracy:.3f}, "
-            f"logit scale {report.logit_scale:.1f}"
-        )
-        if not self._bar.disable:
-            self._bar.set_postfix_str(line, refresh=False)
-        elif report.step % LOG_EVERY_STEPS == 0 or report.step == report.steps:
-            print(f"step {report.step} of {report.steps}: {line}", file=sys.stderr, flush=True)
 
 
 def _rows_line(data: DecodedData) -> str:

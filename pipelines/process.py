@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from pipelines.redaction import scrub
+from pipelines.redaction import own_process, scrub
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -34,6 +34,11 @@ def status_of(error: Exception) -> int:
     return WRONG_USAGE if isinstance(error, RunnerError) else FAILED
 
 
+def status_before(error: Exception) -> int:
+    """Returns the exit status for what was found before the work; 2 unless the error says more."""
+    return getattr(error, "exit_status", WRONG_USAGE)
+
+
 def fail(command: str, message: str, status: int) -> int:
     """Says on stderr, without credentials, why a command fails; returns its exit status."""
     print(f"clip-beam {command}: {scrub(message)}", file=sys.stderr)
@@ -42,6 +47,7 @@ def fail(command: str, message: str, status: int) -> int:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Runs a command and ends the process; after a signal it does so at once."""
+    own_process()
     signal.signal(signal.SIGTERM, _raising(Terminated))
     # A shell has it ignored for a job in the background.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:

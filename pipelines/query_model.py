@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.model_flags import add_checkpoint_flags
+from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTables
+from pipelines.trust import TRUST
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
@@ -26,8 +28,8 @@ def add_model_flags(flags: argparse.ArgumentParser) -> None:
     add(
         "--model",
         action=_Once,
-        help="the model that made the embeddings, as embed takes it [this and what it needs: from "
-        "run.json]",
+        help="the model that made the embeddings, as embed takes it [what run.json names, if "
+        "published or bundled or the run is trusted]",
     )
     add("--model_name", metavar="NAME", help="which model of a run with several")
     add_checkpoint_flags(flags)
@@ -59,13 +61,9 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
     import clip_core
     from pipelines.encode import use_threads
 
-    name = options.model or tables.options.get("model")
-    if not name:
-        raise OtherModelError(
-            "expected `--model`, as the run has not finished and run.json does not name it"
-        )
+    name = options.model or _named_by_run(tables, options.trust_run)
     # What run.json says about its own model says nothing about another one.
-    own = tables.options if not options.model else {}
+    own = tables.options if not options.model and options.trust_run else {}
     try:
         model = clip_core.load(
             name,
@@ -85,6 +83,27 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
     check_same_model(tables, model)
     use_threads([model])
     return model
+
+
+def _named_by_run(tables: ScoredTables, trusted: bool) -> str:
+    """Returns the model that run.json names, which may be a stranger's word.
+
+    Raises:
+        OtherModelError: if it names none, or a file or address that nobody has vouched for.
+    """
+    import clip_core
+
+    name = tables.options.get("model")
+    if not isinstance(name, str) or not name:
+        raise OtherModelError(
+            "expected `--model`, as the run has not finished and run.json does not name it"
+        )
+    if not trusted and name not in clip_core.available_models():
+        raise OtherModelError(
+            f"run.json names the model {redact(name)!r}, which is not loaded on its word; name it "
+            f"again with `--model`, or pass `{TRUST}` if the run is yours"
+        )
+    return name
 
 
 def _device(name: str | None) -> str:

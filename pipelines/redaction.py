@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +27,9 @@ _SECRETS = re.compile(
 # `container@account` (abfs) is not secret; `user:password@host` is.
 _PASSWORD = re.compile(r"(?<=://)[^/@:\s]*:[^/\s]*@")
 _QUERY_SCHEMES = ("http://", "https://", "abfs://", "abfss://", "az://", "wasb://", "wasbs://")
-_SECRET_NAMES = re.compile(r"SECRET|PASSWORD|TOKEN|SAS|ACCOUNT_KEY|CONNECTION_STRING")
+_SECRET_NAMES = re.compile(
+    r"SECRET|PASSWORD|PASSWD|TOKEN|SAS|(ACCOUNT|STORAGE|PRIVATE|API)_?KEY|CONNECTION_STRING"
+)
 _MIN_SECRET = 8  # shorter values, such as `anon` and `true`, are words
 
 
@@ -72,12 +76,45 @@ def start_logging() -> None:
     # It logs each 403 with a traceback, and raises it besides.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     sys.excepthook = _print_scrubbed
+    threading.excepthook = _print_scrubbed_of_thread
+    sys.unraisablehook = _print_scrubbed_unraisable
+
+
+def own_process() -> None:
+    """Does what `start_logging` does, and scrubs tracebacks that libraries turn into text.
+
+    It is for processes that belong to a command, or to a worker of one: Beam prints such text, and
+    sends it to the runner.
+    """
+    start_logging()
+    for name in ("format_exc", "format_exception"):
+        function = getattr(traceback, name)
+        if not hasattr(function, "__wrapped__"):
+            setattr(traceback, name, _scrubbed(function))
+
+
+def _scrubbed(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        text = function(*args, **kwargs)
+        return scrub(text) if isinstance(text, str) else [scrub(line) for line in text]
+
+    return call
 
 
 def _print_scrubbed(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
     print(scrub("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _print_scrubbed_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_type is not SystemExit:
+        _print_scrubbed(found.exc_type, found.exc_value, found.exc_traceback)
+
+
+def _print_scrubbed_unraisable(found: sys.UnraisableHookArgs) -> None:
+    _print_scrubbed(found.exc_type, found.exc_value, found.exc_traceback)
 
 
 def _environment_secrets() -> list[str]:

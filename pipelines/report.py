@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from pipelines import process, storage
@@ -21,7 +22,9 @@ from pipelines.scored_tables import (
     open_tables,
     row_count,
 )
-from pipelines.thumbnails import Thumbnail, source_units, thumbnails
+from pipelines.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
+from pipelines.trust import Trust, add_trust_flags, trust_of
+from pipelines.whole_runs import what_is_missing
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -41,6 +44,7 @@ class ReportConfig:
     top_fraction: float | None
     thumbnails: int
     model_name: str | None = None
+    trust: Trust = Trust()
 
     def __post_init__(self) -> None:
         if self.cut is not None and not -1 <= self.cut <= 1:
@@ -59,16 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
     try:
-        config = ReportConfig(**vars(options))
+        config = _config(options)
         require_extra()
         tables = open_tables(config.input).of_model(config.model_name)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("report", str(error), process.WRONG_USAGE)
+        return process.fail("report", str(error), process.status_before(error))
     try:
-        write_report(tables, config, beam_options)
+        lines = write_report(tables, config, beam_options)
     except (ScoredTablesError, OSError) as error:
         return process.fail("report", str(error), process.status_of(error))
-    print(f"report     {redact(config.output)}")
+    for line in [*lines, f"report     {redact(config.output)}"]:
+        print(line)
     return 0
 
 
@@ -94,7 +99,14 @@ def parser() -> Parser:
         help=f"pictures of the best, the worst, and those at the cut, each [{THUMBNAILS}]",
     )
     add("--model_name", metavar="NAME", help="which model of a run with several")
+    add_trust_flags(flags)
     return flags
+
+
+def _config(options: argparse.Namespace) -> ReportConfig:
+    names = {field.name for field in fields(ReportConfig)} - {"trust"}
+    given = {name: getattr(options, name) for name in names}
+    return ReportConfig(**given, trust=trust_of(options, options.input))
 
 
 def require_extra() -> None:
@@ -109,8 +121,11 @@ def require_extra() -> None:
 
 def write_report(
     tables: ScoredTables, config: ReportConfig, options: PipelineOptions | None = None
-) -> None:
+) -> list[str]:
     """Gathers the statistics, fetches the pictures and writes the page in one piece.
+
+    Returns:
+        Lines for the summary: how to see the pictures that were not allowed.
 
     Raises:
         ScoredTablesError, OSError: if a table cannot be read or the page not be written.
@@ -121,20 +136,21 @@ def write_report(
     cut = config.cut
     if cut is None:
         cut = cut_of_fraction(statistics.similarity, config.top_fraction or TOP_FRACTION)
-    galleries = _galleries(statistics, cut, tables)
-    page = render_report(tables, statistics, cut, galleries)
+    galleries = _galleries(statistics, cut, tables, config.trust)
+    page = render_report(tables, statistics, cut, galleries, what_is_missing(tables))
     storage.write_atomically(config.output, page.encode())
+    return remedy_lines([picture for gallery in galleries for _, picture in gallery])
 
 
 def _galleries(
-    statistics: Statistics, cut: float, tables: ScoredTables
+    statistics: Statistics, cut: float, tables: ScoredTables, trust: Trust
 ) -> list[list[tuple[ScoredRow, Thumbnail]]]:
     """Returns the pairs of the best, those at the cut, and the worst."""
     parts = [statistics.best, statistics.at(cut), statistics.worst]
     rows = [row for part in parts for row in part]
     with meter(len(rows), "pictures") as count:
         units = source_units(tables.embeddings, rows)
-        pictures = iter(thumbnails(rows, tables.options, units, count))
+        pictures = iter(thumbnails(rows, tables.options, units, trust, count))
     return [[(row, next(pictures)) for row in part] for part in parts]
 
 

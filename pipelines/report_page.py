@@ -31,19 +31,25 @@ _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def render_report(
-    tables: ScoredTables, statistics: Statistics, cut: float, galleries: Sequence[Gallery]
+    tables: ScoredTables,
+    statistics: Statistics,
+    cut: float,
+    galleries: Sequence[Gallery],
+    lack: str | None = None,
 ) -> str:
     """Returns the HTML page.
 
     Args:
         cut: the similarity to mark.
         galleries: pairs of the best, those at the cut, and the worst.
+        lack: why the run is not whole; None if it is.
     """
     fingerprint, record = tables.fingerprint, tables.record
     return render(
         "report.html",
         title="Image-text scores",
         root=redact(tables.root),
+        lack=lack,
         model=_model_line(tables),
         tiles=_tiles(statistics, record, cut),
         plots=_plots(statistics, cut) if statistics.rows else None,
@@ -68,7 +74,8 @@ def render_report(
 
 def _model_line(tables: ScoredTables) -> str:
     architecture = tables.model_fingerprint.get("architecture")
-    return " · ".join(filter(None, [tables.model_name, tables.options.get("model"), architecture]))
+    parts = (tables.model_name, tables.options.get("model"), architecture)
+    return " · ".join(str(part) for part in parts if part)
 
 
 def _tiles(statistics: Statistics, record: Mapping[str, Any], cut: float) -> list[dict[str, str]]:
@@ -217,7 +224,7 @@ def _rejects(statistics: Statistics) -> list[dict[str, Any]]:
 
 def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
     """Returns what the last call of `embed` did in turn, and what its threads did meanwhile."""
-    if not seconds:
+    if "wall" not in seconds:
         return []
     in_turn = {label: seconds[name] for name, label in IN_TURN.items() if name in seconds}
     meanwhile = {name: seconds[name] for name in THREADS if name in seconds}

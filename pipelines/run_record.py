@@ -91,12 +91,13 @@ def write_run_record(
     storage.write_atomically(storage.join(output, RUN_JSON), data.encode())
 
 
-def write_attempts(output: str, records: Iterable[UnitRecord]) -> None:
+def write_attempts(output: str, run: str, records: Iterable[UnitRecord]) -> None:
     """Writes down which attempt of which run wrote each unit, beside run.json."""
     found = {
         record.result.unit_id: {"run": record.run, "attempt": record.attempt} for record in records
     }
-    data = json.dumps(found, indent=2, sort_keys=True) + "\n"
+    record = {"run": run, "attempts": found}
+    data = json.dumps(record, indent=2, sort_keys=True) + "\n"
     storage.write_atomically(storage.join(output, ATTEMPTS_JSON), data.encode())
 
 

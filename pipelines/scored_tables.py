@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,17 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.damage import ScoredTablesError, damaged
 from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
+from pipelines.run_json import read_record
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
 
 ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
+KEY_COLUMNS = ("uid", "source", "source_row")  # that every row has
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
-MAX_RUN_JSON_BYTES = 16 << 20
-
-
-class ScoredTablesError(ValueError):
-    """A directory that `embed` did not write, or a part of it that cannot be read."""
+FOOTER_READERS = 16
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +59,12 @@ class ScoredTables:
     fingerprint: Mapping[str, Any]
     record: Mapping[str, Any]
     model_name: str | None = None
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """Rows as run.json counts them, by name."""
+        counts: Mapping[str, Any] = self.record.get("counts", {})
+        return counts
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -109,8 +115,8 @@ def open_tables(root: str) -> ScoredTables:
     """
     root = storage.normalize(root)
     embeddings = _parquet_files(storage.join(root, EMBEDDINGS))
-    record = _run_record(storage.join(root, RUN_JSON))
-    if not embeddings and record:
+    record = read_record(storage.join(root, RUN_JSON))
+    if not embeddings and record and not record.get("counts", {}).get("rows_read"):
         raise ScoredTablesError(f"the run in {root!r} has no rows, so there is nothing to read")
     if not embeddings:
         raise ScoredTablesError(
@@ -126,7 +132,7 @@ def open_tables(root: str) -> ScoredTables:
         embeddings=embeddings,
         rejects=_parquet_files(storage.join(root, REJECTS)),
         schema=schema.remove_metadata(),
-        fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
+        fingerprint=_fingerprint(embeddings[0], metadata[FINGERPRINT_KEY]),
         record=record,
     )
 
@@ -162,12 +168,20 @@ def file_schema(uri: str) -> pa.Schema:
         with storage.open_input(uri) as file:
             return pq.read_schema(file)
     except pa.ArrowException as error:
-        raise _damaged(uri, error) from error
+        raise damaged(uri, error) from error
 
 
 def row_count(uris: Sequence[str]) -> int:
-    """Returns the rows of all files, from their footers."""
-    return sum(_footer_rows(uri) for uri in uris)
+    """Returns the rows of all files, from their footers.
+
+    Raises:
+        ScoredTablesError: if a file is damaged.
+        OSError: as the filesystem reports it.
+    """
+    if len(uris) < 2:
+        return sum(map(_footer_rows, uris))
+    with ThreadPoolExecutor(FOOTER_READERS) as pool:  # a store takes its time for each
+        return sum(pool.map(_footer_rows, uris))
 
 
 def iterate_batches(
@@ -185,14 +199,16 @@ def iterate_batches(
                 file, page_checksum_verification=True, buffer_size=BUFFER_BYTES
             )
             check_columns(parquet.schema_arrow, columns, uri)
+            _check_types(parquet.schema_arrow, columns, uri)
             for batch in parquet.iter_batches(batch_rows, columns=list(columns)):
+                _check_keys(batch, uri)
                 yield batch.select(list(columns))
     except pa.ArrowException as error:
-        raise _damaged(uri, error) from error
+        raise damaged(uri, error) from error
     except OSError as error:  # Arrow's own have no number; those of filesystems have, or a class
         if type(error) is not OSError or error.errno is not None:
             raise
-        raise _damaged(uri, error) from error
+        raise damaged(uri, error) from error
 
 
 def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
@@ -208,6 +224,21 @@ def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
     if absent[0].endswith(("image_embedding", "text_embedding")):
         remedy = "embed again without `--scores_only`"
     raise ScoredTablesError(f"{uri} has no column {absent[0]!r}; {remedy}")
+
+
+def _check_types(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
+    """Makes sure that what names rows and pictures is text: others may have written the file."""
+    for name in set(columns) & set(ROW_COLUMNS):
+        kind = schema.field(name).type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not (pa.types.is_integer(kind) if name == "source_row" else is_text):
+            raise damaged(uri, ValueError(f"its column {name!r} is of type {kind}"))
+
+
+def _check_keys(batch: pa.RecordBatch, uri: str) -> None:
+    for name in set(batch.schema.names) & set(KEY_COLUMNS):
+        if batch.column(name).null_count:
+            raise damaged(uri, ValueError(f"a row lacks {name!r}"))
 
 
 def rows_at(
@@ -246,19 +277,14 @@ def _footer_rows(uri: str) -> int:
         with storage.open_input(uri) as file:
             return pq.read_metadata(file).num_rows
     except pa.ArrowException as error:
-        raise _damaged(uri, error) from error
+        raise damaged(uri, error) from error
 
 
-def _run_record(uri: str) -> Mapping[str, Any]:
+def _fingerprint(uri: str, text: bytes) -> Mapping[str, Any]:
     try:
-        record = json.loads(storage.read_retried(uri, MAX_RUN_JSON_BYTES))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ScoredTablesError(f"{uri} is damaged: {error}; run `embed` again") from error
-    return record if isinstance(record, dict) else {}
-
-
-def _damaged(uri: str, error: Exception) -> ScoredTablesError:
-    reason = str(error).split("\n", 1)[0]
-    return ScoredTablesError(f"{uri} is damaged ({reason}); remove it and run `embed` again")
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise damaged(uri, error) from error
+    if not isinstance(found, dict):
+        raise damaged(uri, ValueError("its fingerprint is no object"))
+    return found

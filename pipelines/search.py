@@ -25,10 +25,17 @@ from pipelines.scored_tables import (
     ScoredTables,
     ScoredTablesError,
     check_columns,
-    open_tables,
     row_count,
 )
-from pipelines.thumbnails import source_units, thumbnail_uri, thumbnails
+from pipelines.thumbnails import (
+    Thumbnail,
+    remedy_lines,
+    source_units,
+    thumbnail_uri,
+    thumbnails,
+)
+from pipelines.trust import Trust, add_trust_flags, trust_of
+from pipelines.whole_runs import add_incomplete_flag, open_whole
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
@@ -41,20 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
     try:
-        tables = _checked_tables(options)
+        tables, trust = _checked_tables(options), trust_of(options, options.input)
         image = _read_image(options.image) if options.image else None
         query = _embed(load_query_model(tables, options), options.text, image)
     except (ValueError, OSError, ImportError, RowFault) as error:
-        return process.fail("search", str(error), process.WRONG_USAGE)
+        return process.fail("search", str(error), process.status_before(error))
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
             rows = nearest_rows(tables, query, options.top_k, beam_options, count)
         print(table(rows))
         if options.html:
-            page = _gallery(tables, rows, total, options.text, image)
+            pictures = _pictures(tables, rows, trust)
+            page = _gallery(tables, rows, pictures, total, options.text, image)
             storage.write_atomically(options.html, page.encode())
-            print(f"\ngallery    {redact(options.html)}")
+            print("\n".join(["", *remedy_lines(pictures), f"gallery    {redact(options.html)}"]))
     except (ScoredTablesError, OSError) as error:
         return process.fail("search", str(error), process.status_of(error))
     return 0
@@ -70,6 +78,8 @@ def parser() -> Parser:
     query.add_argument("--image", metavar="URI", help="what to look for, as a picture")
     add("--top_k", type=int, default=TOP_K, help=f"rows to show [{TOP_K}]")
     add("--html", metavar="URI", help="gallery with thumbnails to write")
+    add_incomplete_flag(flags)
+    add_trust_flags(flags)
     add_model_flags(flags)
     return flags
 
@@ -123,16 +133,20 @@ def _read_image(uri: str) -> bytes:
         ) from error
 
 
+def _pictures(tables: ScoredTables, rows: Sequence[ScoredRow], trust: Trust) -> list[Thumbnail]:
+    with meter(len(rows), "pictures") as count:
+        units = source_units(tables.embeddings, rows)
+        return thumbnails(rows, tables.options, units, trust, count)
+
+
 def _gallery(
     tables: ScoredTables,
     rows: Sequence[ScoredRow],
+    pictures: Sequence[Thumbnail],
     total: int,
     text: str | None,
     image: bytes | None,
 ) -> str:
-    with meter(len(rows), "pictures") as count:
-        units = source_units(tables.embeddings, rows)
-        pictures = thumbnails(rows, tables.options, units, count)
     return render(
         "search.html",
         title=text or "Nearest to this picture",
@@ -153,7 +167,7 @@ def _checked_tables(options: argparse.Namespace) -> ScoredTables:
         raise ValueError("expected words as `--text`, got a blank one")
     if options.html:
         require("jinja2", "galleries")
-    tables = open_tables(options.input).of_model(options.model_name)
+    tables = open_whole(options.input, options.allow_incomplete).of_model(options.model_name)
     check_columns(tables.schema, [tables.column("image_embedding")], tables.embeddings[0])
     return tables
 

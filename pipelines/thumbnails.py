@@ -1,10 +1,10 @@
-"""Small pictures of scored rows, fetched again under the rules that `embed` fetched them by."""
+"""Small pictures of scored rows, fetched again from where the operator allows."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -14,12 +14,13 @@ from PIL import Image
 from clip_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.decode import DecodeLimits, decode_image
-from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.fetch import FetchPolicy, allowed_file, allowed_roots, fetch_image, image_uri
 from pipelines.manifest import file_id, format_of
 from pipelines.parquet_manifests import read_footer, read_parquet
 from pipelines.raw_rows import to_row
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.scored_tables import file_schema
+from pipelines.trust import IMAGES, TRUST, NotTrustedError, Trust
 from pipelines.unit_record import UNIT_KEY, unit_from_json
 from pipelines.webdataset import columns_of, read_webdataset
 from schemas.manifest import ColumnOverrides, Columns, resolve_columns
@@ -27,6 +28,7 @@ from schemas.rejects import Reason
 
 SIDE = 224  # pixels; shown at half of that on most screens
 JPEG_QUALITY = 80
+MAX_REMEDIES = 3  # flags named in a summary, of a run that names many places
 
 
 class PictureRow(Protocol):
@@ -44,41 +46,52 @@ class PictureRow(Protocol):
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A JPEG as a data URI, or why there is none."""
+    """A JPEG as a data URI, or why there is none, and the flag that would allow it."""
 
     data_uri: str | None
     reason: str | None = None
+    remedy: str | None = None
 
 
 def thumbnails(
     rows: Sequence[PictureRow],
     options: Mapping[str, Any],
     units: Mapping[str, Unit],
+    trust: Trust,
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Thumbnail]:
     """Returns a thumbnail for each row, in order: the centre square, as the model sees it.
 
-    A picture that has changed since it was scored, lies where the run was not allowed to read, or
-    cannot be decoded gives its reason instead.
+    A picture that has changed since it was scored, lies where nobody allowed to read, or cannot be
+    decoded gives its reason instead.
 
     Args:
-        options: of the run, as run.json has them: where pictures may come from.
+        options: of the run, as run.json has them.
         units: one of each manifest, which says how it was read; see `source_units`. What is not
             there is read as the options say.
+        trust: which of the manifests and pictures are opened.
         progress: called with 1 for each picture.
     """
-    allowed = tuple(options.get("allow_images_from") or ())
-    root = options.get("image_root")
-    policy = FetchPolicy(allowed=allowed + ((root,) if root else ()))
+    policy = trust.fetch_policy(options)
     by_source: defaultdict[str, dict[int, PictureRow]] = defaultdict(dict)
     for row in rows:  # by manifest, so that each tar is read once; a row may be wanted twice
         by_source[row.source][row.source_row] = row
     found: dict[tuple[str, int], Thumbnail] = {}
     for source, wanted in by_source.items():
-        for number, original in _manifest_rows(source, wanted, units.get(source), options):
+        for number, original in _manifest_rows(source, wanted, units.get(source), options, trust):
             found[source, number] = _thumbnail(original, wanted[number].sha256, policy)
             progress(1)
     return [found[row.source, row.source_row] for row in rows]
+
+
+def remedy_lines(pictures: Sequence[Thumbnail]) -> list[str]:
+    """Returns lines for the summary: the flags that would show what was not allowed."""
+    needed = Counter(picture.remedy for picture in pictures if picture.remedy)
+    lines = [
+        f"pictures   {count} of {len(pictures)} not shown; allow them with {remedy}"
+        for remedy, count in needed.most_common(MAX_REMEDIES)
+    ]
+    return [*lines, f"           or all that the run names with `{TRUST}`"] if lines else []
 
 
 def source_units(files: Sequence[str], rows: Sequence[PictureRow]) -> dict[str, Unit]:
@@ -92,13 +105,23 @@ def source_units(files: Sequence[str], rows: Sequence[PictureRow]) -> dict[str, 
         stem = file_id(source)
         file = next((uri for uri in files if storage.base_name(uri).startswith(stem)), None)
         metadata = (file_schema(file).metadata or {}) if file else {}
-        if UNIT_KEY in metadata:
-            found[source] = unit_from_json(metadata[UNIT_KEY])
+        unit = _unit(metadata[UNIT_KEY]) if UNIT_KEY in metadata else None
+        if unit is not None:
+            found[source] = unit
     return found
 
 
-def _recognised(source: str, options: Mapping[str, Any]) -> Unit:
-    kind = options.get("manifest_format") or format_of(source) or ""
+def _unit(text: bytes) -> Unit | None:
+    """Reads a unit, which a stranger may have written; None if it has not the form of one."""
+    try:
+        unit = unit_from_json(text)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    named = (unit.uri, unit.format, unit.image_root)
+    return unit if all(isinstance(value, str) for value in named) else None
+
+
+def _recognised(source: str, kind: str, options: Mapping[str, Any]) -> Unit:
     root = storage.normalize(options.get("image_root") or storage.parent(source))
     columns = Columns()
     if kind == "webdataset":
@@ -113,10 +136,21 @@ def _thumbnail(row: Row | RowFault, sha256: str | None, policy: FetchPolicy) -> 
     try:
         if isinstance(row, RowFault):
             raise row
+        if row.image_bytes is None:
+            _check_allowed(row, policy)
         data = fetch_image(row._replace(expected_sha256=sha256), policy)
         return Thumbnail(thumbnail_uri(data))
+    except NotTrustedError as fault:
+        return Thumbnail(None, f"not allowed; pass {fault.remedy}", fault.remedy)
     except RowFault as fault:
         return Thumbnail(None, fault.reason.value.replace("_", " "))
+
+
+def _check_allowed(row: Row, policy: FetchPolicy) -> None:
+    """Makes sure of a picture's place, so that a refusal names the flag with its value."""
+    uri = image_uri(row)
+    if allowed_file(uri, allowed_roots(row, policy)) is None:
+        raise NotTrustedError(uri, IMAGES)
 
 
 def thumbnail_uri(data: bytes) -> str:
@@ -137,21 +171,37 @@ def _manifest_rows(
     wanted: Mapping[int, PictureRow],
     unit: Unit | None,
     options: Mapping[str, Any],
+    trust: Trust,
 ) -> Iterator[tuple[int, Row | RowFault]]:
     """Yields the manifest's row, or what is wrong with it, for each wanted number."""
     left = set(wanted)
-    reason = Reason.NOT_FOUND
+    fault = RowFault("read", Reason.NOT_FOUND)
     try:
-        unit = unit or _recognised(source, options)
+        unit = _readable(source, unit, options, trust)
         for number, row in _READERS.get(unit.format, _named_rows)(unit, wanted):
             left.remove(number)
             yield number, row
     except FileNotFoundError:
         pass
+    except NotTrustedError as error:
+        fault = error
     # Damaged, denied or out of reach, in the error types of each store: costs only its pictures.
     except Exception:  # noqa: BLE001
-        reason = Reason.MANIFEST_UNREADABLE
-    yield from ((number, RowFault("read", reason)) for number in left)
+        fault = RowFault("read", Reason.MANIFEST_UNREADABLE)
+    yield from ((number, fault) for number in left)
+
+
+def _readable(source: str, unit: Unit | None, options: Mapping[str, Any], trust: Trust) -> Unit:
+    """Returns the unit to read a manifest by; what only names pictures is not opened.
+
+    Raises:
+        NotTrustedError: if the manifest has to be opened and nobody allowed it.
+    """
+    uri = unit.uri if unit else source
+    kind = unit.format if unit else options.get("manifest_format") or format_of(source) or ""
+    if kind in _READERS:
+        uri = trust.manifest(uri)
+    return replace(unit, uri=uri) if unit else _recognised(uri, kind, options)
 
 
 def _named_rows(

@@ -23,8 +23,21 @@ from pipelines.manifest import ManifestRequest, manifest_files
 from pipelines.records import Reject, Row, RowFault
 from pipelines.redaction import redact
 
+FOLDER = "data"
 SPLITS = ("train", "held_out")
 DONE = "done.json"  # written last: what the decoded files were made from, and the counts
+
+
+_DATA_FILES = (
+    *(f"{split}.{kind}" for split in SPLITS for kind in ("pixels", "captions.jsonl")),
+    f"{DONE}.partial",
+    DONE,
+)
+_FILES = (
+    "checkpoint.pt",
+    "checkpoint.partial",
+    *(f"{FOLDER}/{name}" for name in _DATA_FILES),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,17 @@ class DecodedData:
 
 class DataError(ValueError):
     """The decoded data of another manifest, or of another picture size, stands in the way."""
+
+
+def is_own_file(path: Path) -> bool:
+    """Tells whether a path in a model directory is of what a pretraining keeps beside the model."""
+    return path.parts[0] == "training" and path.relative_to("training").as_posix() in _FILES
+
+
+def remove_training(directory: Path) -> None:
+    """Removes what a pretraining keeps beside the model, and nothing else."""
+    for name in _FILES:
+        (directory / name).unlink(missing_ok=True)
 
 
 def split_of(uid: str, holdout_fraction: float) -> str:

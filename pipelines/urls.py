@@ -84,8 +84,11 @@ def is_under(url: Url, prefix: str) -> bool:
     return same_host and url.target.partition("?")[0].startswith(folder)
 
 
-def check_prefix(prefix: str) -> None:
+def check_prefix(prefix: str, flag: str = "--allow_images_from") -> None:
     """Refuses an http(s) prefix that no URL can lie under.
+
+    Args:
+        flag: the one that was given the prefix.
 
     Raises:
         ValueError: says what is expected.
@@ -93,7 +96,7 @@ def check_prefix(prefix: str) -> None:
     scheme, _, rest = prefix.partition("://")
     if scheme.lower() not in HTTP_SCHEMES or not rest.strip("/"):
         return
-    remedy = "`--allow_images_from` takes `https://host/path/`, without user name and query"
+    remedy = f"`{flag}` takes `https://host/path/`, without user name and query"
     try:
         parse_url(prefix)
     except RefusedURL as error:

@@ -111,8 +111,12 @@ def write_scored(
     fingerprint=None,
     kept=(),
     dim=4,
+    whole=True,
 ) -> Path:
-    """Writes tables as `embed` does, a file for each list of rows; fields left out have defaults."""
+    """Writes tables as `embed` does, a file for each list of rows; fields left out have defaults.
+
+    A run that is not whole has no run.json unless there is a `record`, and no _SUCCESS.
+    """
     defaults = {
         "source": "/data/manifest.jsonl",
         "text": "a red circle",
@@ -140,7 +144,11 @@ def write_scored(
         pq.write_table(
             pa.Table.from_pylist(rows, rejects_schema()), root / "rejects" / "unit-0.parquet"
         )
-    if record is not None:
+    counts = {"embedded": number, "rejected": len(rejects), "rows_read": number + len(rejects)}
+    if whole:
+        (root / "run.json").write_text(json.dumps({"counts": counts} | (record or {})))
+        (root / "_SUCCESS").touch()
+    elif record is not None:
         (root / "run.json").write_text(json.dumps(record))
     return root
 

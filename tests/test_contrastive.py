@@ -51,3 +51,31 @@ def test_recall_counts_rows_whose_own_pair_is_among_the_best_k():
 def test_ties_count_against_the_row():
     same = unit((1, 0), (1, 0))
     assert retrieval_recall(same, same, 1) == (0.0, 0.0)
+
+
+def test_equal_captions_are_one_and_each_of_their_pictures_is_right():
+    """Two labels, told apart without a fault; as rows, most of them would be wrong."""
+    image = unit((1, 0.1), (1, 0.2), (1, 0.3), (0.1, 1), (0.2, 1), (0.3, 1))
+    text = unit(*[(1, 0)] * 3, *[(0, 1)] * 3)
+    captions = torch.tensor([[1, 7]] * 3 + [[1, 8]] * 3)
+    assert retrieval_recall(image, text, 1, captions) == (1.0, 1.0)
+    assert max(retrieval_recall(image, text, 1)) < 0.4
+
+
+def test_wrong_picture_counts_against_every_row_of_its_caption():
+    image = unit((1, 0), (0, 1), (0.1, 1))  # the second is nearer to the other caption
+    text = unit((1, 0), (1, 0), (0, 1))
+    captions = torch.tensor([[1], [1], [2]])
+    to_text, to_image = retrieval_recall(image, text, 1, captions)
+    assert to_text == pytest.approx(2 / 3)
+    assert to_image == pytest.approx(2 / 3)  # of the last caption the wrong picture is nearest
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_never_right(value):
+    broken = torch.full((3, 2), value)
+    assert retrieval_recall(broken, broken, 1) == (0.0, 0.0)
+    half = unit((1, 0), (0, 1), (0.6, 0.8))
+    half[0] = value
+    to_text, to_image = retrieval_recall(half, unit((1, 0), (0, 1), (0.6, 0.8)), 1)
+    assert to_text < 0.7 and to_image < 0.7

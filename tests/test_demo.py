@@ -91,6 +91,18 @@ def test_demo_can_be_run_again_but_touches_no_foreign_directory(made, tmp_path, 
     assert (tmp_path / "precious.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "sample/a.csv", "mine/a", "labels/labels/b.txt"])
+def test_demo_removes_no_file_that_somebody_put_there(tmp_path, capsys, name):
+    output = tmp_path / "out"
+    (output / name).parent.mkdir(parents=True)
+    (output / name).write_text("mine")
+    (output / demo.MARKER).touch()
+    assert demo.main(["--output", str(output), "--rows", "10"]) == 2
+    error = capsys.readouterr().err
+    assert f"{output / name} is there" in error and error.count("\n") == 1
+    assert (output / name).read_text() == "mine"
+
+
 def test_bundled_model_names_colours_and_shapes():
     model = clip_core.load("tiny")
     texts = model.encode_text(model.tokenize(["a red circle", "a blue star"]), normalize=True)

@@ -17,6 +17,7 @@ from pipelines import cli, selection
 from pipelines import filter as filtering
 from pipelines.layout import FINGERPRINT_KEY
 from pipelines.process import RunnerError
+from pipelines.scored_tables import open_tables
 
 UIDS = [f"{n:032x}" for n in (255, 3, 2**127, 16, 7, 1)]
 SCORES = [0.9, 0.1, 0.5, 0.3, 0.5, 0.7]
@@ -280,7 +281,7 @@ def test_progress_reaches_its_total_though_a_file_keeps_nothing(scored, monkeypa
 
 def test_credentials_reach_neither_messages_nor_files(scored, capsys):
     files = fsspec.filesystem("memory")
-    files.put(str(scored / "run" / "embeddings"), "/user:secret@filter/embeddings", recursive=True)
+    files.put(str(scored / "run"), "/user:secret@filter", recursive=True)
     root = "memory://user:secret@filter"
     argv = ["filter", "--input", root, "--output", f"{root}/out", "--min_similarity", "0.5"]
     assert cli.main(argv) == 0
@@ -337,6 +338,8 @@ def _write_scores(root, rows):
         index = table.schema.get_field_index(name)
         table = table.set_column(index, table.schema.field(name), pa.array(values))
     pq.write_table(table, path)
+    record = {"counts": {"embedded": rows, "rejected": 0}}
+    (root / "run.json").write_text(json.dumps(record))
 
 
 def test_filter_starts_without_torch_or_beam():
@@ -346,7 +349,7 @@ def test_filter_starts_without_torch_or_beam():
 
 def test_waterfall_of_nothing_at_all_divides_by_nothing(tmp_path):
     write_scored(tmp_path / "run", [[]])
-    tables = filtering.open_tables(str(tmp_path / "run"))
+    tables = open_tables(str(tmp_path / "run"))
     assert "embedded             0     0.0%" in filtering.waterfall(
         filtering.Selection(tables.embeddings), 0
     )

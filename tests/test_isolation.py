@@ -38,6 +38,30 @@ def fault_of(workers, data):
     return fault.value.reason, fault.value.detail
 
 
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN", "HTTPS_PROXY",
+           "PGPASSWORD", "MY_COMPANYS_THING", "PYTHONSTARTUP", "PATH_TO_KEY", "OMP")  # fmt: skip
+
+
+def test_environment_of_workers_holds_only_what_is_known_to_be_harmless(monkeypatch):
+    for name in SECRETS:
+        monkeypatch.setenv(name, "pl4nted")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = isolation.worker_environment()
+    assert "pl4nted" not in found.values()
+    assert found["PATH"] == os.environ["PATH"] and found["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+def test_running_worker_has_no_keys(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "pl4nted")
+    own = DecodeWorkers([PREPROCESS], LIMITS)
+    own.decode(encode_image(make_image(), "PNG"))
+    (worker,) = own._all
+    environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
+    own.close()
+    assert b"PATH=" in environment and b"pl4nted" not in environment
+
+
 def test_pixels_are_those_of_the_decoder(workers):
     data = encode_image(make_image(90, 50), "JPEG")
     found, expected = workers.decode(data), decode_image(data, [PREPROCESS], LIMITS)

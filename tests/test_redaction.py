@@ -11,10 +11,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 from conftest import encode_image, make_image
 from stores import BUCKET
 
-from pipelines import embed, storage
+from pipelines import beam_flags, cli, embed, storage
 from pipelines.redaction import ScrubbingFormatter, redact, redacted, scrub
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +82,72 @@ def test_uncaught_error_is_scrubbed():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "RuntimeError: https://host/…" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["sample", "filter", "report", "export"])
+def test_every_command_scrubs_logs_and_tracebacks(command):
+    code = (
+        "import logging, sys, threading; from pipelines import cli\n"
+        f"try: cli.main([{command!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        f"threading.Thread(target=lambda: open('https://h/?sig={SECRET}')).start()\n"
+        f"logging.getLogger('any').warning('https://me:{SECRET}@h/')\n"
+        f"raise RuntimeError('https://host/?sig={SECRET}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert SECRET not in done.stdout + done.stderr.replace(code, "")
+    assert "RuntimeError: https://host/…" in done.stderr
+    assert "WARNING:any:https://…h/" in done.stderr and "FileNotFoundError" in done.stderr
+
+
+def test_process_of_a_module_scrubs_what_libraries_make_of_tracebacks():
+    code = (
+        "import sys, traceback; from pipelines import process\n"
+        "def main():\n"
+        f"    try: raise OSError('https://h/?sig={SECRET}')\n"
+        "    except OSError as error:\n"
+        "        print(traceback.format_exc(), *traceback.format_exception(error))\n"
+        "    return 0\n"
+        "process.run(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and SECRET not in done.stdout
+    assert done.stdout.count("OSError: https://h/…") == 2
+
+
+def test_workers_scrub_what_they_log_and_send():
+    code = (
+        "import logging; from apache_beam.runners.worker import sdk_worker_main as worker\n"
+        f"worker._import_beam_plugins([{beam_flags.WORKER_PLUGIN!r}])\n"
+        "import sys, traceback\n"
+        f"try: raise OSError('https://h/?sig={SECRET}')\n"
+        "except OSError:\n"
+        "    print(traceback.format_exc())\n"
+        "    logging.getLogger('apache_beam').exception('failed')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert SECRET not in done.stdout + done.stderr, done.stderr
+    assert "OSError: https://h/…" in done.stdout and "OSError: https://h/…" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("runner", "expected"),
+    [("FnApiRunner", []), ("PortableRunner", ["mine", beam_flags.WORKER_PLUGIN])],
+)
+def test_workers_elsewhere_are_told_to(runner, expected):
+    given = [] if runner == "FnApiRunner" else ["--beam_plugins", "mine"]
+    options = PipelineOptions(["--runner", runner, "--job_endpoint", "localhost:1", *given])
+    for _ in range(2):
+        beam_flags.new_pipeline(options)
+    assert (options.view_as(SetupOptions).beam_plugins or []) == expected
+
+
+@pytest.mark.parametrize("command", ["filter", "report", "convert", "verify"])
+def test_flags_that_are_refused_name_no_secret(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--input", "x", "--output", "y", "--model", "tiny",
+                  f"s3://me:{SECRET}@bucket/x", f"--top_k=https://h/?sig={SECRET}"])  # fmt: skip
+    assert SECRET not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

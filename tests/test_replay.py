@@ -240,7 +240,7 @@ def test_unit_survives_its_json():
 def test_files_say_which_attempt_of_which_run_wrote_them(failed):
     _, output, _ = failed
     records = finished_units(str(output))
-    attempts = json.loads((output / "_attempts.json").read_text())
+    attempts = json.loads((output / "_attempts.json").read_text())["attempts"]
     assert {record.run for record in records} == {
         json.loads((output / "run.json").read_text())["run"]
     }

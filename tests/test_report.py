@@ -59,7 +59,7 @@ def page(tmp_path_factory):
     ]
     rows[99]["text"] = HOSTILE
     rejects = [{"reason": "not_an_image", "text": HOSTILE}] * 25
-    flags = ("--thumbnails", "3")
+    flags = ("--thumbnails", "3", "--allow_images_from", str(root))
     return make_page(root, [rows[:60], rows[60:]], *flags, rejects=rejects, record=RECORD)
 
 
@@ -132,12 +132,12 @@ def test_run_without_scored_rows_still_has_a_page(tmp_path, units):
 
 
 def test_scores_without_embeddings_and_without_run_json_have_a_page(tmp_path):
-    write_scored(tmp_path, [[{}]])
+    write_scored(tmp_path, [[{}]], whole=False)
     path = tmp_path / "embeddings" / "unit-0.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["image_embedding", "text_embedding"]), path)
     output = tmp_path / "page.html"
     assert report.main(["--input", str(tmp_path), "--output", str(output)]) == 0
-    assert "The run has not finished" in output.read_text()
+    assert "This run is not whole:" in output.read_text()
 
 
 def test_any_filesystem_will_do(tmp_path):

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_scored
 
+from pipelines.layout import FINGERPRINT_KEY
 from pipelines.scored_tables import (
     ScoredTablesError,
     embedding_matrix,
@@ -28,7 +29,7 @@ def test_output_is_found_with_its_fingerprint_and_record(tmp_path):
 
 
 def test_run_that_has_not_finished_has_an_empty_record(tmp_path):
-    tables = open_tables(str(write_scored(tmp_path, [[]])))
+    tables = open_tables(str(write_scored(tmp_path, [[]], whole=False)))
     assert tables.record == {} and tables.options == {}
 
 
@@ -105,8 +106,58 @@ def test_damaged_file_is_named(tmp_path, damage):
         list(iterate_batches(tables.embeddings[0], ["uid", "text"]))
 
 
-def test_damaged_run_json_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{cut",
+        "",
+        "[]",
+        "3",
+        "null",
+        "[" * 100_000,
+        '{"options": []}',
+        '{"counts": "all"}',
+        '{"seconds": {"wall": "long"}}',
+        '{"seconds": {"wall": NaN}}',
+        '{"seconds": {"wall": -1}}',
+        '{"counts": {"rows_read": true}}',
+        '{"versions": 1}',
+    ],
+)
+def test_damaged_run_json_is_named_with_what_mends_it(tmp_path, text):
     write_scored(tmp_path, [[{}]])
-    (tmp_path / "run.json").write_text("{cut")
-    with pytest.raises(ScoredTablesError, match="run.json is damaged"):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(
+        ScoredTablesError, match=r"run.json is damaged.*; remove it and run `embed`"
+    ):
         open_tables(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", [b"{cut", b"[]", b"\xff"])
+def test_damaged_fingerprint_is_named(tmp_path, text):
+    path = write_scored(tmp_path, [[{}]]) / "embeddings" / "unit-0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({FINGERPRINT_KEY: text}), path)
+    with pytest.raises(ScoredTablesError, match="unit-0.parquet is damaged"):
+        open_tables(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("url", pa.array([1])),
+        ("sha256", pa.array([[1]])),
+        ("text", pa.array([b"x"])),
+        ("source_row", pa.array(["0"])),
+        ("source_row", pa.array([None], pa.int64())),
+        ("source", pa.array([None], pa.string())),
+        ("uid", pa.array([None], pa.string())),
+    ],
+)
+def test_table_whose_rows_cannot_be_named_is_damaged(tmp_path, name, values):
+    path = write_scored(tmp_path, [[{}]]) / "embeddings" / "unit-0.parquet"
+    table = pq.read_table(path)
+    table = table.set_column(table.schema.get_field_index(name), name, values)
+    pq.write_table(table, path)
+    with pytest.raises(ScoredTablesError, match=f"unit-0.parquet is damaged .*{name}"):
+        list(iterate_batches(str(path), ["uid", name]))

@@ -117,12 +117,12 @@ def test_commands_read_the_model_that_is_named(both, capsys):
     assert report.main([*source, *flags]) == 0
     assert "vit · " in page.read_text()
     capsys.readouterr()
-    asked = ["--text", "a red circle", "--top_k", "4"]
+    asked = ["--text", "a red circle", "--top_k", "4", "--trust_run"]
     assert search.main([*source, *asked, "--model_name", "vit"]) == 0
     found = capsys.readouterr().out
     assert search.main([*alone, *asked]) == 0
     assert capsys.readouterr().out == found
-    labels = ["--labels", "red,blue", "--output"]
+    labels = ["--trust_run", "--labels", "red,blue", "--output"]
     assert classify.main([*source, *labels, str(both / "a"), "--model_name", "vit"]) == 0
     assert classify.main([*alone, *labels, str(both / "b")]) == 0
     one, other = (ds.dataset(both / name / "labels").to_table() for name in ("a", "b"))

@@ -12,7 +12,10 @@ from conftest import encode_image, make_image, plan
 from PIL import Image
 
 from pipelines.thumbnails import SIDE, source_units, thumbnails
+from pipelines.trust import Trust
 from pipelines.unit_record import UNIT_KEY, unit_to_json
+
+MINE = Trust(run=True)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def test_named_pictures_become_square_jpegs_in_order(tmp_path, pictures):
         (tmp_path / f"{number}.png").write_bytes(data)
     source = str(tmp_path / "manifest.jsonl")
     rows = [Scored(source, n, f"{n}.png", digest(pictures[n])) for n in (2, 0)]
-    found = thumbnails(rows, {}, {})
+    found = thumbnails(rows, {}, {}, MINE)
     assert [opened(t).size for t in found] == [(SIDE, SIDE)] * 2
 
 
@@ -56,7 +59,7 @@ def test_inline_pictures_are_read_again_from_parquet(tmp_path, pictures):
     columns = {"image_bytes": pictures, "text": ["a"] * 4}
     pq.write_table(pa.table(columns), source, row_group_size=2)
     rows = [Scored(source, n, None, digest(pictures[n])) for n in (3, 0, 3)]
-    found = thumbnails(rows, {}, {})
+    found = thumbnails(rows, {}, {}, MINE)
     assert all(opened(thumbnail) for thumbnail in found)
     assert found[0] == found[2] != found[1]
 
@@ -71,15 +74,15 @@ def test_tar_members_are_found_in_one_pass(tmp_path, pictures):
                 tar.addfile(member, io.BytesIO(content))
     rows = [Scored(source, n, f"{source}#{n}.png", digest(pictures[n])) for n in (3, 1)]
     done = []
-    assert all(opened(thumbnail) for thumbnail in thumbnails(rows, {}, {}, done.append))
+    assert all(opened(thumbnail) for thumbnail in thumbnails(rows, {}, {}, MINE, done.append))
     assert sum(done) == 2
-    assert thumbnails([Scored(source, 9)], {}, {})[0].reason == "not found"
+    assert thumbnails([Scored(source, 9)], {}, {}, MINE)[0].reason == "not found"
 
 
 def test_picture_that_changed_since_is_not_shown(tmp_path, pictures):
     (tmp_path / "0.png").write_bytes(pictures[1])
     row = Scored(str(tmp_path / "m.jsonl"), 0, "0.png", digest(pictures[0]))
-    (found,) = thumbnails([row], {}, {})
+    (found,) = thumbnails([row], {}, {}, MINE)
     assert found.data_uri is None and found.reason == "hash mismatch"
 
 
@@ -90,10 +93,11 @@ def test_pictures_outside_the_allowed_prefixes_are_refused_unless_the_run_allowe
     elsewhere.mkdir()
     (elsewhere / "0.png").write_bytes(pictures[0])
     row = Scored(str(tmp_path / "in" / "m.csv"), 0, str(elsewhere / "0.png"))
-    assert thumbnails([row], {}, {})[0].reason == "not allowed"
-    assert opened(thumbnails([row], {"allow_images_from": [str(elsewhere)]}, {})[0])
+    (refused,) = thumbnails([row], {}, {}, MINE)
+    assert refused.reason == f"not allowed; pass `--allow_images_from {elsewhere}`"
+    assert opened(thumbnails([row], {"allow_images_from": [str(elsewhere)]}, {}, MINE)[0])
     relative = Scored(row.source, 0, "0.png")
-    assert opened(thumbnails([relative], {"image_root": str(elsewhere)}, {})[0])
+    assert opened(thumbnails([relative], {"image_root": str(elsewhere)}, {}, MINE)[0])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_manifest_that_is_gone_or_damaged_costs_only_its_pictures(
         Scored(str(tmp_path / name), 0, "x.png"),
         Scored(str(tmp_path / "b.csv"), 0, "good.png"),
     ]
-    bad, good = thumbnails(rows, {}, {})
+    bad, good = thumbnails(rows, {}, {}, MINE)
     assert bad.reason == reason and bad.data_uri is None
     assert opened(good)
 
@@ -128,18 +132,18 @@ def test_store_with_errors_of_its_own_costs_only_its_pictures(tmp_path, monkeypa
         raise NoCredentialsError("unable to locate credentials")
 
     monkeypatch.setattr("pipelines.thumbnails.read_footer", refuse)
-    (found,) = thumbnails([Scored(str(tmp_path / "m.parquet"), 0)], {}, {})
+    (found,) = thumbnails([Scored(str(tmp_path / "m.parquet"), 0)], {}, {}, MINE)
     assert found.reason == "manifest unreadable"
 
 
 def test_what_is_no_picture_says_so(tmp_path):
     (tmp_path / "0.png").write_text(json.dumps({"not": "a picture"}))
-    (found,) = thumbnails([Scored(str(tmp_path / "m.jsonl"), 0, "0.png")], {}, {})
+    (found,) = thumbnails([Scored(str(tmp_path / "m.jsonl"), 0, "0.png")], {}, {}, MINE)
     assert found.reason == "not an image"
 
 
 def test_no_rows_give_no_thumbnails():
-    assert thumbnails([], {}, {}) == []
+    assert thumbnails([], {}, {}, MINE) == []
 
 
 def test_manifest_is_read_as_the_tables_say_it_was(tmp_path, pictures):
@@ -171,5 +175,5 @@ def test_manifest_is_read_as_the_tables_say_it_was(tmp_path, pictures):
         rows.append(Scored(unit.uri, 0, "0.png" if name == "m.jsonl" else None))
     units = source_units(files, rows)
     assert {unit.uri for unit in units.values()} == {row.source for row in rows}
-    assert all(opened(thumbnail) for thumbnail in thumbnails(rows, {}, units))
-    assert not any(thumbnail.data_uri for thumbnail in thumbnails(rows, {}, {}))
+    assert all(opened(thumbnail) for thumbnail in thumbnails(rows, {}, units, MINE))
+    assert not any(thumbnail.data_uri for thumbnail in thumbnails(rows, {}, {}, MINE))

@@ -1,0 +1,121 @@
+"""What an operator lets the files of a run name: by itself a run widens nothing.
+
+A run may come from a stranger. Its metadata and its run.json say where manifests and pictures are
+and which model made it; what they name is opened only below the run's own directory, or where the
+operator allows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import storage
+from pipelines.fetch import FetchPolicy, allowed_file
+from pipelines.records import RowFault
+from pipelines.redaction import redact
+from pipelines.urls import check_prefix
+from schemas.rejects import Reason
+
+IMAGES, MANIFESTS, TRUST = "--allow_images_from", "--allow_manifests_from", "--trust_run"
+
+
+class NotTrustedError(RowFault):
+    """A file that a run names and nobody has allowed.
+
+    Args:
+        uri: the file.
+        flag: the one that allows it.
+    """
+
+    def __init__(self, uri: str, flag: str) -> None:
+        self.remedy = f"`{flag} {shlex.quote(_printable(storage.parent(redact(uri))))}`"
+        super().__init__("fetch", Reason.NOT_ALLOWED, f"allow it with {self.remedy}")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Where the files that a run names may lie.
+
+    Attributes:
+        images, manifests: URI prefixes.
+        run: whether all that the run names is opened.
+    """
+
+    images: tuple[str, ...] = ()
+    manifests: tuple[str, ...] = ()
+    run: bool = False
+
+    def fetch_policy(self, options: Mapping[str, Any]) -> FetchPolicy:
+        """Returns the rules for pictures.
+
+        Args:
+            options: of the run; they count only where the run is trusted.
+        """
+        if not self.run:
+            return FetchPolicy(allowed=self.images, allow_image_root=False)
+        named = options.get("allow_images_from")
+        places = [*(named if isinstance(named, list) else ()), options.get("image_root")]
+        found = tuple(place for place in places if place and isinstance(place, str))
+        return FetchPolicy(allowed=self.images + found)
+
+    def manifest(self, uri: str) -> str:
+        """Returns a manifest's URI in the form in which it was checked and has to be opened.
+
+        Raises:
+            NotTrustedError: if nobody has allowed it.
+        """
+        if self.run:
+            return uri
+        found = allowed_file(uri, self.manifests)
+        if found is None:
+            raise NotTrustedError(uri, MANIFESTS)
+        return found
+
+
+def add_trust_flags(flags: argparse.ArgumentParser) -> None:
+    """Adds the flags that `trust_of` reads."""
+    for flag, what in ((IMAGES, "pictures"), (MANIFESTS, "manifests with pictures in them")):
+        flags.add_argument(
+            flag,
+            action="append",
+            default=[],
+            metavar="URI",
+            help=f"prefix that {what} which the run names may come from; repeatable [the run's "
+            "directory]",
+        )
+    flags.add_argument(
+        TRUST,
+        action="store_true",
+        help="open whatever manifests, pictures and model the run's files name",
+    )
+
+
+def trust_of(options: argparse.Namespace, root: str) -> Trust:
+    """Returns what the flags allow, besides the run's own directory.
+
+    Args:
+        root: that directory.
+
+    Raises:
+        ValueError: if a prefix is one that no URL can lie under.
+    """
+    for flag, prefixes in (
+        (IMAGES, options.allow_images_from),
+        (MANIFESTS, options.allow_manifests_from),
+    ):
+        for prefix in prefixes:
+            check_prefix(prefix, flag)
+    return Trust(
+        (root, *options.allow_images_from),
+        (root, *options.allow_manifests_from),
+        options.trust_run,
+    )
+
+
+def _printable(text: str) -> str:
+    """Takes out what would steer a terminal: the run may be a stranger's."""
+    return "".join(c if c.isprintable() else "?" for c in text)

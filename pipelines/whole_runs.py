@@ -1,0 +1,65 @@
+"""Tells a run that is whole from one that is at work, was cut off, or has lost files since."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from pipelines import storage
+from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
+from pipelines.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
+
+_COUNTED = {EMBEDDINGS: "embedded", REJECTS: "rejected"}  # table: its rows among run.json's counts
+
+
+class IncompleteRunError(ScoredTablesError):
+    """A run of which rows are missing, or may be: says why, and how it is read all the same."""
+
+
+def add_incomplete_flag(flags: argparse.ArgumentParser) -> None:
+    """Adds the flag that `open_whole` reads."""
+    flags.add_argument(
+        "--allow_incomplete",
+        action="store_true",
+        help="read the files that are there of a run that is not whole, or of a bare folder",
+    )
+
+
+def open_whole(root: str, allow_incomplete: bool) -> ScoredTables:
+    """Finds the tables of a run, all of whose rows are there unless that is not asked for.
+
+    Raises:
+        IncompleteRunError: if the run is not whole.
+        ScoredTablesError, OSError: as `open_tables`.
+    """
+    tables = open_tables(root)
+    lack = None if allow_incomplete else what_is_missing(tables)
+    if lack is not None:
+        raise IncompleteRunError(
+            f"expected a run that is whole, got {tables.root!r}, where {lack}; run `embed` again "
+            "to complete it, or pass `--allow_incomplete` to take the rows that are there"
+        )
+    return tables
+
+
+def what_is_missing(tables: ScoredTables) -> str | None:
+    """Says why a run is not whole, or may not be; None if it is.
+
+    Raises:
+        ScoredTablesError, OSError: if a file of a table cannot be read.
+    """
+    if not tables.record:
+        return f"there is no {RUN_JSON}, which counts the rows"
+    if not storage.exists(storage.join(tables.root, SUCCESS)):
+        return f"there is no {SUCCESS}, which `embed` writes last"
+    return _miscounted(tables, EMBEDDINGS, tables.embeddings) or _miscounted(
+        tables, REJECTS, tables.rejects
+    )
+
+
+def _miscounted(tables: ScoredTables, table: str, files: Sequence[str]) -> str | None:
+    expected, found = tables.counts.get(_COUNTED[table]), row_count(files)
+    if expected == found:
+        return None
+    told = "no rows" if expected is None else f"{expected:,} rows"
+    return f"{RUN_JSON} counts {told} in {table}/ and its files hold {found:,}"
