@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from pipelines.console import prepare_streams
 from pipelines.redaction import scrub
 
 FAILED = 1
@@ -40,6 +41,7 @@ def fail(command: str, message: str, status: int) -> int:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Runs a command and ends the process; after a signal it does so at once."""
+    prepare_streams()
     signal.signal(signal.SIGTERM, _raising(Terminated))
     # A shell has it ignored for a job in the background.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
