@@ -18,6 +18,7 @@ from apache_beam.runners.runner import create_runner
 
 from pipelines.arguments import Parser
 from pipelines.cores import usable_cores
+from pipelines.places import expanded
 from pipelines.process import RunnerError
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.
@@ -36,7 +37,7 @@ def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> Pi
         rest: what of `argv` they do not know.
     """
     _check(own, rest)
-    options = PipelineOptions(list(argv))
+    options = PipelineOptions(expanded(argv))
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
     _check_runner(own, options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 
 from clip_core import zero_shot
 from pipelines import storage
 from pipelines.arguments import Parser
 from pipelines.extras import require
+from pipelines.places import manifest_place, place, readable_place
 from pipelines.query_model import add_model_flags
 
 TOP_K = 5
@@ -21,25 +23,40 @@ def parser() -> Parser:
     flags = Parser(prog="clip-beam classify", description="Label images by prompts, zero-shot.")
     add = flags.add_argument
     rows = flags.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--input", metavar="URI", help="output directory of `clip-beam embed`")
+    rows.add_argument("--input", type=place, metavar="URI", help="output of `clip-beam embed`")
     rows.add_argument(
         "--manifest",
         action="append",
+        type=manifest_place,
         metavar="URI",
         help="rows to embed first, into OUTPUT/embedded; further flags are those of `embed`",
     )
-    add("--output", required=True, metavar="URI", help="directory to write")
-    add("--labels", required=True, metavar="FILE|A,B,C", help="classes, one a line in a file")
+    add("--output", required=True, type=place, metavar="URI", help="directory to write")
+    add(
+        "--labels",
+        required=True,
+        action="append",
+        type=readable_place,
+        metavar="FILE|A,B,C",
+        help="classes, one a line in a file; repeatable",
+    )
     add(
         "--templates",
-        default="simple",
+        action="append",
+        type=readable_place,
         metavar="FILE|none|simple",
-        help="prompts with {} where the label goes, one a line; their mean is taken [simple]",
+        help="prompts with {} where the label goes, one a line; their mean is taken; repeatable "
+        "[simple]",
     )
     add("--top_k", type=int, default=TOP_K, help=f"labels to write for each row [{TOP_K}]")
     add("--truth_column", metavar="NAME", help="true class: a kept column, or one of `--truth`")
-    add("--truth", metavar="URI", help="file with `uid` and the true class")
-    add("--confusion_plot", metavar="URI", help="PNG or SVG of which class is taken for which")
+    add("--truth", type=readable_place, metavar="URI", help="file with `uid` and the true class")
+    add(
+        "--confusion_plot",
+        type=place,
+        metavar="URI",
+        help="PNG or SVG of what is taken for what",
+    )
     add(
         "--overwrite",
         action="store_true",
@@ -56,9 +73,9 @@ def read_prompts(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[st
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
     """
     _check_flags(options)
-    labels = _read_lines(options.labels, "labels")
+    labels = tuple(chain(*(_read_lines(value, "labels") for value in options.labels)))
     zero_shot.check_labels(labels)
-    templates = _TEMPLATES.get(options.templates) or _read_lines(options.templates, "templates")
+    templates = tuple(chain(*map(_templates, options.templates or ["simple"])))
     zero_shot.check_templates(templates)
     return labels, templates
 
@@ -75,6 +92,10 @@ def _check_flags(options: argparse.Namespace) -> None:
                 f"{options.confusion_plot!r}"
             )
         require("matplotlib", "plots")
+
+
+def _templates(value: str) -> tuple[str, ...]:
+    return _TEMPLATES.get(value) or _read_lines(value, "templates")
 
 
 def _read_lines(value: str, what: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from clip_core.saving import DTYPES, save_model_directory
 from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.model_flags import add_checkpoint_flags
+from pipelines.places import local_place, place
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
         description="Convert a checkpoint to a model directory of safetensors, which open_clip "
         "and, for ViTs, Hugging Face load too.",
     )
-    flags.add_argument("--model", required=True, help="as `clip-beam embed` takes it")
-    flags.add_argument("--output", required=True, type=Path, help="directory to make")
+    flags.add_argument("--model", required=True, type=place, help="as `clip-beam embed` takes it")
+    flags.add_argument("--output", required=True, type=local_place, help="directory to make")
     flags.add_argument(
         "--save_precision", choices=tuple(DTYPES), default="fp32", help="of the weights [fp32]"
     )

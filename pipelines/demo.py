@@ -25,6 +25,7 @@ from clip_core.ranking import auroc
 from pipelines import classify, embed, filter, process, report
 from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError
+from pipelines.places import local_place
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.scenes import BACKGROUNDS
@@ -54,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         prog="clip-beam demo",
         description="Embed, filter and classify a sample dataset and report on it.",
     )
-    flags.add_argument("--output", type=Path, default=Path("demo-output"), help="[demo-output]")
+    flags.add_argument(
+        "--output", type=local_place, default=Path("demo-output"), help="[demo-output]"
+    )
     flags.add_argument("--rows", type=int, default=1000, help="[1000]")
     flags.add_argument("--seed", type=int, default=0, help="[0]")
     return flags

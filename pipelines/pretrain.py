@@ -46,6 +46,7 @@ from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_flags import add_checkpoint_flags
+from pipelines.places import local_place, manifest_place, place
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training_data import DecodedData, DecodedSplit, source_files
@@ -60,10 +61,21 @@ def parser() -> argparse.ArgumentParser:
     flags = Parser(prog="clip-beam pretrain", description=__doc__.splitlines()[0])
     defaults = PretrainConfig()
     add = flags.add_argument
-    add("--manifest", action="append", required=True, help="image-text manifest; repeatable")
-    add("--output", required=True, type=Path, help="model directory to write")
+    add(
+        "--manifest",
+        action="append",
+        type=manifest_place,
+        required=True,
+        help="image-text manifest; repeatable",
+    )
+    add("--output", required=True, type=local_place, help="model directory to write")
     add("--variant", choices=sorted(VARIANTS), help=f"architecture [{DEFAULT_VARIANT}]")
-    add("--init_from", metavar="MODEL", help="checkpoint to start from, instead of random weights")
+    add(
+        "--init_from",
+        type=place,
+        metavar="MODEL",
+        help="checkpoint to start from, instead of random weights",
+    )
     add("--image_size", type=int, help="side in pixels, where not the architecture's own")
     add("--epochs", type=int, default=defaults.epochs)
     add("--batch_size", type=int, default=defaults.batch_size, help="over all processes")

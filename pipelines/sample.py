@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.cores import usable_cores
+from pipelines.places import local_place
 from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
 from pipelines.scenes import PAIR_CHOICES
 
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     flags = Parser(prog="clip-beam sample", description="Write a sample image-text dataset.")
     defaults = SampleConfig()
     add = flags.add_argument
-    add("--output", type=Path, required=True, help="directory to write")
+    add("--output", type=local_place, required=True, help="directory to write")
     add("--rows", type=int, default=defaults.rows)
     add("--seed", type=int, default=defaults.seed)
     add("--manifest_format", choices=FORMATS, default="parquet", help="[parquet, bytes inline]")

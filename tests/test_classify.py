@@ -81,7 +81,10 @@ def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
         (("--labels", "a,b", "--model", "tiny", "--top_k", "0"), "`--top_k` must be a positive"),
         (("--labels", "a", "--model", "tiny", "--batch_sise", "4"), "did you mean --batch_size?"),
         (("--labels", "a", "--model", "x=tiny"), "expected one `--model` without a name, got 'x="),
-        (("--labels", "a", "--model", "tiny", "--model", "b"), "expected `--model` once, got 'b'"),
+        (
+            ("--labels", "a", "--model", "tiny", "--model", "b"),
+            "expected `--model` once, got 'tiny' and 'b'",
+        ),
         (("--labels", "a", "--model", "tiny", "--model_name", "b"), "leave out `--model_name`"),
         (("--labels", "a", "--model", "tiny", "--scores_only"), "leave out `--scores_only`"),
         (("--labels", "a", "--model", "tiny", "--truth_column", "kind"), "`--keep_columns`; name"),
