@@ -52,6 +52,18 @@ def test_command_works_with_closed_streams(tmp_path, scored_run, closed):
     assert (tmp_path / "kept" / "filter.json").exists()
 
 
+@pytest.mark.parametrize("command", ["embed", "check", "demo", "classify"])
+def test_machine_without_temporary_directory_is_told_in_one_sentence(command):
+    code = (
+        "import tempfile; tempfile._candidate_tempdir_list = lambda: []\n"
+        "from pipelines import cli, process; process.run(cli.main)"
+    )
+    flags = ["--manifest", "m.csv", "--output", "none/out", "--model", "tiny", "--labels", "a"]
+    done = run("-c", code, command, *(flags if command != "demo" else ["--output", "none/out"]))
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"No usable temporary directory" in done.stderr and b"TMPDIR" in done.stderr
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252:strict", "utf-8"])
 @pytest.mark.parametrize("text", ["…", "目录", "name-\udce9"])
 def test_what_a_console_cannot_show_is_escaped(encoding, text):
