@@ -1,11 +1,10 @@
-from itertools import chain
-
 import pytest
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
 )
+from conftest import flags_over
 
 from pipelines import beam_flags, cli, options
 from pipelines.arguments import Parser
@@ -94,9 +93,8 @@ def test_missing_flag_is_named(capsys):
     ],
 )
 def test_values_out_of_range_are_refused(extra, message):
-    needed = [word for word in zip(NEEDED[::2], NEEDED[1::2], strict=True) if word[0] not in extra]
     with pytest.raises(ValueError, match=message):
-        options.parse([*chain(*needed), *extra])
+        options.parse(flags_over(NEEDED, extra))
 
 
 def test_cli_lists_its_commands(capsys):
