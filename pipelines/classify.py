@@ -248,11 +248,9 @@ def _finish_accuracy(accuracy: Accuracy, job: Job, plot: str | None) -> None:
 
 
 def _write_plot(accuracy: Accuracy, uri: str) -> None:
-    sink = pa.BufferOutputStream()
     title = f"top-1 accuracy {accuracy.top_1:.3f}, {accuracy.rows:,} rows"
-    figure = heat_map(accuracy.shares, accuracy.labels, title)
-    figure.savefig(sink, format=uri.rsplit(".", 1)[1].lower(), dpi=150)
-    storage.write_atomically(uri, sink.getvalue())
+    kind = uri.rsplit(".", 1)[1].lower()
+    storage.write_atomically(uri, heat_map(accuracy.shares, accuracy.labels, title, kind))
     print(f"plot       {redact(uri)}")
 
 

@@ -8,8 +8,8 @@ from itertools import chain
 from clip_core import zero_shot
 from pipelines import storage
 from pipelines.arguments import Parser
-from pipelines.extras import require
 from pipelines.places import manifest_place, place, readable_place
+from pipelines.plots import require_matplotlib
 from pipelines.query_model import add_model_flags
 
 TOP_K = 5
@@ -91,7 +91,7 @@ def _check_flags(options: argparse.Namespace) -> None:
                 f"`--confusion_plot` must end in {' or '.join(PLOT_FORMATS)}, got "
                 f"{options.confusion_plot!r}"
             )
-        require("matplotlib", "plots")
+        require_matplotlib()
 
 
 def _templates(value: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError, require
 from pipelines.over_files import parse_with_beam
 from pipelines.places import place
+from pipelines.plots import require_matplotlib
 from pipelines.progress import meter
 from pipelines.redaction import redact
 from pipelines.report_page import render_report
@@ -110,7 +111,7 @@ def require_extra() -> None:
     Raises:
         MissingExtraError: names the extra.
     """
-    require("matplotlib", "plots")
+    require_matplotlib()
     require("jinja2", "pages")
 
 
