@@ -6,16 +6,15 @@ import argparse
 from itertools import chain
 
 from clip_core import zero_shot
-from pipelines import storage
 from pipelines.arguments import Parser
+from pipelines.label_lists import read_labels, read_templates
 from pipelines.places import manifest_place, place, readable_place
 from pipelines.plots import require_matplotlib
 from pipelines.query_model import add_model_flags
 
 TOP_K = 5
-MAX_TEXT_BYTES = 16 << 20  # of a file of labels or templates
+MOST_PLOTTED = 1000  # classes, whose matrix has a million places
 PLOT_FORMATS = (".png", ".svg")
-_TEMPLATES = {"none": zero_shot.BARE_TEMPLATES, "simple": zero_shot.SIMPLE_TEMPLATES}
 
 
 def parser() -> Parser:
@@ -38,7 +37,7 @@ def parser() -> Parser:
         action="append",
         type=readable_place,
         metavar="FILE|A,B,C",
-        help="classes, one a line in a file; repeatable",
+        help="classes, one a line or as JSON in a file; repeatable",
     )
     add(
         "--templates",
@@ -49,7 +48,11 @@ def parser() -> Parser:
         "[simple]",
     )
     add("--top_k", type=int, default=TOP_K, help=f"labels to write for each row [{TOP_K}]")
-    add("--truth_column", metavar="NAME", help="true class: a kept column, or one of `--truth`")
+    add(
+        "--truth_column",
+        metavar="NAME",
+        help="true class, or its number: kept, or in `--truth`",
+    )
     add("--truth", type=readable_place, metavar="URI", help="file with `uid` and the true class")
     add(
         "--confusion_plot",
@@ -73,10 +76,15 @@ def read_prompts(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[st
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
     """
     _check_flags(options)
-    labels = tuple(chain(*(_read_lines(value, "labels") for value in options.labels)))
+    labels = tuple(chain(*map(read_labels, options.labels)))
     zero_shot.check_labels(labels)
-    templates = tuple(chain(*map(_templates, options.templates or ["simple"])))
+    templates = tuple(chain(*map(read_templates, options.templates or ["simple"])))
     zero_shot.check_templates(templates)
+    if options.confusion_plot and len(labels) > MOST_PLOTTED:
+        raise ValueError(
+            f"`--confusion_plot` shows at most {MOST_PLOTTED} classes, got {len(labels)} labels; "
+            "leave it out"
+        )
     return labels, templates
 
 
@@ -92,27 +100,3 @@ def _check_flags(options: argparse.Namespace) -> None:
                 f"{options.confusion_plot!r}"
             )
         require_matplotlib()
-
-
-def _templates(value: str) -> tuple[str, ...]:
-    return _TEMPLATES.get(value) or _read_lines(value, "templates")
-
-
-def _read_lines(value: str, what: str) -> tuple[str, ...]:
-    """Returns the lines of a file, or the parts of a list with commas where there is no such file.
-
-    Raises:
-        ValueError: if it looks like the name of a file that is not there, or the file is no text.
-    """
-    if storage.exists(value):
-        try:
-            data = storage.read_retried(value, MAX_TEXT_BYTES)
-            lines = data.decode("utf-8-sig").splitlines()
-        except storage.TooLargeError as error:
-            raise ValueError(f"expected less of {what} in {value!r}, got {error}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"expected {what} as UTF-8 text in {value!r}: {error}") from error
-        return tuple(line.strip() for line in lines if line.strip())
-    if "," not in value and ("/" in value or value.endswith(".txt")):
-        raise ValueError(f"there is no file {value!r}; expected one with {what}, one a line")
-    return tuple(part.strip() for part in value.split(",") if part.strip())

@@ -6,6 +6,7 @@ Local paths are made absolute and lose their `file://`, so that equal files have
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import posixpath
 import re
@@ -176,6 +177,10 @@ def _kind(uri: str) -> str | None:
     try:
         return str(filesystem.info(path)["type"])
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # which is the name of no file
+            raise
         return None
 
 

@@ -284,6 +284,11 @@ def test_absent_files_and_directories_are_absent(tmp_path):
     assert storage.list_files(str(tmp_path / "file")) == []
 
 
+def test_name_that_is_too_long_is_that_of_no_file(tmp_path):
+    for name in ("a" * 300, "a/" * 3000):
+        assert not storage.exists(str(tmp_path / name))
+
+
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     storage.write_atomically(str(tmp_path / "whole"), b"x")
     (tmp_path / ".partial-abc").write_bytes(b"half")
