@@ -51,7 +51,7 @@ def cache_directory() -> Path:
         ) from error
 
 
-def published_checkpoint(name: str, cache_dir: str | None = None) -> Path:
+def published_checkpoint(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Returns the file of a published model, downloaded once and verified.
 
     An interrupted download is resumed; a file appears under its name only when it is whole. A
