@@ -129,9 +129,9 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 
 
 def _check_before_embedding(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    from pipelines.options import parse
+    from pipelines.options import read_config
 
-    config, _ = parse(argv)
+    config = read_config(argv)
     if not isinstance(config.model, str):
         raise ValueError(f"expected one `--model` without a name, got {options.model!r}")
     if options.model_name:

@@ -224,6 +224,15 @@ def parser(command: str, description: str) -> Parser:
     return own
 
 
+def read_config(argv: Sequence[str]) -> EmbedConfig:
+    """Reads the flags of the main job alone, and leaves Beam's to who reads them again.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+    return _config(_own_parser().parse_known_args(argv)[0])
+
+
 def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, PipelineOptions]:
     """Reads the command line.
 
@@ -235,9 +244,13 @@ def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, 
     Raises:
         ValueError: if a value is out of its range.
     """
-    own = own or parser("embed", "Embed and score the image-text pairs of a manifest.")
+    own = own or _own_parser()
     found, rest = own.parse_known_args(argv)
     return _config(found), read_beam_flags(argv, own, rest)
+
+
+def _own_parser() -> Parser:
+    return parser("embed", "Embed and score the image-text pairs of a manifest.")
 
 
 def models_of(given: Sequence[str]) -> str | dict[str, str]:
