@@ -75,6 +75,7 @@ class Job:
     truth: Mapping[str, str] | None
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     flags = parser()

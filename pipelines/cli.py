@@ -27,6 +27,7 @@ COMMANDS = {
 WRONG_USAGE = 2
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `clip-beam COMMAND ...`; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -39,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean `{close[0]}`?" if close else f"; expected {', '.join(COMMANDS)}"
         print(f"clip-beam: unknown command {command!r}{hint}", file=sys.stderr)
         return WRONG_USAGE
-    logging.getLogger().addFilter(_is_not_about_cloud_clients)
     try:
         return import_module(f"pipelines.{command}").main(rest)
     except FileNotFoundError as error:
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_script() -> None:
     """Runs `clip-beam` and ends its process."""
+    logging.getLogger().addFilter(_is_not_about_cloud_clients)
     process.run(main)
 
 

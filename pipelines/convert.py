@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)

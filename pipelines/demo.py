@@ -37,6 +37,7 @@ KEPT_FRACTION = 0.8
 LEAST_ROWS = 10  # so that there is something to filter and to label
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)

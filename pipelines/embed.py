@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import sys
 import tempfile
 import time
@@ -51,7 +50,7 @@ from pipelines.process import (
 from pipelines.progress import Progress
 from pipelines.read import ReadManifest
 from pipelines.records import Unit, UnitResult
-from pipelines.redaction import redact, redacted, start_logging
+from pipelines.redaction import redact, redacted
 from pipelines.resume import check_resumable, finished_units, pending_of
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
@@ -102,12 +101,13 @@ class Job:
         return rows
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    start_logging()
-    # The in-process runner logs what it then raises; once is enough.
-    logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
-    return_freed_memory()
+    # The in-process runner and gcsfs log what they then raise; once is enough.
+    process.mute("apache_beam.runners", "gcsfs")
+    if process.is_own():
+        return_freed_memory()
     try:
         config, options = flags.parse(sys.argv[1:] if argv is None else argv)
     except ValueError as error:

@@ -32,6 +32,7 @@ FORMATS = ("datacomp", *LAYOUTS)
 WHOLE = ("bigquery", "tables")  # layouts that take a run as it is, with all its models
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)

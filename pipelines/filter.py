@@ -112,6 +112,7 @@ class Plan:
     leaves_out: str | None = None
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)

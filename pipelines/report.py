@@ -57,6 +57,7 @@ class ReportConfig:
             )
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)

@@ -47,6 +47,7 @@ class SampleSummary:
     damages: Counter[str]
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)

@@ -38,6 +38,7 @@ TOP_K = 10
 WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)

@@ -12,9 +12,11 @@ from apache_beam.options.pipeline_options import (
     S3Options,
 )
 
+from pipelines.process import put_back
+
 
 def use_stores(options: PipelineOptions) -> None:
-    """Configures fsspec, for this process, as the flags say; what they leave out stays as it is.
+    """Configures fsspec as the flags say, until the command returns.
 
     Raises:
         ValueError: if a port is no number.
@@ -49,9 +51,12 @@ def _s3(flags: S3Options) -> dict[str, Any]:
 
 
 def _configure(protocol: str, values: dict[str, Any]) -> None:
-    before = fsspec.config.conf.get(protocol, {})
+    conf = fsspec.config.conf
+    before = conf.get(protocol, {})
     given = {name: value for name, value in values.items() if value not in (None, {})}
     if "client_kwargs" in given:
         given["client_kwargs"] = before.get("client_kwargs", {}) | given["client_kwargs"]
     if given:
-        fsspec.config.conf[protocol] = before | given
+        undo = (conf.__setitem__, protocol, before) if protocol in conf else (conf.pop, protocol)
+        put_back(*undo)
+        conf[protocol] = before | given

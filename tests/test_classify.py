@@ -43,10 +43,7 @@ def scored(tmp_path_factory):
 
 def run(scored, output, *flags):
     argv = ["classify", "--input", str(scored / "scored"), "--output", str(output), *flags]
-    try:
-        return cli.main(argv)
-    except SystemExit as stopped:
-        return stopped.code
+    return cli.main(argv)
 
 
 def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
@@ -96,10 +93,7 @@ def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
 )
 def test_manifest_is_not_embedded_for_nothing(tmp_path, capsys, flags, told):
     argv = ["classify", "--manifest", "m.csv", "--output", str(tmp_path / "out"), *flags]
-    try:
-        status = cli.main(argv)
-    except SystemExit as stopped:
-        status = stopped.code
+    status = cli.main(argv)
     assert status == 2 and told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

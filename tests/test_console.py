@@ -56,7 +56,7 @@ def test_command_works_with_closed_streams(tmp_path, scored_run, closed):
 def test_machine_without_temporary_directory_is_told_in_one_sentence(command):
     code = (
         "import tempfile; tempfile._candidate_tempdir_list = lambda: []\n"
-        "from pipelines import cli, process; process.run(cli.main)"
+        "from pipelines import cli; cli.console_script()"
     )
     flags = ["--manifest", "m.csv", "--output", "none/out", "--model", "tiny", "--labels", "a"]
     done = run("-c", code, command, *(flags if command != "demo" else ["--output", "none/out"]))

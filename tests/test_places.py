@@ -115,8 +115,8 @@ def test_list_with_commas_says_what_to_type(tmp_path):
 
 @pytest.mark.parametrize("command", ["embed", "check", "pretrain"])
 def test_pattern_that_the_shell_expanded_says_what_to_type(command, capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--manifest", "d/a.csv", "d/b.csv", "--output", "o", "--model", "tiny"])
+    flags = ["--manifest", "d/a.csv", "d/b.csv", "--output", "o", "--model", "tiny"]
+    assert cli.main([command, *flags]) == 2
     message = capsys.readouterr().err
-    assert ended.value.code == 2 and message.count("\n") == 1
+    assert message.count("\n") == 1
     assert "got 'd/b.csv' besides" in message and "--manifest 'd/*.csv'" in message
