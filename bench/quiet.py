@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import embed
+from pipelines.allocator import return_freed_memory
 
 
 def embed_tars(folder: Path, flags: Sequence[str]) -> None:
@@ -16,6 +17,7 @@ def embed_tars(folder: Path, flags: Sequence[str]) -> None:
     Args:
         flags: the models, and what else there is.
     """
+    return_freed_memory()  # as the console script has it
     argv = ["--manifest", str(folder / "tars"), "--output", str(folder / "out"), "--overwrite"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         if embed.main([*argv, *flags]) != 0:

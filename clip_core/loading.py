@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from clip_core import vocabulary
-from clip_core.checkpoint import Checkpoint, read_checkpoint
+from clip_core.checkpoint import read_checkpoint
 from clip_core.config import ClipConfig, VitConfig
-from clip_core.lazy_tensor import CheckpointError, LazyTensors
+from clip_core.inputs import check_image, check_pixels, check_tokens
+from clip_core.lazy_tensor import CheckpointError
 from clip_core.locate import local_model
 from clip_core.model import Attention, Clip, VisionTransformer
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
+from clip_core.weights import build
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_OPTIONAL = "num_batches_tracked"  # counts training steps; files of old releases lack it
-_NAMED = 3  # weights named in a message, of many
 
 
 @dataclass(frozen=True)
@@ -45,38 +47,102 @@ class ClipModel:
         return self.clip.config
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Returns the pixels [3, size, size] float32 of a picture, standardised."""
+        """Returns the pixels [3, size, size] float32 of a picture, standardised.
+
+        Raises:
+            TypeError: if it is no picture of Pillow's.
+        """
+        check_image(image)
         return torch.from_numpy(self.preprocessing.normalize(self.preprocessing.to_pixels(image)))
 
     def tokenize(self, texts: str | Sequence[str], *, truncate: bool = False) -> Tensor:
         """Returns token rows [texts, context_length] int64; see `Tokenizer.tokenize`."""
         return torch.from_numpy(self.tokenizer.tokenize(texts, truncate=truncate))
 
-    @torch.inference_mode()
+    # Without gradients, and not in inference mode: its tensors can neither be changed in place
+    # afterwards nor be trained on.
+    @torch.no_grad()
     def encode_image(self, pixels: Tensor, *, normalize: bool = False) -> Tensor:
-        """Embeds [batch, 3, size, size] pixels; see `Clip.encode_image`."""
+        """Embeds [batch, 3, size, size] pixels; see `Clip.encode_image`.
+
+        Raises:
+            TypeError, ValueError: if it is no such tensor.
+        """
+        check_pixels(pixels, self.preprocessing.size)
         return self.clip.encode_image(pixels, normalize)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
-        """Embeds [batch, context_length] token rows; see `Clip.encode_text`."""
+        """Embeds [batch, context_length] token rows; see `Clip.encode_text`.
+
+        Raises:
+            TypeError, ValueError: if it is no such tensor.
+        """
+        check_tokens(tokens, self.tokenizer.context_length)
         return self.clip.encode_text(tokens, normalize)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns logits_per_image [images, texts] and logits_per_text, its transpose."""
+        """Returns logits_per_image [images, texts] and logits_per_text, its transpose.
+
+        Raises:
+            TypeError, ValueError: if they are no tensors of pixels and token rows.
+        """
+        check_pixels(pixels, self.preprocessing.size)
+        check_tokens(tokens, self.tokenizer.context_length)
         return self.clip(pixels, tokens)
+
+    def to(self, target: str | torch.device | torch.dtype) -> ClipModel:
+        """Moves the model to a device, or rounds it to a precision; returns the same model.
+
+        Raises:
+            ValueError: if there is no such precision, or the weights are rounded already.
+        """
+        if isinstance(target, torch.dtype):
+            self._round(target)
+        else:
+            _place(self.clip, target)
+        return self
+
+    def half(self) -> ClipModel:
+        """Rounds the model to fp16, as `load(..., precision="fp16")`; returns the same model."""
+        return self.to(torch.float16)
+
+    def float(self) -> ClipModel:
+        """Returns the same model, if it is in fp32.
+
+        Raises:
+            ValueError: if its weights are rounded already.
+        """
+        return self.to(torch.float32)
+
+    def __getattr__(self, name: str) -> Any:
+        hint = f"; the module is `.clip`, as in `model.clip.{name}`" if hasattr(Clip, name) else ""
+        raise AttributeError(f"`ClipModel` has no attribute {name!r}{hint}")
+
+    def _round(self, dtype: torch.dtype) -> None:
+        names = [name for name, known in PRECISIONS.items() if known == dtype]
+        if not names:
+            raise ValueError(f"a model's precision is one of {', '.join(PRECISIONS)}, got {dtype}")
+        now = self.fingerprint["precision"]
+        if now not in ("fp32", *names):
+            raise ValueError(
+                f"expected a model in fp32, got one rounded to {now}; load it again with "
+                f"`precision={names[0]!r}`"
+            )
+        cast_precision(self.clip, dtype)
+        self.fingerprint["precision"] = names[0]
 
 
 def load(
-    name: str,
+    name: str | PathLike[str],
     device: str | torch.device = "cpu",
     *,
     precision: str = "fp32",
     arch: str | None = None,
     activation: str | None = None,
-    vocab: str | None = None,
-    cache_dir: str | None = None,
+    vocab: str | PathLike[str] | None = None,
+    cache_dir: str | PathLike[str] | None = None,
     image_policy: str = "openai",
 ) -> ClipModel:
     """Loads a model.
@@ -102,18 +168,9 @@ def load(
     with local_model(name, cache_dir) as path:
         checkpoint = read_checkpoint(path, arch=arch, activation=activation)
         tokenizer = _tokenizer(path, vocab, checkpoint.config)
-        clip = _build(checkpoint)
+        clip = build(checkpoint)
     config = checkpoint.config
-    try:
-        clip = cast_precision(clip, PRECISIONS[precision]).to(device)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # what torch raises where there is no such device
-        reason = str(error).split("\n", 1)[0]
-        raise CheckpointError(f"device {device!s} cannot be used: {reason}") from error
-    if precision == "fp32" and clip.logit_scale.is_cuda:
-        torch.backends.cudnn.allow_tf32 = False  # torch's default: ten bits of mantissa
+    _place(cast_precision(clip, PRECISIONS[precision]), device)
     size = config.vision.image_size
     preprocessing = Preprocess(size, config.mean, config.std, image_policy)
     fingerprint = {
@@ -125,6 +182,21 @@ def load(
         "precision": precision,
     }
     return ClipModel(clip, preprocessing, tokenizer, fingerprint)
+
+
+def _place(clip: Clip, device: str | torch.device) -> None:
+    """Moves a model.
+
+    Raises:
+        CheckpointError: if there is no such device.
+    """
+    try:
+        clip.to(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises where there is none
+        reason = str(error).split("\n", 1)[0]
+        raise CheckpointError(f"device {device!s} cannot be used: {reason}") from error
+    if clip.dtype == torch.float32 and clip.logit_scale.is_cuda:
+        torch.backends.cudnn.allow_tf32 = False  # torch's default: ten bits of mantissa
 
 
 def describe(config: ClipConfig) -> str:
@@ -156,63 +228,7 @@ def cast_precision(clip: Clip, dtype: torch.dtype) -> Clip:
     return clip
 
 
-def _build(checkpoint: Checkpoint) -> Clip:
-    """Fills a model, built without storage, tensor by tensor: the peak is the model plus one."""
-    with torch.device("meta"):
-        clip = Clip(checkpoint.config)
-    expected = {name: tuple(tensor.shape) for name, tensor in clip.state_dict().items()}
-    _check_tensors(checkpoint.tensors, expected)
-    state = {}
-    for name, shape in expected.items():
-        if name not in checkpoint.tensors:
-            state[name] = torch.zeros(shape, dtype=torch.int64)
-            continue
-        try:
-            tensor = checkpoint.tensors[name].load()
-            tensor = tensor if name.endswith(_OPTIONAL) else tensor.float()
-            state[name] = tensor.reshape(shape).contiguous()
-        except (RuntimeError, TypeError, AttributeError) as error:
-            reason = str(error).split("\n", 1)[0]
-            raise CheckpointError(
-                f"weight {name} cannot be read ({reason}); download the model again"
-            ) from error
-    _check_finite(state)
-    clip.load_state_dict(state, assign=True)
-    return clip.eval().requires_grad_(False)
-
-
-def _check_tensors(tensors: LazyTensors, expected: dict[str, tuple[int, ...]]) -> None:
-    differences = [f"- missing {n}" for n in expected if n not in tensors and _OPTIONAL not in n]
-    differences += [f"+ unexpected {name}" for name in tensors if name not in expected]
-    for name, shape in expected.items():
-        # open_clip may store the temperature as a vector of one.
-        found = tensors[name].shape if name in tensors else shape
-        if found != shape and not (name == "logit_scale" and found == (1,)):
-            differences.append(f"~ {name} has shape {found}, expected {shape}")
-    if differences:
-        raise CheckpointError(
-            "the checkpoint does not fit the model it describes:\n" + "\n".join(sorted(differences))
-        )
-
-
-def _check_finite(state: dict[str, Tensor]) -> None:
-    """Refuses weights that are no numbers, of which a ReLU makes zeros: nothing would show it."""
-    weights = {name: tensor for name, tensor in state.items() if not name.endswith(_OPTIONAL)}
-    wrong = [name for name, tensor in weights.items() if not _is_finite(tensor)]
-    if wrong:
-        names = ", ".join([*wrong[:_NAMED], *(["..."] if len(wrong) > _NAMED else [])])
-        raise CheckpointError(
-            f"{len(wrong)} of {len(weights)} weights hold NaN or infinity ({names}); download the "
-            "model again, or take an earlier checkpoint of it"
-        )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Adds up first, in a tenth of the time: the sum of what is finite mostly is, too."""
-    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
-
-
-def _tokenizer(path: Path, vocab: str | None, config: ClipConfig) -> Tokenizer:
+def _tokenizer(path: Path, vocab: str | PathLike[str] | None, config: ClipConfig) -> Tokenizer:
     merges = _merges(path, vocab, config.text.vocab_size)
     tokenizer = Tokenizer(merges, config.text.context_length)
     if tokenizer.vocab_size != config.text.vocab_size:
@@ -223,7 +239,7 @@ def _tokenizer(path: Path, vocab: str | None, config: ClipConfig) -> Tokenizer:
     return tokenizer
 
 
-def _merges(path: Path, vocab: str | None, vocab_size: int) -> vocabulary.Merges:
+def _merges(path: Path, vocab: str | PathLike[str] | None, vocab_size: int) -> vocabulary.Merges:
     if vocab is not None:
         with local_model(vocab) as file:
             if file.is_dir():

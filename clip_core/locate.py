@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from posixpath import basename
 from typing import Any
@@ -26,12 +28,15 @@ def available_models() -> list[str]:
 
 
 @contextmanager
-def local_model(name: str, cache_dir: str | None = None) -> Iterator[Path]:
+def local_model(
+    name: str | PathLike[str], cache_dir: str | PathLike[str] | None = None
+) -> Iterator[Path]:
     """Finds a file or directory; one on another filesystem is copied here until the block ends.
 
     Raises:
         CheckpointError: if there is none, or it cannot be read.
     """
+    name = os.fspath(name)
     if name in BUNDLED:
         yield Path(str(files("clip_core") / "models" / name))
     elif name in SHA256:

@@ -36,11 +36,22 @@ SHA256 = {
 
 
 def cache_directory() -> Path:
-    """Returns $CLIP_BEAM_CACHE, or ~/.cache/clip-beam."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "clip-beam")
+    """Returns $CLIP_BEAM_CACHE, or ~/.cache/clip-beam.
+
+    Raises:
+        CheckpointError: if this account has no home directory.
+    """
+    chosen = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/clip-beam")
+    try:
+        return chosen.expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"there is no home directory for {chosen}, where downloaded models are kept; name "
+            f"another place with `--model_cache` or ${CACHE_VARIABLE}"
+        ) from error
 
 
-def published_checkpoint(name: str, cache_dir: str | None = None) -> Path:
+def published_checkpoint(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Returns the file of a published model, downloaded once and verified.
 
     An interrupted download is resumed; a file appears under its name only when it is whole. A

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,12 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     partial = path.with_suffix(".partial")
+    partial.touch()
+    mode = partial.stat().st_mode  # of a new file, which the umask decides
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
               metadata={"format": "pt"})  # fmt: skip
-    partial.chmod(0o644)  # safetensors makes it readable by its owner alone
+    with suppress(OSError):  # a mount that takes no modes takes the file all the same
+        partial.chmod(mode)  # safetensors makes it readable by its owner alone
     partial.replace(path)
 
 

@@ -6,11 +6,14 @@ belongs to the class of the largest cosine. Torch is imported with the first enc
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from clip_core.tokenizer import clean
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
@@ -45,22 +48,27 @@ def zero_shot_weights(
         [labels, dim] float32, L2-normalised.
 
     Raises:
-        ValueError: if there is no label or no template, a label is blank or there twice, or a
-            template has no `{}`.
+        ValueError: if there is no label or no template, a label is blank or no other than another
+            one for the model, or a template has no `{}`.
     """
     from clip_core.encoding import encode_tokens
 
     check_labels(labels)
     check_templates(templates)
-    weights = []
+    weights = np.empty((len(labels), model.config.embed_dim), np.float32)
+    seen: list[bytes] = []  # of each label, a digest of its prompts as the model gets them
     for first in range(0, len(labels), _LABELS_AT_ONCE):
         some = labels[first : first + _LABELS_AT_ONCE]
         prompts = [template.replace(SLOT, label) for label in some for template in templates]
         tokens = model.tokenizer.tokenize(prompts, truncate=True)
+        rows = tokens.reshape(len(some), -1)
+        seen += [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
         texts = encode_tokens(model.clip, tokens).reshape(len(some), len(templates), -1)
         mean = texts.mean(axis=1)
-        weights.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
-    return np.concatenate(weights).astype(np.float32, copy=False)
+        mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+        weights[first : first + len(some)] = mean
+    _check_distinct(labels, seen)
+    return weights
 
 
 def zero_shot_logits(
@@ -86,17 +94,31 @@ def check_labels(labels: Sequence[str]) -> None:
     """Refuses labels that cannot be told apart.
 
     Raises:
-        ValueError: if there is none, or one is blank or there twice.
+        ValueError: if there is none, or one is blank or there twice, also once it is cleaned.
     """
     if not labels:
         raise ValueError("expected at least one label, got none")
-    if any(not label.strip() for label in labels):
+    cleaned = [clean(label) for label in labels]
+    if not all(cleaned):
         raise ValueError("expected labels of text, got a blank one")
     label, times = Counter(labels).most_common(1)[0]
     if times > 1:
         raise ValueError(
             f"expected distinct labels, got {label!r} more than once; remove the duplicates"
         )
+    _check_distinct(labels, cleaned)
+
+
+def _check_distinct(labels: Sequence[str], seen_as: Sequence[Hashable]) -> None:
+    """Refuses labels that are one for the model, such as `Crane` and `crane`."""
+    first: dict[Hashable, str] = {}
+    for label, seen in zip(labels, seen_as, strict=True):
+        other = first.setdefault(seen, label)
+        if other is not label:
+            raise ValueError(
+                f"expected labels that the model can tell apart, got {other!r} and {label!r}, "
+                "which are one to it once lowered, cleaned and cut to its context; remove one"
+            )
 
 
 def check_templates(templates: Sequence[str]) -> None:

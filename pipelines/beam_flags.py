@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from apache_beam import Pipeline
@@ -18,8 +19,11 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.runner import create_runner
 
 from pipelines.arguments import Parser
+from pipelines.beam_effects import idle, refusal, worth_suggesting
 from pipelines.cores import usable_cores
+from pipelines.places import expanded
 from pipelines.process import RunnerError
+from pipelines.store_flags import use_stores
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.
 LOCAL_RUNNER = "FnApiRunner"
@@ -27,21 +31,34 @@ WORKER_PLUGIN = "pipelines.worker_redaction"
 LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
 
 
-def read_beam_flags(argv: Sequence[str], own: Parser, rest: Sequence[str]) -> PipelineOptions:
+def read_beam_flags(
+    argv: Sequence[str], own: Parser, rest: Sequence[str], used: Collection[str] = ()
+) -> PipelineOptions:
     """Returns Beam's options of a command line.
 
-    Flags that are neither the command's nor Beam's end the program with exit status 2 and a
-    suggestion.
+    Flags that are neither the command's nor Beam's, and those that cannot work, end the program
+    with exit status 2; those that do nothing with the runner are named in one line.
 
     Args:
         own: the command's flags.
         rest: what of `argv` they do not know.
+        used: flags of Beam that the command itself reads.
     """
-    _check(own, rest)
-    options = PipelineOptions(list(argv))
+    groups = _groups(own, rest)
+    options = PipelineOptions(expanded(argv))
     standard = options.view_as(StandardOptions)
     standard.runner = standard.runner or LOCAL_RUNNER
     _check_runner(own, options)
+    refused = refusal(groups, runs_here(options))
+    if refused:
+        own.error(refused)
+    nothing = idle(groups, standard.runner, runs_here(options), used)
+    if nothing:
+        print(f"{own.prog}: {nothing}", file=sys.stderr)
+    try:
+        use_stores(options)
+    except ValueError as error:
+        own.error(str(error))
     return options
 
 
@@ -101,18 +118,28 @@ def _has_google_cloud() -> bool:
     return True
 
 
-def _check(own: Parser, rest: Sequence[str]) -> None:
-    """Lets Beam's flags pass and refuses the others."""
+def _groups(own: Parser, rest: Sequence[str]) -> dict[str, str]:
+    """Returns the group of each of Beam's flags that is given, and refuses flags of nobody."""
     every = Parser(prog=own.prog, add_help=False, conflict_handler="resolve")
+    group_of: dict[argparse.Action, str] = {}
     for options in _subclasses(PipelineOptions):
         of_beam = not options.__module__.startswith("pipelines.")
         if of_beam and "_add_argparse_args" in vars(options):
             # Some of Beam's option groups share a flag; either definition will do for a name check.
             with contextlib.suppress(argparse.ArgumentError):
                 options._add_argparse_args(cast(Any, every))
-    for flag in own._option_string_actions.keys() - every._option_string_actions.keys():
-        every.add_argument(flag)  # for the suggestion
+            for action in every._actions:
+                group_of.setdefault(action, options.__name__)
+    words = every.words(rest)
+    actions = every._option_string_actions
+    runner = {flag: values for flag, values in words if values}.get("--runner", [LOCAL_RUNNER])[0]
+    for flag, _ in words:
+        if flag not in actions:
+            groups = {name: group_of[action] for name, action in actions.items()}
+            useful = worth_suggesting(groups, runner, runner in LOCAL_RUNNERS)
+            own.refuse_unknown(flag, useful)
     every.parse_args(list(rest))
+    return {actions[flag].option_strings[0]: group_of[actions[flag]] for flag, _ in words}
 
 
 def _subclasses(parent: type[PipelineOptions]) -> list[type[PipelineOptions]]:

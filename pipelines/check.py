@@ -76,6 +76,7 @@ class Findings:
             return None
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv

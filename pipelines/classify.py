@@ -52,7 +52,8 @@ LABELS = "labels"
 EMBEDDED = "embedded"
 ACCURACY = "accuracy.json"
 OVERWRITE = "--overwrite"
-BATCH_ROWS = 2048  # times a thousand labels: 8 MB of logits
+BATCH_ROWS = 2048
+BATCH_LOGITS = BATCH_ROWS * 1000  # 8 MB, and a few times as much to sort them
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Job:
     truth: Mapping[str, str] | None
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     flags = parser()
@@ -92,7 +94,7 @@ def _classify(options: argparse.Namespace, beam_options: PipelineOptions | None)
         return process.fail("classify", str(error), process.status_before(error))
     try:
         accuracy = run(job, beam_options)
-        if job.truth_column:
+        if accuracy is not None:
             _finish_accuracy(accuracy, job, options.confusion_plot)
     except (ScoredTablesError, TruthError, OSError) as error:
         return process.fail("classify", str(error), process.status_of(error))
@@ -132,9 +134,9 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 
 
 def _check_before_embedding(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    from pipelines.options import parse
+    from pipelines.options import read_config
 
-    config, _ = parse(argv)
+    config = read_config(argv)
     if not isinstance(config.model, str):
         raise ValueError(f"expected one `--model` without a name, got {options.model!r}")
     if options.model_name:
@@ -181,24 +183,25 @@ def prepare(options: argparse.Namespace) -> Job:
     )
 
 
-def run(job: Job, options: PipelineOptions | None) -> Accuracy:
+def run(job: Job, options: PipelineOptions | None) -> Accuracy | None:
     """Labels every row, a file at a time; returns what the truth says, if there is any."""
-    accuracy = Accuracy(job.labels)
+    accuracy = _no_rows_yet(job)
     files = job.tables.embeddings
     rows = row_count(files)
     with meter(rows, "rows") as count:
         found = over_files(partial(label_file, job), files, options)
         for uri, part in zip(files, found, strict=True):
-            accuracy.merge(part)
+            if accuracy is not None and part is not None:
+                accuracy.merge(part)
             count(row_count([uri]))
     print(f"rows       {rows}")
     print(f"labels     {len(job.labels)}, by {len(job.templates)} prompts each")
     return accuracy
 
 
-def label_file(job: Job, uri: str) -> Accuracy:
-    """Writes the labels of the rows of one file; returns what the truth says of them."""
-    accuracy = Accuracy(job.labels)
+def label_file(job: Job, uri: str) -> Accuracy | None:
+    """Writes the labels of the rows of one file; returns what the truth says, if there is any."""
+    accuracy = _no_rows_yet(job)
     metadata = {
         FINGERPRINT_KEY: json.dumps(dict(job.tables.fingerprint), sort_keys=True),
         b"clip_beam.labels": json.dumps(job.labels),
@@ -209,14 +212,19 @@ def label_file(job: Job, uri: str) -> Accuracy:
     return accuracy
 
 
-def _labelled(uri: str, job: Job, accuracy: Accuracy) -> Iterator[pa.RecordBatch]:
+def _no_rows_yet(job: Job) -> Accuracy | None:
+    return Accuracy(job.labels) if job.truth_column else None
+
+
+def _labelled(uri: str, job: Job, accuracy: Accuracy | None) -> Iterator[pa.RecordBatch]:
     columns = [*KEY_NAMES, "image_embedding"]
     if job.truth_column and job.truth is None:
         columns.append(job.truth_column)
-    for batch in job.tables.batches(uri, columns, BATCH_ROWS):
+    rows = max(1, min(BATCH_ROWS, BATCH_LOGITS // len(job.labels)))
+    for batch in job.tables.batches(uri, columns, rows):
         images = embedding_matrix(batch.column("image_embedding"))
         logits = zero_shot.zero_shot_logits(images, job.weights, job.logit_scale)
-        if job.truth_column:
+        if accuracy is not None:
             accuracy.add(logits, _truth(batch, job))
         yield labels_batch(batch, logits, job.labels, job.top_k)
 
@@ -243,6 +251,8 @@ def _finish_accuracy(accuracy: Accuracy, job: Job, plot: str | None) -> None:
     print(f"top-1      {accuracy.top_1:.3f}")
     if len(job.labels) > 5:
         print(f"top-5      {accuracy.top_5:.3f}")
+    if accuracy.by_number:
+        print(f"numbered   {accuracy.by_number} rows, whose truth is a label's number, from 0")
     if accuracy.without_truth:
         print(f"unknown    {accuracy.without_truth} rows, their truth is not among the labels")
     record = json.dumps(accuracy.to_json(), indent=2) + "\n"
@@ -252,11 +262,9 @@ def _finish_accuracy(accuracy: Accuracy, job: Job, plot: str | None) -> None:
 
 
 def _write_plot(accuracy: Accuracy, uri: str) -> None:
-    sink = pa.BufferOutputStream()
     title = f"top-1 accuracy {accuracy.top_1:.3f}, {accuracy.rows:,} rows"
-    figure = heat_map(accuracy.shares, accuracy.labels, title)
-    figure.savefig(sink, format=uri.rsplit(".", 1)[1].lower(), dpi=150)
-    storage.write_atomically(uri, sink.getvalue())
+    kind = uri.rsplit(".", 1)[1].lower()
+    storage.write_atomically(uri, heat_map(accuracy.shares(), accuracy.labels, title, kind))
     print(f"plot       {redact(uri)}")
 
 

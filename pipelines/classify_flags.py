@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 
 from clip_core import zero_shot
-from pipelines import storage
 from pipelines.arguments import Parser
-from pipelines.extras import require
+from pipelines.label_lists import read_labels, read_templates
+from pipelines.places import manifest_place, place, readable_place
+from pipelines.plots import require_matplotlib
 from pipelines.query_model import add_model_flags
 from pipelines.trust import add_trust_flags
 from pipelines.whole_runs import add_incomplete_flag
 
 TOP_K = 5
-MAX_TEXT_BYTES = 16 << 20  # of a file of labels or templates
+MOST_PLOTTED = 1000  # classes, whose matrix has a million places
 PLOT_FORMATS = (".png", ".svg")
-_TEMPLATES = {"none": zero_shot.BARE_TEMPLATES, "simple": zero_shot.SIMPLE_TEMPLATES}
 
 
 def parser() -> Parser:
@@ -23,25 +24,44 @@ def parser() -> Parser:
     flags = Parser(prog="clip-beam classify", description="Label images by prompts, zero-shot.")
     add = flags.add_argument
     rows = flags.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--input", metavar="URI", help="output directory of `clip-beam embed`")
+    rows.add_argument("--input", type=place, metavar="URI", help="output of `clip-beam embed`")
     rows.add_argument(
         "--manifest",
         action="append",
+        type=manifest_place,
         metavar="URI",
         help="rows to embed first, into OUTPUT/embedded; further flags are those of `embed`",
     )
-    add("--output", required=True, metavar="URI", help="directory to write")
-    add("--labels", required=True, metavar="FILE|A,B,C", help="classes, one a line in a file")
+    add("--output", required=True, type=place, metavar="URI", help="directory to write")
+    add(
+        "--labels",
+        required=True,
+        action="append",
+        type=readable_place,
+        metavar="FILE|A,B,C",
+        help="classes, one a line or as JSON in a file; repeatable",
+    )
     add(
         "--templates",
-        default="simple",
+        action="append",
+        type=readable_place,
         metavar="FILE|none|simple",
-        help="prompts with {} where the label goes, one a line; their mean is taken [simple]",
+        help="prompts with {} where the label goes, one a line; their mean is taken; repeatable "
+        "[simple]",
     )
     add("--top_k", type=int, default=TOP_K, help=f"labels to write for each row [{TOP_K}]")
-    add("--truth_column", metavar="NAME", help="true class: a kept column, or one of `--truth`")
-    add("--truth", metavar="URI", help="file with `uid` and the true class")
-    add("--confusion_plot", metavar="URI", help="PNG or SVG of which class is taken for which")
+    add(
+        "--truth_column",
+        metavar="NAME",
+        help="true class, or its number: kept, or in `--truth`",
+    )
+    add("--truth", type=readable_place, metavar="URI", help="file with `uid` and the true class")
+    add(
+        "--confusion_plot",
+        type=place,
+        metavar="URI",
+        help="PNG or SVG of what is taken for what",
+    )
     add(
         "--overwrite",
         action="store_true",
@@ -60,10 +80,15 @@ def read_prompts(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[st
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
     """
     _check_flags(options)
-    labels = _read_lines(options.labels, "labels")
+    labels = tuple(chain(*map(read_labels, options.labels)))
     zero_shot.check_labels(labels)
-    templates = _TEMPLATES.get(options.templates) or _read_lines(options.templates, "templates")
+    templates = tuple(chain(*map(read_templates, options.templates or ["simple"])))
     zero_shot.check_templates(templates)
+    if options.confusion_plot and len(labels) > MOST_PLOTTED:
+        raise ValueError(
+            f"`--confusion_plot` shows at most {MOST_PLOTTED} classes, got {len(labels)} labels; "
+            "leave it out"
+        )
     return labels, templates
 
 
@@ -78,24 +103,4 @@ def _check_flags(options: argparse.Namespace) -> None:
                 f"`--confusion_plot` must end in {' or '.join(PLOT_FORMATS)}, got "
                 f"{options.confusion_plot!r}"
             )
-        require("matplotlib", "plots")
-
-
-def _read_lines(value: str, what: str) -> tuple[str, ...]:
-    """Returns the lines of a file, or the parts of a list with commas where there is no such file.
-
-    Raises:
-        ValueError: if it looks like the name of a file that is not there, or the file is no text.
-    """
-    if storage.exists(value):
-        try:
-            data = storage.read_retried(value, MAX_TEXT_BYTES)
-            lines = data.decode("utf-8-sig").splitlines()
-        except storage.TooLargeError as error:
-            raise ValueError(f"expected less of {what} in {value!r}, got {error}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"expected {what} as UTF-8 text in {value!r}: {error}") from error
-        return tuple(line.strip() for line in lines if line.strip())
-    if "," not in value and ("/" in value or value.endswith(".txt")):
-        raise ValueError(f"there is no file {value!r}; expected one with {what}, one a line")
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+        require_matplotlib()

@@ -28,6 +28,7 @@ COMMANDS = {
 WRONG_USAGE = 2
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `clip-beam COMMAND ...`; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -41,12 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"clip-beam: unknown command {command!r}{hint}", file=sys.stderr)
         return WRONG_USAGE
     start_logging()
-    logging.getLogger().addFilter(_is_not_about_cloud_clients)
-    return import_module(f"pipelines.{command}").main(rest)
+    try:
+        return import_module(f"pipelines.{command}").main(rest)
+    except FileNotFoundError as error:
+        if "temporary directory" not in str(error):
+            raise
+        # Beam asks for one while it is imported.
+        message = f"{error}; name one that can be written with the variable TMPDIR"
+        return process.fail(command, message, WRONG_USAGE)
 
 
 def console_script() -> None:
     """Runs `clip-beam` and ends its process."""
+    logging.getLogger().addFilter(_is_not_about_cloud_clients)
     process.run(main)
 
 

@@ -10,9 +10,9 @@ from clip_core.loading import load
 from clip_core.saving import DTYPES, save_model_directory
 from pipelines import process
 from pipelines.arguments import Parser
-from pipelines.local_directories import local_directory
 from pipelines.model_directories import first_foreign, put_model
 from pipelines.model_flags import add_checkpoint_flags
+from pipelines.places import local_place, place
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,8 +22,8 @@ def parser() -> argparse.ArgumentParser:
         description="Convert a checkpoint to a model directory of safetensors, which open_clip "
         "and, for ViTs, Hugging Face load too.",
     )
-    flags.add_argument("--model", required=True, help="as `clip-beam embed` takes it")
-    flags.add_argument("--output", required=True, type=local_directory, help="directory to make")
+    flags.add_argument("--model", required=True, type=place, help="as `clip-beam embed` takes it")
+    flags.add_argument("--output", required=True, type=local_place, help="directory to make")
     flags.add_argument(
         "--overwrite", action="store_true", help="replace the model that the output holds"
     )
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)

@@ -28,8 +28,8 @@ from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError
 from pipelines.kept_rows import OUTPUTS
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
-from pipelines.local_directories import local_directory
 from pipelines.overwriting import check_room
+from pipelines.places import local_place
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.scenes import BACKGROUNDS
@@ -48,6 +48,7 @@ KEPT_FRACTION = 0.8
 LEAST_ROWS = 10  # so that there is something to filter and to label
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         description="Embed, filter and classify a sample dataset and report on it.",
     )
     flags.add_argument(
-        "--output", type=local_directory, default=Path("demo-output"), help="[demo-output]"
+        "--output", type=local_place, default=Path("demo-output"), help="[demo-output]"
     )
     flags.add_argument("--rows", type=int, default=1000, help="[1000]")
     flags.add_argument("--seed", type=int, default=0, help="[0]")

@@ -5,7 +5,6 @@ The pipeline is nothing but three transforms in a row: ReadManifest, EmbedRows, 
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 import time
@@ -48,7 +47,7 @@ from pipelines.process import (
 )
 from pipelines.progress import Progress
 from pipelines.records import Unit, UnitResult
-from pipelines.redaction import redact, redacted, start_logging
+from pipelines.redaction import redact, redacted
 from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
@@ -111,12 +110,13 @@ class Job:
         return rows
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    start_logging()
-    # The in-process runner logs what it then raises; once is enough.
-    logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)
-    return_freed_memory()
+    # The in-process runner and gcsfs log what they then raise; once is enough.
+    process.mute("apache_beam.runners", "gcsfs")
+    if process.is_own():
+        return_freed_memory()
     try:
         config, options = flags.parse(sys.argv[1:] if argv is None else argv)
     except ValueError as error:

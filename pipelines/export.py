@@ -14,6 +14,7 @@ from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.exported_run import ExportedRun, ExportError, Layout
 from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
+from pipelines.places import place
 from pipelines.progress import meter
 from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTablesError, row_count
@@ -32,6 +33,7 @@ FORMATS = ("datacomp", *LAYOUTS)
 WHOLE = ("bigquery", "tables")  # layouts that take a run as it is, with all its models
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
@@ -52,8 +54,14 @@ def parser() -> Parser:
     """Builds the command line of `clip-beam export`."""
     flags = Parser(prog="clip-beam export", description="Write a run in another tool's layout.")
     add = flags.add_argument
-    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
-    add("--output", required=True, metavar="URI", help="directory to write")
+    add(
+        "--input",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="output of `clip-beam embed`",
+    )
+    add("--output", required=True, type=place, metavar="URI", help="directory to write")
     add(
         "--format",
         required=True,

@@ -21,6 +21,7 @@ from pipelines.language import english_rule
 from pipelines.near_duplicates import near_duplicates
 from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
+from pipelines.places import place
 from pipelines.progress import meter
 from pipelines.redaction import redacted
 from pipelines.row_rules import (
@@ -112,6 +113,7 @@ class Plan:
     leaves_out: str | None = None
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
@@ -143,8 +145,14 @@ def parser() -> Parser:
         description="Keep rows of a run, by conditions that all have to hold.",
     )
     add = flags.add_argument
-    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
-    add("--output", metavar="URI", help="directory to write")
+    add(
+        "--input",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="output of `clip-beam embed`",
+    )
+    add("--output", type=place, metavar="URI", help="directory to write")
     recipes = "; ".join(f"{name}: {preset.does}" for name, preset in PRESETS.items())
     recipes = recipes.replace("%", "%%")  # which argparse fills in
     add("--preset", choices=PRESETS, help=f"published recipe ({recipes})")

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 
+from pipelines.places import place
+
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say what a checkpoint does not, for every command that loads one."""
     add = parser.add_argument
     add("--arch", help="architecture of a bare state dict, where shapes do not tell")
     add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict")
-    add("--vocab", metavar="URI", help="BPE vocabulary [from the model, else an installed one]")
+    add(
+        "--vocab",
+        type=place,
+        metavar="URI",
+        help="BPE vocabulary [from the model, else an installed one]",
+    )
     add(
         "--model_cache",
+        type=place,
         metavar="DIR",
         help="where downloaded models are kept [$CLIP_BEAM_CACHE, else ~/.cache/clip-beam]",
     )

@@ -15,6 +15,7 @@ from clip_core.preprocess import POLICIES, RESAMPLINGS
 from pipelines.arguments import Parser
 from pipelines.beam_flags import read_beam_flags
 from pipelines.model_flags import add_checkpoint_flags, add_place_flags
+from pipelines.places import manifest_place, place
 from pipelines.urls import check_prefix
 from schemas.rejects import Reason
 
@@ -39,6 +40,7 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--manifest",
         action="append",
+        type=manifest_place,
         metavar="URI",
         help="image-text manifest: file, directory or glob on any fsspec filesystem; repeatable",
     )
@@ -48,14 +50,21 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
     add("--id_column", help="row id [recognised names; else a hash of image and text]")
     add(
         "--keep_columns",
-        default="",
+        action="append",
+        default=[],
         metavar="A,B",
-        help="columns to copy to the output, separated by commas [none]",
+        help="columns to copy to the output, separated by commas; repeatable [none]",
     )
-    add("--image_root", metavar="URI", help="what relative paths start from [manifest's directory]")
+    add(
+        "--image_root",
+        type=place,
+        metavar="URI",
+        help="what relative paths start from [manifest's directory]",
+    )
     add(
         "--allow_images_from",
         action="append",
+        type=place,
         default=[],
         metavar="URI",
         help="further prefix that images may come from, such as gs://bucket/img/ or "
@@ -66,7 +75,7 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--output", metavar="URI", help="directory to write")
+    add("--output", type=place, metavar="URI", help="directory to write")
     add("--embedding_dtype", choices=("float32", "float16"), default="float32", help="[float32]")
     add("--scores_only", action="store_true", help="leave the two embedding columns out")
     add(
@@ -83,7 +92,8 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--only_reasons",
-        default="",
+        action="append",
+        default=[],
         metavar="A,B",
         help="retry only rejects with these reasons [all]; also with the rejects as `--manifest`",
     )
@@ -95,6 +105,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         action="append",
+        type=place,
         metavar="[NAME=]URI",
         help="`tiny`, an OpenAI name such as ViT-B/32, or a file or directory on any filesystem; "
         "several, each with a NAME for its columns, take one pass over the pictures",
@@ -213,6 +224,15 @@ def parser(command: str, description: str) -> Parser:
     return own
 
 
+def read_config(argv: Sequence[str]) -> EmbedConfig:
+    """Reads the flags of the main job alone, and leaves Beam's to who reads them again.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+    return _config(_own_parser().parse_known_args(argv)[0])
+
+
 def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, PipelineOptions]:
     """Reads the command line.
 
@@ -224,9 +244,13 @@ def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, 
     Raises:
         ValueError: if a value is out of its range.
     """
-    own = own or parser("embed", "Embed and score the image-text pairs of a manifest.")
+    own = own or _own_parser()
     found, rest = own.parse_known_args(argv)
     return _config(found), read_beam_flags(argv, own, rest)
+
+
+def _own_parser() -> Parser:
+    return parser("embed", "Embed and score the image-text pairs of a manifest.")
 
 
 def models_of(given: Sequence[str]) -> str | dict[str, str]:
@@ -247,7 +271,7 @@ def models_of(given: Sequence[str]) -> str | dict[str, str]:
             )
         if part["name"].lower() in (name.lower() for name in named):
             raise ValueError(f"two models are called {part['name']!r}; give them different names")
-        named[part["name"]] = part["uri"]
+        named[part["name"]] = place(part["uri"])
     return named
 
 
@@ -257,5 +281,6 @@ def _config(found: argparse.Namespace) -> EmbedConfig:
     for name in ("manifest", "allow_images_from"):
         values[name] = tuple(values[name])
     for name in ("keep_columns", "only_reasons"):
-        values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
+        parts = ",".join(values[name]).split(",")
+        values[name] = tuple(part.strip() for part in parts if part.strip())
     return EmbedConfig(**{field.name: values[field.name] for field in fields(EmbedConfig)})

@@ -39,7 +39,7 @@ def parse_with_beam(
         return found, None
     from pipelines.beam_flags import read_beam_flags, runs_here
 
-    options = read_beam_flags(rest, flags, rest)
+    options = read_beam_flags(rest, flags, rest, used=("--temp_location",))
     if not runs_here(options) and not _temp_location(options):
         flags.error("expected `--temp_location`, where workers elsewhere leave results")
     return found, options

@@ -1,16 +1,23 @@
 """Plots as inline SVG whose colours and type are the page's own, in light and in dark mode.
 
-Drawn by matplotlib (extra `report`) with stand-in colours, which become CSS variables.
+Drawn by matplotlib (extra `report`) with stand-in colours, which become CSS variables. The user's
+settings of matplotlib change nothing: it draws with its own defaults, and without a backend.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pipelines.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +28,36 @@ INK, MUTED, ACCENT, REST = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "ink", MUTED: "line", ACCENT: "accent", REST: "rest"}
 _WIDTH_IN, _HEIGHT_IN = 5.6, 3.1
 _FONT_PT = 10.5
+_BACKEND = "MPLBACKEND"
 
 
+def require_matplotlib() -> ModuleType:
+    """Imports matplotlib, also where the backend of a notebook is asked for and not installed.
+
+    Raises:
+        MissingExtraError: names the extra.
+    """
+    if "matplotlib" in sys.modules or _BACKEND not in os.environ:
+        return require("matplotlib", "plots")
+    backend = os.environ.pop(_BACKEND)
+    try:
+        matplotlib = require("matplotlib", "plots")
+    finally:
+        os.environ[_BACKEND] = backend
+    with suppress(ValueError):  # for the plots of others in this process
+        matplotlib.rcParams["backend"] = backend
+    return matplotlib
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    matplotlib = require_matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@_own_settings()
 def bars(
     edges: np.ndarray,
     counts: np.ndarray,
@@ -53,6 +88,7 @@ def bars(
     return _svg(figure, title)
 
 
+@_own_settings()
 def curve(
     x: np.ndarray,
     y: np.ndarray,
@@ -83,21 +119,27 @@ def curve(
     return _svg(figure, title)
 
 
-def heat_map(shares: np.ndarray, names: Sequence[str], title: str) -> Figure:
+@_own_settings()
+def heat_map(shares: np.ndarray, names: Sequence[str], title: str, kind: str) -> bytes:
     """Draws a confusion matrix: rows are the truth, columns the label given.
 
     Args:
         shares: [classes, classes], each row summing to 1, or to 0 where a class has no rows.
+        names: of the classes; one with letters that cannot be drawn is named by its number.
+        kind: `png` or `svg`.
     """
     from matplotlib.figure import Figure
+
+    drawn = _drawable(names)
+    numbered = "" if drawn == list(names) else " (#0 is the first of the labels)"
 
     side = float(np.clip(2.5 + 0.32 * len(names), 4, 24))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set(xlabel="label given", ylabel="truth", title=title)
+    axes.set_xticks(range(len(drawn)), drawn, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(drawn)), drawn, parse_math=False)
+    axes.set(xlabel=f"label given{numbered}", ylabel="truth", title=title)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     if len(names) <= 20:
@@ -105,7 +147,20 @@ def heat_map(shares: np.ndarray, names: Sequence[str], title: str) -> Figure:
             if share >= 0.005:
                 colour = "white" if share > 0.5 else "black"
                 axes.text(column, row, f"{share:.0%}", ha="center", va="center", c=colour, size=8)
-    return figure
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150)
+    return buffer.getvalue()
+
+
+def _drawable(names: Sequence[str]) -> list[str]:
+    """Returns the names, with a number in the place of each that would come out as boxes."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    letters = get_font(findfont(FontProperties())).get_charmap()
+    return [
+        name if all(ord(letter) in letters for letter in name) else f"#{number}"
+        for number, name in enumerate(names)
+    ]
 
 
 def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:

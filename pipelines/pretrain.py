@@ -43,11 +43,11 @@ from pipelines.arguments import Parser
 from pipelines.cores import threads_for, usable_cores
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
-from pipelines.local_directories import local_directory
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_directories import first_foreign, holds_model, put_model
 from pipelines.model_flags import add_checkpoint_flags
 from pipelines.overwriting import OutputExistsError
+from pipelines.places import local_place, manifest_place, place
 from pipelines.pretrain_progress import TrainingProgress
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
@@ -74,11 +74,22 @@ def parser() -> argparse.ArgumentParser:
     flags = Parser(prog="clip-beam pretrain", description=__doc__.splitlines()[0])
     defaults = PretrainConfig()
     add = flags.add_argument
-    add("--manifest", action="append", required=True, help="image-text manifest; repeatable")
-    add("--output", required=True, type=local_directory, help="model directory to write")
+    add(
+        "--manifest",
+        action="append",
+        type=manifest_place,
+        required=True,
+        help="image-text manifest; repeatable",
+    )
+    add("--output", required=True, type=local_place, help="model directory to write")
     add("--overwrite", action="store_true", help="train anew and replace the model in the output")
     add("--variant", choices=sorted(VARIANTS), help=f"architecture [{DEFAULT_VARIANT}]")
-    add("--init_from", metavar="MODEL", help="checkpoint to start from, instead of random weights")
+    add(
+        "--init_from",
+        type=place,
+        metavar="MODEL",
+        help="checkpoint to start from, instead of random weights",
+    )
     add("--image_size", type=int, help="side in pixels, where not the architecture's own")
     add("--epochs", type=int, default=defaults.epochs)
     add("--batch_size", type=int, default=defaults.batch_size, help="over all processes")
@@ -117,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
+from pipelines.console import prepare_streams
 from pipelines.redaction import own_process, scrub
 
 FAILED = 1
@@ -18,6 +23,11 @@ INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 UNHEARD = 128 + 13  # SIGPIPE, which not every system has
 AGAIN_S = 2.0
+Main = TypeVar("Main", bound=Callable[..., int])
+
+_own = threading.Event()  # set where a command has the process to itself
+_ringing = threading.Event()  # set while a signal is raised over and over
+_put_back: ContextVar[ExitStack | None] = ContextVar("_put_back", default=None)
 _told: list[Callable[[BaseException], object]] = []
 
 
@@ -45,8 +55,50 @@ def fail(command: str, message: str, status: int) -> int:
     return status
 
 
+def command(main: Main) -> Main:
+    """Makes a function of a command one that others can call: it returns whatever happens.
+
+    Where the command line ends a program it returns the exit status, and what it changed in the
+    process, as `put_back` was told, is as before once the outermost such function returns.
+    """
+
+    @wraps(main)
+    def called(argv: Sequence[str] | None = None) -> int:
+        try:
+            if _put_back.get() is not None:
+                return main(argv)
+            with ExitStack() as stack:
+                stack.callback(_put_back.reset, _put_back.set(stack))
+                return main(argv)
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else FAILED if ended.code else 0
+
+    return cast(Main, called)
+
+
+def put_back(undo: Callable[..., object], *arguments: Any) -> None:
+    """Has something done when the command that is at work returns; nothing outside of one."""
+    stack = _put_back.get()
+    if stack is not None:
+        stack.callback(undo, *arguments)
+
+
+def mute(*loggers: str) -> None:
+    """Quietens loggers of libraries while the command is at work."""
+    for logger in map(logging.getLogger, loggers):
+        put_back(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
+
+
+def is_own() -> bool:
+    """Tells whether this process is a command's own, and not one that calls it."""
+    return _own.is_set()
+
+
 def run(main: Callable[[], int]) -> NoReturn:
-    """Runs a command and ends the process; after a signal it does so at once."""
+    """Runs a command and ends the process, which is set up for it; after a signal at once."""
+    _own.set()
+    prepare_streams()
     own_process()
     signal.signal(signal.SIGTERM, _raising(Terminated))
     # A shell has it ignored for a job in the background.
@@ -86,7 +138,8 @@ def at_signal(tell: Callable[[BaseException], object]) -> Iterator[None]:
 
 def calm() -> None:
     """Takes note that a signal was heard."""
-    if hasattr(signal, "setitimer"):
+    if _ringing.is_set():  # else the timer is somebody else's
+        _ringing.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -99,6 +152,7 @@ def _raising(error: type[BaseException]) -> Callable[[int, FrameType | None], No
     def handle(signum: int, frame: FrameType | None) -> None:
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, handle)
+            _ringing.set()
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         for tell in _told:
             tell(error())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.model_flags import add_checkpoint_flags
+from pipelines.places import place
 from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTables
 from pipelines.trust import TRUST
@@ -27,28 +27,13 @@ def add_model_flags(flags: argparse.ArgumentParser) -> None:
     add = flags.add_argument
     add(
         "--model",
-        action=_Once,
+        type=place,
         help="the model that made the embeddings, as embed takes it [what run.json names, if "
         "published or bundled or the run is trusted]",
     )
     add("--model_name", metavar="NAME", help="which model of a run with several")
     add_checkpoint_flags(flags)
     add("--device", help="cpu, cuda or auto [cpu]")
-
-
-class _Once(argparse.Action):
-    """Takes a flag that `embed` lets repeat, where the last would win in silence."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        if getattr(namespace, self.dest) is not None:
-            parser.error(f"expected `{option_string}` once, got {values!r} besides")
-        setattr(namespace, self.dest, values)
 
 
 def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipModel:

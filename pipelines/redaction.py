@@ -69,7 +69,10 @@ class ScrubbingFormatter(logging.Formatter):
 
 
 def start_logging() -> None:
-    """Logs warnings to stderr, and scrubs them and what an uncaught exception prints."""
+    """Logs warnings to stderr, and scrubs them and what an uncaught exception prints.
+
+    For a process that is a command's own.
+    """
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(ScrubbingFormatter(logging.BASIC_FORMAT))

@@ -11,6 +11,8 @@ from pipelines import process, storage
 from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError, require
 from pipelines.over_files import parse_with_beam
+from pipelines.places import place
+from pipelines.plots import require_matplotlib
 from pipelines.progress import meter
 from pipelines.redaction import redact
 from pipelines.report_page import render_report
@@ -59,6 +61,7 @@ class ReportConfig:
             )
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
@@ -81,8 +84,14 @@ def parser() -> Parser:
     """Builds the command line of `clip-beam report`."""
     flags = Parser(prog="clip-beam report", description="Write an HTML page about a run.")
     add = flags.add_argument
-    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
-    add("--output", required=True, metavar="URI", help="HTML file to write")
+    add(
+        "--input",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="output of `clip-beam embed`",
+    )
+    add("--output", required=True, type=place, metavar="URI", help="HTML file to write")
     cut = flags.add_mutually_exclusive_group()
     cut.add_argument("--cut", type=float, metavar="SIMILARITY", help="threshold to look at")
     cut.add_argument(
@@ -115,7 +124,7 @@ def require_extra() -> None:
     Raises:
         MissingExtraError: names the extra.
     """
-    require("matplotlib", "plots")
+    require_matplotlib()
     require("jinja2", "pages")
 
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.cores import usable_cores
-from pipelines.local_directories import local_directory
+from pipelines.places import local_place
 from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
 from pipelines.scenes import PAIR_CHOICES
 
@@ -47,6 +47,7 @@ class SampleSummary:
     damages: Counter[str]
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     flags = Parser(prog="clip-beam sample", description="Write a sample image-text dataset.")
     defaults = SampleConfig()
     add = flags.add_argument
-    add("--output", type=local_directory, required=True, help="directory to write")
+    add("--output", type=local_place, required=True, help="directory to write")
     add("--rows", type=int, default=defaults.rows)
     add("--seed", type=int, default=defaults.seed)
     add("--manifest_format", choices=FORMATS, default="parquet", help="[parquet, bytes inline]")

@@ -16,6 +16,7 @@ from pipelines.fetch import MAX_IMAGE_BYTES
 from pipelines.html_pages import render
 from pipelines.nearest import nearest_rows
 from pipelines.over_files import parse_with_beam
+from pipelines.places import place, readable_place
 from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.records import RowFault
@@ -44,6 +45,7 @@ TOP_K = 10
 WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
@@ -72,12 +74,20 @@ def parser() -> Parser:
     """Builds the command line of `clip-beam search`."""
     flags = Parser(prog="clip-beam search", description="Find the rows nearest to a text or image.")
     add = flags.add_argument
-    add("--input", required=True, metavar="URI", help="output directory of `clip-beam embed`")
+    add(
+        "--input",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="output of `clip-beam embed`",
+    )
     query = flags.add_mutually_exclusive_group()
     query.add_argument("--text", help="what to look for, in words")
-    query.add_argument("--image", metavar="URI", help="what to look for, as a picture")
+    query.add_argument(
+        "--image", type=readable_place, metavar="URI", help="what to look for, as a picture"
+    )
     add("--top_k", type=int, default=TOP_K, help=f"rows to show [{TOP_K}]")
-    add("--html", metavar="URI", help="gallery with thumbnails to write")
+    add("--html", type=place, metavar="URI", help="gallery with thumbnails to write")
     add_incomplete_flag(flags)
     add_trust_flags(flags)
     add_model_flags(flags)

@@ -6,6 +6,7 @@ Local paths are made absolute and lose their `file://`, so that equal files have
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import posixpath
 import re
@@ -20,10 +21,10 @@ from typing import BinaryIO, cast
 from fsspec import AbstractFileSystem
 from fsspec.utils import get_protocol
 
+from pipelines import local_files
 from pipelines.filesystems import S3, is_local, locate, open_retried, retried
 
 _HIDDEN = ("_", ".")
-_PARTIAL = ".partial-"
 
 
 class TooLargeError(ValueError):
@@ -177,6 +178,10 @@ def _kind(uri: str) -> str | None:
         return str(filesystem.info(path)["type"])
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # which is the name of no file
+            raise
+        return None
 
 
 @retried
@@ -237,7 +242,7 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
         filesystem.makedirs(filesystem._parent(path), exist_ok=True)
         filesystem.pipe_file(path, bytes(data))
         return
-    with _replacing(normalize(uri)) as file:
+    with local_files.replacing(normalize(uri)) as file:
         file.write(data)
 
 
@@ -249,7 +254,7 @@ def open_output(uri: str) -> Iterator[BinaryIO]:
     that the upload can be tried again.
     """
     if is_local(uri):
-        with _replacing(normalize(uri)) as file:
+        with local_files.replacing(normalize(uri)) as file:
             yield file
         return
     with tempfile.NamedTemporaryFile() as file:
@@ -265,23 +270,6 @@ def _upload(uri: str, path: str) -> None:
     filesystem.put_file(path, target)
 
 
-@contextmanager
-def _replacing(path: str) -> Iterator[BinaryIO]:
-    """Opens a local file beside its final name, which it gets when the block ends well."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(path), prefix=_PARTIAL)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
 def check_directory(uri: str) -> None:
     """Makes sure that a local path is a directory, or can become one.
 
@@ -295,8 +283,7 @@ def check_directory(uri: str) -> None:
 def remove_partials(directory: str) -> None:
     """Removes what `write_atomically` left in a local directory when its process was killed."""
     if is_local(directory) and os.path.isdir(normalize(directory)):
-        for partial in Path(normalize(directory)).glob(f"{_PARTIAL}*"):
-            partial.unlink(missing_ok=True)
+        local_files.remove_partials(Path(normalize(directory)))
 
 
 @retried
@@ -310,7 +297,7 @@ def create_exclusively(uri: str, data: bytes) -> bool:
     filesystem.makedirs(filesystem._parent(path), exist_ok=True)
     try:
         if is_local(uri):
-            _create_whole(path, data)
+            local_files.create_whole(path, data)
             return True
         filesystem.invalidate_cache(filesystem._parent(path))
         if exists(uri):
@@ -319,21 +306,6 @@ def create_exclusively(uri: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _create_whole(path: str, data: bytes) -> None:
-    """Gives a finished file its name; one that is filled under its name is empty for a moment."""
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), prefix=_PARTIAL) as partial:
-        partial.write(data)
-        partial.flush()
-        os.chmod(partial.name, 0o644)
-        try:
-            os.link(partial.name, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a disk without hard links, such as FAT
-            with open(path, "xb") as file:
-                file.write(data)
 
 
 @retried

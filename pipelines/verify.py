@@ -12,17 +12,19 @@ from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.encode import resolve_device, resolve_precision, use_threads
 from pipelines.model_flags import add_checkpoint_flags, add_place_flags
+from pipelines.places import place
 
 
 def parser() -> argparse.ArgumentParser:
     """Builds the command line of `clip-beam verify`."""
     flags = Parser(prog="clip-beam verify", description=__doc__.splitlines()[0])
-    flags.add_argument("--model", required=True, help="as `clip-beam embed` takes it")
+    flags.add_argument("--model", required=True, type=place, help="as `clip-beam embed` takes it")
     add_checkpoint_flags(flags)
     add_place_flags(flags)
     return flags
 
 
+@process.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def vit_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> P
     directory = tmp_path_factory.mktemp("models") / "random-vit"
     save_model_directory(directory, random_clip("tiny-vit", tokenizer, 1), tokenizer)
     return directory
+
+
+def flags_over(defaults: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Returns flags, behind the defaults (each with its value) that they do not give."""
+    pairs = zip(defaults[::2], defaults[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in flags for word in pair] + list(flags)
 
 
 def make_image(width: int = 80, height: int = 70, mode: str = "RGB", seed: int = 0) -> Image.Image:

@@ -9,6 +9,8 @@ def parser():
     parser.add_argument("--output", required=True)
     parser.add_argument("--swap_rate", type=float, default=0.0)
     parser.add_argument("--kind", choices=("one", "two"), default="one")
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--place", action="append")
     return parser
 
 
@@ -60,7 +62,22 @@ def test_unlike_flag_is_refused_without_a_suggestion(parser, capsys):
 
 
 def test_stray_value_is_refused(parser, capsys):
-    assert "expected flags only, got 'y'" in refusal(parser, ["--output", "o", "y"], capsys)
+    assert "expected flags only, got 'y'" in refusal(parser, ["y", "--output", "o"], capsys)
+    message = refusal(parser, ["--output", "o", "y"], capsys)
+    assert "expected one value for `--output`, got 'y' besides" in message
+    message = refusal(parser, ["--output", "o", "--dry_run", "true"], capsys)
+    assert "`--dry_run` takes no value, got 'true'" in message
+
+
+@pytest.mark.parametrize("again", [["--output", "p"], ["--output=p"]])
+def test_flag_given_twice_is_refused_with_both_values(parser, again, capsys):
+    message = refusal(parser, ["--output", "o", *again], capsys)
+    assert "expected `--output` once, got 'o' and 'p'" in message
+
+
+def test_flag_that_gathers_may_be_given_again(parser):
+    found = parser.parse_args(["--output", "o", "--place", "a", "--place=b", "--dry_run"])
+    assert (found.place, found.dry_run) == (["a", "b"], True)
 
 
 def test_missing_flag_is_named(parser, capsys):

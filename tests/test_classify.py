@@ -43,10 +43,7 @@ def scored(tmp_path_factory):
 
 def run(scored, output, *flags):
     argv = ["classify", "--input", str(scored / "scored"), "--output", str(output), *flags]
-    try:
-        return cli.main(argv)
-    except SystemExit as stopped:
-        return stopped.code
+    return cli.main(argv)
 
 
 def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
@@ -81,7 +78,10 @@ def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
         (("--labels", "a,b", "--model", "tiny", "--top_k", "0"), "`--top_k` must be a positive"),
         (("--labels", "a", "--model", "tiny", "--batch_sise", "4"), "did you mean --batch_size?"),
         (("--labels", "a", "--model", "x=tiny"), "expected one `--model` without a name, got 'x="),
-        (("--labels", "a", "--model", "tiny", "--model", "b"), "expected `--model` once, got 'b'"),
+        (
+            ("--labels", "a", "--model", "tiny", "--model", "b"),
+            "expected `--model` once, got 'tiny' and 'b'",
+        ),
         (("--labels", "a", "--model", "tiny", "--model_name", "b"), "leave out `--model_name`"),
         (("--labels", "a", "--model", "tiny", "--scores_only"), "leave out `--scores_only`"),
         (("--labels", "a", "--model", "tiny", "--truth_column", "kind"), "`--keep_columns`; name"),
@@ -93,10 +93,7 @@ def test_manifest_is_embedded_first_and_then_labelled(tmp_path, capsys):
 )
 def test_manifest_is_not_embedded_for_nothing(tmp_path, capsys, flags, told):
     argv = ["classify", "--manifest", "m.csv", "--output", str(tmp_path / "out"), *flags]
-    try:
-        status = cli.main(argv)
-    except SystemExit as stopped:
-        status = stopped.code
+    status = cli.main(argv)
     assert status == 2 and told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -188,6 +185,33 @@ def test_labels_are_removed_after_the_last_check_and_with_their_accuracy(scored,
     assert not (tmp_path / "accuracy.json").exists()
 
 
+def test_truth_may_be_numbers_of_labels(scored, tmp_path, capsys):
+    numbers = {shape: number for number, shape in enumerate(SHAPES)}
+    lines = [json.loads(line) for line in (scored / "truth.jsonl").read_text().splitlines()]
+    rows = [{"uid": line["uid"], "shape": numbers[line["shape"]]} for line in lines]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "l.json").write_text(json.dumps(list(SHAPES), indent=1))
+    truth = ("--truth", str(tmp_path / "t.jsonl"), "--truth_column", "shape")
+    assert run(scored, tmp_path / "out", "--labels", str(tmp_path / "l.json"), *truth) == 0
+    said = capsys.readouterr().out
+    assert "top-1      1.000" in said and f"numbered   {ROWS} rows" in said
+
+
+def test_labels_and_templates_gather(scored, tmp_path, capsys):
+    flags = ("--labels", "red,green", "--labels", "blue")
+    templates = ("--templates", "a {}, kind of", "--templates", "none")
+    assert run(scored, tmp_path, *flags, *templates) == 0
+    assert "labels     3, by 2 prompts each" in capsys.readouterr().out
+
+
+def test_many_labels_make_batches_of_fewer_rows(scored, tmp_path, monkeypatch):
+    flags = ("--labels", "red,green,blue")
+    assert run(scored, tmp_path / "whole", *flags) == 0
+    monkeypatch.setattr("pipelines.classify.BATCH_LOGITS", 8)
+    assert run(scored, tmp_path / "parts", *flags) == 0
+    assert read(tmp_path / "parts").equals(read(tmp_path / "whole"))
+
+
 def test_label_may_hold_a_slash(scored, tmp_path):
     assert run(scored, tmp_path, "--labels", "t-shirt/top,dress", "--device", "auto") == 0
     assert set(read(tmp_path)["labels"].to_pylist()[0]) == {"t-shirt/top", "dress"}
@@ -204,6 +228,14 @@ def test_truth_that_fits_no_label_fails(scored, tmp_path, capsys):
         ((), "required: --labels"),
         (("--labels", ","), "at least one label"),
         (("--labels", "a,a"), "'a' more than once"),
+        (("--labels", "Crane,red,crane"), "got 'Crane' and 'crane', which are one"),
+        (
+            (
+                *("--labels", ",".join(map(str, range(1001))), "--truth_column", "colour"),
+                *("--confusion_plot", "x.png"),
+            ),
+            "at most 1000 classes, got 1001 labels",
+        ),
         (("--labels", "no/such.txt"), "there is no file 'no/such.txt'"),
         (("--labels", "a,b", "--templates", "sample"), "got 'sample'"),
         (("--labels", "a,b", "--top_k", "0"), "`--top_k` must be a positive int"),

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -66,3 +67,21 @@ def test_bad_usage_is_one_sentence(model_dir, tmp_path, capsys):
         shown = capsys.readouterr().err
         assert message in shown and shown.count("\n") == 1
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_files_of_a_model_have_the_mode_of_the_umask(tmp_path, model_dir, monkeypatch, refuses):
+    def refuse(*arguments, **settings):
+        raise PermissionError(1, "Operation not permitted")
+
+    if refuses:
+        monkeypatch.setattr("os.chmod", refuse)
+    before = os.umask(0o027)
+    try:
+        assert convert.main(["--model", str(model_dir), "--output", str(tmp_path / "m")]) == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()}
+    if refuses:  # readable by its owner alone, as safetensors makes it
+        assert modes.pop("open_clip_model.safetensors") == 0o600
+    assert set(modes.values()) == {0o640}

@@ -219,10 +219,7 @@ def test_kept_rows_are_a_manifest_again(tmp_path, model_dir, write):
     ],
 )
 def test_wrong_usage_is_one_sentence(scored, capsys, flags, told):
-    try:
-        status = filtered(scored, *flags)
-    except SystemExit as stopped:
-        status = stopped.code
+    status = filtered(scored, *flags)
     error = capsys.readouterr().err
     assert status == 2 and told in error and error.count("\n") == 1
 

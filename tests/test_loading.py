@@ -335,3 +335,87 @@ def test_saving_refuses_another_tokenizer_and_dtype(tmp_path, tokenizer):
     other = type(tokenizer)(tokenizer.merges[:3], 32)
     with pytest.raises(ValueError, match="expected a tokenizer of"):
         save_model_directory(tmp_path, clip, other)
+
+
+@pytest.fixture
+def model(model_dir):
+    return clip_core.load(model_dir)
+
+
+def test_path_names_a_model_its_vocabulary_and_the_cache(model_dir, tmp_path, inputs):
+    model = clip_core.load(model_dir, vocab=model_dir / "merges.txt", cache_dir=tmp_path)
+    assert same(model, clip_core.load(str(model_dir)), inputs)
+
+
+def test_features_can_be_changed_in_place_and_trained_on(model, inputs):
+    pixels, tokens = inputs
+    image, text = model.encode_image(pixels), model.encode_text(tokens, normalize=True)
+    image /= image.norm(dim=-1, keepdim=True)
+    logits, _ = model(pixels, tokens)
+    logits += 1
+    head = torch.nn.Linear(image.shape[1], 2)
+    head(torch.cat([image, text])).sum().backward()
+    assert head.weight.grad is not None and not image.requires_grad
+    assert not any(found.is_inference() for found in (image, text, logits))
+
+
+def test_model_moves_and_is_rounded_once(model_dir, model, inputs):
+    assert model.to("cpu") is model and model.float() is model
+    assert model.half() is model and model.to(torch.float16) is model
+    assert same(model, clip_core.load(model_dir, precision="fp16"), inputs, tolerance=0)
+    assert model.fingerprint["precision"] == "fp16"
+    with pytest.raises(ValueError, match="rounded to fp16; load it again with `precision='fp32'`"):
+        model.float()
+    with pytest.raises(ValueError, match="one of fp32, bf16, fp16, got torch.float64"):
+        model.to(torch.float64)
+    with pytest.raises(CheckpointError, match="device warp cannot be used"):
+        model.to("warp")
+
+
+def test_what_only_a_module_has_is_told_where_it_is(model):
+    with pytest.raises(AttributeError, match=r"the module is `\.clip`, as in `model\.clip\.eval`"):
+        model.eval()
+    with pytest.raises(AttributeError, match="no attribute 'encode'$"):
+        _ = model.encode
+    assert not hasattr(model, "__array__")
+
+
+IMAGES = [np.zeros((8, 8, 3), np.uint8), [make_image()], "a.jpg", torch.zeros(3, 8, 8), None]
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: type(image).__name__)
+def test_what_is_no_picture_is_refused_in_a_sentence(model, image):
+    with pytest.raises(TypeError, match="expected a picture as `PIL.Image.open"):
+        model.preprocess(image)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((1, 3, 64, 64), np.float32), "got numpy.ndarray; stack them"),
+        ([torch.zeros(3, 64, 64)], "got list; stack them"),
+        (torch.zeros(3, 64, 64), r"expected pixels \[batch, 3, 64, 64\], got \[3, 64, 64\]"),
+        (torch.zeros(1, 3, 32, 32), r"got \[1, 3, 32, 32\]"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.int64), "got torch.int64"),
+    ],
+)
+def test_what_are_no_pixels_is_refused_in_a_sentence(model, inputs, pixels, message):
+    for call in (model.encode_image, lambda pixels: model(pixels, inputs[1])):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call(pixels)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["a dog"], "got list; make them with `model.tokenize"),
+        ("a dog", "got str"),
+        (torch.zeros(2, 90, dtype=torch.int64), r"rows \[batch, 32\] of ints, got \[2, 90\]"),
+        (torch.zeros(32, dtype=torch.int64), r"got \[32\]"),
+        (torch.zeros(1, 32), "of torch.float32"),
+    ],
+)
+def test_what_are_no_tokens_is_refused_in_a_sentence(model, inputs, tokens, message):
+    for call in (model.encode_text, lambda tokens: model(inputs[0], tokens)):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call(tokens)

@@ -4,6 +4,7 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     StandardOptions,
 )
+from conftest import flags_over
 
 from pipelines import beam_flags, cli, options
 from pipelines.arguments import Parser
@@ -47,6 +48,8 @@ def test_beams_own_flags_ride_along(monkeypatch):
 
 def test_repeated_and_listed_flags():
     config, _ = options.parse([*NEEDED, "--manifest", "n.csv", "--keep_columns", "a, b,"])
+    again, _ = options.parse([*NEEDED, "--keep_columns", "a", "--keep_columns=b, c"])
+    assert again.keep_columns == ("a", "b", "c")
     assert config.manifest == ("m.csv", "n.csv")
     assert config.keep_columns == ("a", "b")
 
@@ -64,9 +67,15 @@ def test_misspelt_flag_suggests_the_right_one(flag, suggestion, capsys):
     assert f"unknown flag {flag}; did you mean {suggestion}?" in message
 
 
+@pytest.mark.parametrize("flag", ["--output", "--temp_location", "--image_root"])
+def test_flag_given_twice_is_refused(flag, capsys):
+    message = refused([*NEEDED, flag, "a", f"{flag}=b"], capsys)
+    assert f"expected `{flag}` once, got" in message
+
+
 def test_abbreviated_and_stray_arguments_are_refused(capsys):
     assert "unknown flag --manif" in refused([*NEEDED, "--manif", "x"], capsys)
-    assert "expected flags only, got 'x'" in refused([*NEEDED, "x"], capsys)
+    assert "expected one value for `--model`, got 'x' besides" in refused([*NEEDED, "x"], capsys)
 
 
 def test_missing_flag_is_named(capsys):
@@ -85,7 +94,7 @@ def test_missing_flag_is_named(capsys):
 )
 def test_values_out_of_range_are_refused(extra, message):
     with pytest.raises(ValueError, match=message):
-        options.parse([*NEEDED, *extra])
+        options.parse(flags_over(NEEDED, extra))
 
 
 def test_cli_lists_its_commands(capsys):

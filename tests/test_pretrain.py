@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import make_row
+from conftest import flags_over, make_row
 
 import clip_core
 from pipelines import pretrain, training_data
@@ -74,8 +74,8 @@ def test_training_goes_on_from_a_checkpoint_at_a_higher_resolution(
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(sample, tmp_path, capsys, flags, message):
-    arguments = ["--manifest", str(sample), "--output", str(tmp_path / "m"), *FLAGS, *flags]
-    assert pretrain.main(arguments) == 2
+    arguments = ["--manifest", str(sample), "--output", str(tmp_path / "m"), *FLAGS]
+    assert pretrain.main(flags_over(arguments, flags)) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
 

@@ -140,3 +140,17 @@ def test_each_of_those_who_wait_for_wrong_bytes_says_so(server, tmp_path):
     server.body, server.wait_s = MODEL[::-1], 0.05
     found = all_at_once(tmp_path, 2)
     assert ["expected SHA-256" in str(error) for error in found] == [True, True]
+
+
+def test_cache_is_in_the_home_directory_or_where_the_variable_says(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv(published.CACHE_VARIABLE, raising=False)
+    assert str(published.cache_directory()) == "/home/me/.cache/clip-beam"
+    monkeypatch.setenv(published.CACHE_VARIABLE, "~/models")
+    assert str(published.cache_directory()) == "/home/me/models"
+
+
+def test_account_without_home_is_told_to_name_a_place(monkeypatch):
+    monkeypatch.setenv(published.CACHE_VARIABLE, "~no-such-user/models")
+    with pytest.raises(CheckpointError, match="`--model_cache` or \\$CLIP_BEAM_CACHE"):
+        published.cache_directory()

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import encode_image, make_image
+from conftest import encode_image, flags_over, make_image
 
 from pipelines import embed, replay, storage
 from pipelines.layout import RESULT_KEY
@@ -62,7 +62,7 @@ def write_parquet(folder):
 
 def run(manifest, output, model, *flags):
     arguments = ["--manifest", str(manifest), "--output", str(output), "--model", str(model)]
-    return embed.main([*arguments, "--rows_per_unit", "5", *flags])
+    return embed.main([*arguments, *flags_over(["--rows_per_unit", "5"], flags)])
 
 
 def rows(output, table):

@@ -80,7 +80,54 @@ def test_file_being_created_is_not_there_before_its_content(tmp_path, monkeypatc
     monkeypatch.setattr(os, "link", watched)
     assert storage.create_exclusively(uri, b"data")
     assert seen == [(b"data", False)]
-    assert os.stat(uri).st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_mode_of_a_file_is_the_umasks(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        storage.write_atomically(str(tmp_path / "a" / "whole"), b"x")
+        storage.create_exclusively(str(tmp_path / "a" / "lock"), b"x")
+        with storage.open_output(str(tmp_path / "a" / "pieces")) as file:
+            file.write(b"x")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()} == {mode}
+
+
+@pytest.fixture(params=[errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def bare_mount(request, monkeypatch):
+    """A mount that takes bytes and names only."""
+
+    def refuse(*arguments, **settings):
+        raise OSError(request.param, os.strerror(request.param))
+
+    for name in ("chmod", "fchmod", "link", "fsync", "utime", "chown"):
+        monkeypatch.setattr(os, name, refuse)
+
+
+def test_mount_that_refuses_all_but_bytes_gets_the_bytes(tmp_path, bare_mount):
+    storage.write_atomically(str(tmp_path / "a" / "whole"), b"x")
+    assert storage.create_exclusively(str(tmp_path / "a" / "lock"), b"x")
+    assert not storage.create_exclusively(str(tmp_path / "a" / "lock"), b"y")
+    with storage.open_output(str(tmp_path / "a" / "pieces")) as file:
+        file.write(b"x")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert found == {"whole": b"x", "lock": b"x", "pieces": b"x"}
+
+
+def test_block_that_raises_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), storage.open_output(str(tmp_path / "a")) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="expected a file to write, got the pipe or device"):
+        storage.write_atomically(str(tmp_path / "pipe"), b"x")
+    assert not (tmp_path / "pipe").is_file()
 
 
 def test_disk_without_hard_links_creates_files_too(tmp_path, monkeypatch):
@@ -235,6 +282,11 @@ def test_absent_files_and_directories_are_absent(tmp_path):
         assert storage.list_files(f"{root}/none") == []
     assert not storage.exists(str(tmp_path / "file" / "x"))
     assert storage.list_files(str(tmp_path / "file")) == []
+
+
+def test_name_that_is_too_long_is_that_of_no_file(tmp_path):
+    for name in ("a" * 300, "a/" * 3000):
+        assert not storage.exists(str(tmp_path / name))
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):

@@ -61,6 +61,32 @@ def test_labels_and_templates_that_cannot_work_are_refused(model, labels, templa
         zero_shot_weights(model, labels, templates)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["Crane", "red", "crane"],
+        ["a &amp; b", "A & b"],
+        ["two  words", "two words"],
+        ["cafÃ©", "café"],
+    ],
+)
+def test_labels_that_are_one_to_the_model_are_both_named(labels):
+    with pytest.raises(ValueError, match=f"got '{labels[0]}' and '{labels[-1]}', which are one"):
+        check_labels(labels)
+
+
+def test_labels_that_are_one_after_the_cut_are_both_named(model):
+    long = "red star " * 40
+    with pytest.raises(ValueError, match=f"got '{long}x' and '{long}y', which are one"):
+        zero_shot_weights(model, [f"{long}x", "blue", f"{long}y"], ["a {}", "the {}"])
+    assert len(zero_shot_weights(model, ["x", "y"], ["{} " + long, f"{long} {{}}"])) == 2
+
+
+def test_label_that_is_blank_once_cleaned_is_refused():
+    with pytest.raises(ValueError, match="a blank one"):
+        check_labels(["a", "&nbsp;"])
+
+
 def test_many_labels_are_checked_at_once():
     labels = [f"label {n}" for n in range(50_000)]
     check_labels(labels)
