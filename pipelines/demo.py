@@ -23,11 +23,10 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from clip_core.ranking import auroc
-from pipelines import classify, embed, filter, process, report
+from pipelines import classify, embed, filter, layout, process, report
 from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError
 from pipelines.kept_rows import OUTPUTS
-from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.overwriting import check_room
 from pipelines.places import local_place
 from pipelines.sample import TRUTH, write_sample
@@ -38,7 +37,7 @@ from pipelines.trust import MANIFESTS
 MARKER = ".clip-beam-demo"  # a directory that holds it was made here and may be made anew
 # What the commands write, by the directory in the output that each of them gets.
 MADE = {
-    "embedded": (EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS),
+    "embedded": layout.OUTPUTS,
     "filtered": OUTPUTS,
     "labels": (classify.LABELS, classify.ACCURACY),
 }

@@ -33,7 +33,7 @@ from pipelines.job_parts import (
     load_run_models,
     plan_of,
 )
-from pipelines.layout import ATTEMPTS_JSON, EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
+from pipelines.layout import EMBEDDINGS, OUTPUTS, REJECTS
 from pipelines.manifest import Plan
 from pipelines.options import EmbedConfig
 from pipelines.partial_files import remove_partials
@@ -54,7 +54,6 @@ from pipelines.run_record import Totals
 from pipelines.unit_record import NotARecordError
 from pipelines.unit_writer import ConservationError, OutputLayout
 
-OUTPUTS = (EMBEDDINGS, REJECTS, RUN_JSON, ATTEMPTS_JSON, SUCCESS)
 ATTEMPTS = 2  # at the units of a run; the second at what a runner that tries bundles again has torn
 # While one bundle scores and writes, another keeps the model busy.
 BUNDLES = 2

@@ -5,6 +5,7 @@ REJECTS = "rejects"
 RUN_JSON = "run.json"
 ATTEMPTS_JSON = "_attempts.json"
 SUCCESS = "_SUCCESS"
+OUTPUTS = (EMBEDDINGS, REJECTS, RUN_JSON, ATTEMPTS_JSON, SUCCESS)  # of `embed`
 
 FINGERPRINT_KEY = b"clip_beam.fingerprint"
 RESULT_KEY = b"clip_beam.unit"

@@ -185,9 +185,12 @@ def row_count(uris: Sequence[str]) -> int:
 
 
 def iterate_batches(
-    uri: str, columns: Sequence[str], batch_rows: int = BATCH_ROWS
+    uri: str, columns: Sequence[str], batch_rows: int = BATCH_ROWS, *, of_run: bool = True
 ) -> Iterator[pa.RecordBatch]:
     """Yields the record batches of one file, in order, with the given columns alone.
+
+    Args:
+        of_run: whether the file is of a run, whose rows are named by columns of known types.
 
     Raises:
         ScoredTablesError: if a column is not there, or the file is damaged.
@@ -199,9 +202,11 @@ def iterate_batches(
                 file, page_checksum_verification=True, buffer_size=BUFFER_BYTES
             )
             check_columns(parquet.schema_arrow, columns, uri)
-            _check_types(parquet.schema_arrow, columns, uri)
+            if of_run:
+                _check_types(parquet.schema_arrow, columns, uri)
             for batch in parquet.iter_batches(batch_rows, columns=list(columns)):
-                _check_keys(batch, uri)
+                if of_run:
+                    _check_keys(batch, uri)
                 yield batch.select(list(columns))
     except pa.ArrowException as error:
         raise damaged(uri, error) from error

@@ -46,7 +46,7 @@ def _text(uid: object) -> str:
 
 
 def _parquet_pairs(uri: str, column: str) -> Iterator[tuple[object, object]]:
-    for batch in iterate_batches(uri, ("uid", column)):
+    for batch in iterate_batches(uri, ("uid", column), of_run=False):
         yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
 
 

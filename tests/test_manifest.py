@@ -63,7 +63,7 @@ def test_file_of_a_name_that_is_not_utf8_is_planned_and_read(tmp_path):
     names = ["caf\\xe9.jsonl", "m.jsonl", "m.jsonl", "\\xe8.csv"]
     assert sorted(row.source for row in rows) == sorted(f"{tmp_path}/{name}" for name in names)
     for row in rows:
-        f"{row.uid}{row.source}{row.unit_id}".encode()
+        f"{row.uid}{row.source}".encode()
 
 
 def test_units_do_not_depend_on_how_the_manifest_is_named(tmp_path, monkeypatch):

@@ -144,9 +144,8 @@ def test_workers_elsewhere_are_told_to(runner, expected):
 
 @pytest.mark.parametrize("command", ["filter", "report", "convert", "verify"])
 def test_flags_that_are_refused_name_no_secret(command, capsys):
-    with pytest.raises(SystemExit):
-        cli.main([command, "--input", "x", "--output", "y", "--model", "tiny",
-                  f"s3://me:{SECRET}@bucket/x", f"--top_k=https://h/?sig={SECRET}"])  # fmt: skip
+    argv = [command, "--input", "x", "--output", "y", "--model", "tiny"]
+    assert cli.main([*argv, f"s3://me:{SECRET}@bucket/x", f"--top_k=https://h/?sig={SECRET}"]) == 2
     assert SECRET not in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ import clip_core
 from pipelines import cli, plots, storage
 from pipelines.fetch import allowed_file
 from pipelines.manifest import file_id
-from pipelines.replay import UNIT_KEY, unit_to_json
+from pipelines.unit_record import UNIT_KEY, unit_to_json
 
 PICTURE = encode_image(make_image(), "PNG")
 
