@@ -201,8 +201,7 @@ def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
         try:
             return _until_whole(job, options, lock)
         finally:  # what still writes does so under the lock
-            failures.stop(lock.run, failures.RunStoppedError("the run has ended"))
-            failures.wait_for_writers(lock.run)
+            failures.close(lock.run)
 
 
 def _until_whole(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
@@ -249,13 +248,25 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
     if config.retry_rejects:
         print(f"retried    {_retried(job, results)}")
     print(f"output     {redact(config.output)}")
+    run_record.mark_success(config.output)  # the counts add up, whatever they are
+    return _judged(totals, config)
+
+
+def _judged(totals: Totals, config: EmbedConfig) -> int:
+    """Returns the exit status of a whole run, and says why it is not 0."""
+    if totals.rows_read and not totals.embedded:
+        reason = max(totals.rejects, key=lambda name: totals.rejects[name])
+        return _fail(
+            f"none of {totals.rows_read} rows could be embedded, most were rejected as {reason}; "
+            f"see {config.output}/rejects, and what `clip-beam check` says",
+            FAILED,
+        )
     if totals.reject_fraction > config.max_reject_fraction:
         return _fail(
             f"{totals.reject_fraction:.4f} of the rows were rejected, more than "
             f"`--max_reject_fraction` {config.max_reject_fraction}; see {config.output}/rejects",
             FAILED,
         )
-    run_record.mark_success(config.output)
     return 0
 
 

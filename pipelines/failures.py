@@ -58,8 +58,17 @@ def writing(bundle: object, run: str, begun: bool) -> None:
         _changed.notify_all()
 
 
-def wait_for_writers(run: str) -> None:
-    """Waits until no bundle of a run writes any more in this process, but not for ever."""
+def close(run: str) -> None:
+    """Ends a run in this process: nothing goes on, and what still writes has come to its end.
+
+    Its first error is forgotten, since that holds on to the frames it was raised in.
+    """
+    stop(run, RunStoppedError("the run has ended"))
+    _wait_for_writers(run)
+    _failed[run] = RunStoppedError("the run has ended")
+
+
+def _wait_for_writers(run: str) -> None:
     until = time.monotonic() + WAIT_S
     with _changed:
         while run in _writers.values() and time.monotonic() < until:

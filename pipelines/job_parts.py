@@ -110,6 +110,8 @@ def manifest_request(config: EmbedConfig) -> ManifestRequest:
         rows_per_unit=config.rows_per_unit,
         only_reasons=config.only_reasons,
         output=config.output,
+        allowed=config.allow_manifests_from,
+        trust_run=config.trust_run,
     )
 
 
@@ -194,28 +196,23 @@ def build(
 
 
 def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
-    """Returns everything that decides the values in the tables, and nothing else.
+    """Returns everything that decides the values in the tables but for the manifest.
 
+    Which of its columns hold what stands in the record of each unit.
     What depends on a model has the name of it in front, as in `b32.checkpoint_sha256`, if it has
     one.
     """
-    names = (
-        "allow_images_from",
-        "decode",
-        "deep_images",
-        "embedding_dtype",
-        "id_column",
-        "image_column",
-        "image_root",
-        "keep_columns",
-        "scores_only",
-        "text_column",
-    )
+    names = ("decode", "deep_images", "embedding_dtype", "keep_columns", "scores_only")
     values = {name: getattr(config, name) for name in names}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     of_models = {
         key if name is None else f"{name}.{key}": value
         for name, model in zip(models.names, models.loaded, strict=True)
-        for key, value in model.fingerprint.items()
+        for key, value in (model.fingerprint | _pixels_of(model, config)).items()
     }
     return redacted(of_models | values | lists)
+
+
+def _pixels_of(model: ClipModel, config: EmbedConfig) -> dict[str, str]:
+    preprocessing = replace(model.preprocessing, resampling=config.decode)
+    return {"preprocessing": preprocessing.identity}

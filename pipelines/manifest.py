@@ -14,7 +14,9 @@ from pipelines.foreign_names import escaped, safe_stem
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
 from pipelines.replay import is_of_tables, is_output_table, joined, unit_of_table
+from pipelines.replay_door import allowed_unit
 from pipelines.text_manifests import scan_text
+from pipelines.unit_record import UNIT_KEY, unit_from_json
 from schemas.manifest import ColumnOverrides, Columns, ManifestError, plain_type, resolve_columns
 
 FORMATS = {
@@ -39,6 +41,9 @@ class ManifestRequest:
         image_root: where relative image references start, or None for each manifest's directory.
         only_reasons: of a rejects table, only rows with one of these; empty for all.
         output: directory whose tables are no manifests, should it lie where the manifest is.
+        allowed: URI prefixes that the manifest which a table of a run names may lie under, beside
+            the run's own directory.
+        trust_run: whether all that such a table names is read.
     """
 
     patterns: tuple[str, ...]
@@ -51,6 +56,8 @@ class ManifestRequest:
     rows_per_unit: int = DEFAULT_ROWS_PER_UNIT
     only_reasons: tuple[str, ...] = ()
     output: str | None = None
+    allowed: tuple[str, ...] = ()
+    trust_run: bool = False
 
     @property
     def columns(self) -> ColumnOverrides:
@@ -243,9 +250,14 @@ def _plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> _
             f"{uri} is a table of `clip-beam`, which knows the columns of its manifest; leave out "
             "`--image_column`, `--text_column`, `--id_column` and `--keep_columns`"
         )
-    unit = unit_of_table(uri, schema, request.only_reasons)
+    try:
+        unit = unit_from_json(schema.metadata[UNIT_KEY])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ManifestError(f"what {uri} says of its rows makes no sense: {error}") from error
     if request.image_root is not None:
         unit = replace(unit, image_root=storage.normalize(request.image_root))
+    unit = allowed_unit(uri, unit, request.allowed, request.trust_run)
+    unit = unit_of_table(uri, schema, unit, request.only_reasons)
     kept = [schema.field(name) for name in unit.columns.kept]
     return _FilePlan([] if unit.rows_to_read == 0 else [unit], kept)
 

@@ -16,6 +16,7 @@ from pipelines.arguments import Parser
 from pipelines.beam_flags import read_beam_flags
 from pipelines.model_flags import add_checkpoint_flags, add_place_flags
 from pipelines.places import manifest_place, place
+from pipelines.trust import MANIFESTS, add_replay_flags
 from pipelines.urls import check_prefix
 from schemas.rejects import Reason
 
@@ -70,6 +71,7 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
         help="further prefix that images may come from, such as gs://bucket/img/ or "
         "https://host/img/; `https://` alone allows every public host; repeatable [image_root]",
     )
+    add_replay_flags(parser)
     add("--rows_per_unit", type=int, default=10_000, help="rows in a work unit [10000]")
 
 
@@ -155,6 +157,8 @@ class EmbedConfig:
     keep_columns: tuple[str, ...]
     image_root: str | None
     allow_images_from: tuple[str, ...]
+    allow_manifests_from: tuple[str, ...]
+    trust_run: bool
     rows_per_unit: int
     output: str
     embedding_dtype: str
@@ -191,6 +195,8 @@ class EmbedConfig:
             )
         for prefix in self.allow_images_from:
             check_prefix(prefix)
+        for prefix in self.allow_manifests_from:
+            check_prefix(prefix, MANIFESTS)
         if self.retry_rejects and self.overwrite:
             raise ValueError(
                 "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "
@@ -278,7 +284,7 @@ def models_of(given: Sequence[str]) -> str | dict[str, str]:
 def _config(found: argparse.Namespace) -> EmbedConfig:
     values: dict[str, Any] = vars(found)
     values["model"] = models_of(values["model"])
-    for name in ("manifest", "allow_images_from"):
+    for name in ("manifest", "allow_images_from", "allow_manifests_from"):
         values[name] = tuple(values[name])
     for name in ("keep_columns", "only_reasons"):
         parts = ",".join(values[name]).split(",")

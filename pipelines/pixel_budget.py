@@ -55,17 +55,21 @@ class Budget:
         with self._lock:
             if account.closed:
                 return
-            self.used -= size
-            account.held -= size
-            waiting, self._waiting = self._waiting, set()
-        for ready in waiting:
-            ready.put(None)
+            self._settle(size, account)
 
     def close(self, account: Account) -> None:
         """Gives back all that an account holds, and wakes its bundle."""
-        self.give_back(account.held, account)
-        account.closed = True
+        with self._lock:
+            self._settle(account.held, account)
+            account.closed = True
         account.ready.put(None)
+
+    def _settle(self, size: int, account: Account) -> None:
+        self.used -= size
+        account.held -= size
+        waiting, self._waiting = self._waiting, set()
+        for ready in waiting:
+            ready.put(None)
 
 
 class Lease:

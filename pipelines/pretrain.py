@@ -52,6 +52,7 @@ from pipelines.pretrain_progress import TrainingProgress
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training_data import DecodedData, DecodedSplit, source_files
+from pipelines.trust import add_replay_flags
 
 TRAINING = "training"  # in the output: the decoded data and the checkpoint
 CHECKPOINT = "checkpoint.pt"
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="image-text manifest; repeatable",
     )
+    add_replay_flags(flags)
     add("--output", required=True, type=local_place, help="model directory to write")
     add("--overwrite", action="store_true", help="train anew and replace the model in the output")
     add("--variant", choices=sorted(VARIANTS), help=f"architecture [{DEFAULT_VARIANT}]")
@@ -316,7 +318,11 @@ def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedDa
             training_data.remove_training(options.output / TRAINING)
         size = variant.vision.image_size
         preprocess = Preprocess(size, variant.mean, variant.std)
-        request = ManifestRequest(patterns=tuple(options.manifest))
+        request = ManifestRequest(
+            patterns=tuple(options.manifest),
+            allowed=tuple(options.allow_manifests_from),
+            trust_run=options.trust_run,
+        )
         training_data.decode_manifest(
             tqdm(_rows(request), desc="decode", unit=" rows", disable=None),
             _Decoder(preprocess),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipelines.model_flags import add_checkpoint_flags
@@ -105,8 +106,11 @@ def check_same_model(tables: ScoredTables, model: ClipModel) -> None:
     Raises:
         OtherModelError: names the first difference.
     """
+    resampling = tables.fingerprint.get("decode") or "exact"
+    pixels = replace(model.preprocessing, resampling=resampling).identity
+    found = model.fingerprint | {"preprocessing": pixels}
     for name in _MUST_EQUAL:
-        expected, got = tables.model_fingerprint.get(name), model.fingerprint.get(name)
+        expected, got = tables.model_fingerprint.get(name), found.get(name)
         if expected is not None and expected != got:
             raise OtherModelError(
                 f"expected the model that made the embeddings, with {name} {expected!r}, got "

@@ -2,8 +2,8 @@
 
 They are always read anew from the manifest they came from, never from the table: so members of
 tars, inline images and expected hashes are what they were in the first run. For that every file of
-a table holds its unit, as JSON, in its metadata. Like a command line, it says which files are read:
-replay only tables of your own.
+a table holds its unit, as JSON, in its metadata. It may be a stranger's: `pipelines.replay_door`
+decides whether what it names is read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.records import Selection, Unit
 from pipelines.redaction import MASK
-from pipelines.unit_record import UNIT_KEY, NotARecordError, UnitRecord, find_record, unit_from_json
+from pipelines.unit_record import UNIT_KEY, NotARecordError, UnitRecord, find_record
 from schemas.manifest import ManifestError
 
 
@@ -35,10 +35,11 @@ def is_output_table(schema: pa.Schema) -> bool:
     return UNIT_KEY in (schema.metadata or {})
 
 
-def unit_of_table(uri: str, schema: pa.Schema, reasons: Collection[str]) -> Unit:
+def unit_of_table(uri: str, schema: pa.Schema, unit: Unit, reasons: Collection[str]) -> Unit:
     """Returns the unit a file of a table came from, with only the rows of the file to read.
 
     Args:
+        unit: as the file's metadata has it, looked at by `allowed_unit`.
         reasons: of a rejects table, only rows with one of these; empty for all.
 
     Raises:
@@ -47,7 +48,6 @@ def unit_of_table(uri: str, schema: pa.Schema, reasons: Collection[str]) -> Unit
     """
     if reasons and "reason" not in schema.names:
         raise ManifestError(f"`--only_reasons` needs a rejects table, got {uri}; leave it out")
-    unit = unit_from_json(schema.metadata[UNIT_KEY])
     if MASK in unit.uri + unit.image_root:
         raise ManifestError(
             f"the rows of {uri} came from {unit.uri} with credentials, which are not kept; pass "

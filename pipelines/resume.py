@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any
 
 from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.options import REASONS, EmbedConfig
 from pipelines.records import Unit
+from pipelines.redaction import redact
 from pipelines.replay import is_of_tables, pending_units
 from pipelines.unit_record import NotARecordError, UnitRecord, read_record
+from schemas.manifest import Columns
 
 FOOTER_READERS = 16
 
@@ -84,6 +87,7 @@ def check_resumable(
                 f"has {found.unit.rows} rows from row {found.unit.first_row} on, this run's "
                 f"{unit.rows} from row {unit.first_row} on; pass the first value, or `--overwrite`"
             )
+        _check_columns(found.unit, unit)
         count = unit.only.count if unit.only is not None else None
         if count is not None and found.result.rows_read != count:
             raise ResumeError(
@@ -117,6 +121,19 @@ def check_replay(units: Sequence[Unit], config: EmbedConfig) -> None:
         raise ResumeError(
             "`--only_reasons` needs `--retry_rejects`, or a rejects table as `--manifest`"
         )
+
+
+def _check_columns(found: Unit, unit: Unit) -> None:
+    """Compares which columns hold what, however that was told, and where images start."""
+    about = {"image_root": (found.image_root, redact(unit.image_root))}
+    for field in fields(Columns):
+        about[field.name] = getattr(found.columns, field.name), getattr(unit.columns, field.name)
+    for name, (before, now) in about.items():
+        if before != now:
+            raise ResumeError(
+                f"the output was begun with {name} {before!r} of {unit.uri}, this run has {now!r}; "
+                "use another `--output`, or `--overwrite`"
+            )
 
 
 def _check_fingerprint(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

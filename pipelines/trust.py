@@ -15,6 +15,7 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.fetch import FetchPolicy, allowed_file
+from pipelines.places import place
 from pipelines.records import RowFault
 from pipelines.redaction import redact
 from pipelines.urls import check_prefix
@@ -78,19 +79,29 @@ class Trust:
 
 def add_trust_flags(flags: argparse.ArgumentParser) -> None:
     """Adds the flags that `trust_of` reads."""
-    for flag, what in ((IMAGES, "pictures"), (MANIFESTS, "manifests with pictures in them")):
-        flags.add_argument(
-            flag,
-            action="append",
-            default=[],
-            metavar="URI",
-            help=f"prefix that {what} which the run names may come from; repeatable [the run's "
-            "directory]",
-        )
+    _add_prefix_flag(flags, IMAGES, "images")
+    add_replay_flags(flags)
+
+
+def add_replay_flags(flags: argparse.ArgumentParser) -> None:
+    """Adds the flags for commands whose manifest may be a table of a run."""
+    _add_prefix_flag(flags, MANIFESTS, "manifests")
     flags.add_argument(
         TRUST,
         action="store_true",
         help="open whatever manifests, pictures and model the run's files name",
+    )
+
+
+def _add_prefix_flag(flags: argparse.ArgumentParser, flag: str, what: str) -> None:
+    flags.add_argument(
+        flag,
+        action="append",
+        type=place,
+        default=[],
+        metavar="URI",
+        help=f"prefix that {what} which a run names may come from; repeatable [the run's "
+        "directory]",
     )
 
 

@@ -260,8 +260,52 @@ def test_image_policy_reaches_the_pixels(tmp_path, model_dir):
 def test_too_many_rejects_fail_the_run_but_keep_its_tables(manifest, tmp_path, model_dir, capsys):
     assert run(manifest, tmp_path / "out", model_dir, "--max_reject_fraction", "0.1") == 1
     assert "0.2000 of the rows were rejected" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert (tmp_path / "out" / "_SUCCESS").exists()  # the counts add up
     assert run(manifest, tmp_path / "out", model_dir, "--max_reject_fraction", "0.2") == 0
+
+
+def test_run_of_which_nothing_could_be_embedded_fails_each_time(tmp_path, model_dir, capsys):
+    lines = ["url,text", *(f"none-{n}.png,a star" for n in range(3)), ",a star"]
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    for _ in range(2):
+        assert run(tmp_path / "m.csv", tmp_path / "out", model_dir) == 1
+        said = capsys.readouterr().err
+        assert "none of 4 rows could be embedded, most were rejected as not_found" in said
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    (tmp_path / "empty.csv").write_text("url,text\n")
+    assert run(tmp_path / "empty.csv", tmp_path / "none", model_dir) == 0
+
+
+def test_run_goes_on_with_what_changes_no_value(tmp_path, model_dir, capsys):
+    """What rejects advise is no other run: where images may come from, or a column's own name."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere" / "0.png").write_bytes(encode_image(make_image()))
+    (tmp_path / "data" / "1.png").write_bytes(encode_image(make_image(seed=1)))
+    lines = ["url,text", f"{tmp_path}/elsewhere/0.png,a star", "1.png,a star"]
+    manifest = tmp_path / "data" / "m.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    assert run(manifest, tmp_path / "out", model_dir) == 0
+    assert list(reasons(tmp_path / "out").values()) == ["not_allowed"]
+    retry = (
+        "--retry_rejects",
+        "--allow_images_from",
+        f"{tmp_path}/elsewhere",
+        "--text_column",
+        "text",
+    )
+    assert run(manifest, tmp_path / "out", model_dir, *retry) == 0
+    assert embeddings(tmp_path / "out").num_rows == 2
+    assert run(manifest, tmp_path / "out", model_dir, "--text_column", "url") == 2
+    assert "was begun with text 'text'" in capsys.readouterr().err
+    assert run(manifest, tmp_path / "out", model_dir, "--image_root", str(tmp_path)) == 2
+    assert "was begun with image_root" in capsys.readouterr().err
+
+
+def test_fingerprint_says_how_pictures_were_resized(manifest, tmp_path, model_dir):
+    assert run(manifest, tmp_path / "out", model_dir, "--decode", "fast") == 0
+    found = json.loads((tmp_path / "out" / "run.json").read_text())["fingerprint"]
+    assert "bicubic (fast)" in found["preprocessing"] and found["decode"] == "fast"
 
 
 def test_bad_usage_exits_2_before_anything_is_written(manifest, tmp_path, model_dir, capsys):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import tarfile
 
 import pyarrow as pa
@@ -62,6 +63,7 @@ def write_parquet(folder):
 
 def run(manifest, output, model, *flags):
     arguments = ["--manifest", str(manifest), "--output", str(output), "--model", str(model)]
+    arguments += ["--allow_manifests_from", str(output.parent / "data")]
     return embed.main([*arguments, *flags_over(["--rows_per_unit", "5"], flags)])
 
 
@@ -184,7 +186,7 @@ def test_rejects_are_a_manifest_of_the_same_rows(write, tmp_path, model_dir):
     run(write(tmp_path / "data"), tmp_path / "out", model_dir)
     rejects = ds.dataset(tmp_path / "out" / "rejects").to_table().sort_by("source_row").to_pylist()
     assert [row["source_row"] for row in rejects] == sorted(BAD)
-    assert run(tmp_path / "out" / "rejects", tmp_path / "again", model_dir) == 0
+    assert run(tmp_path / "out" / "rejects", tmp_path / "again", model_dir) == 1  # none is better
     again = ds.dataset(tmp_path / "again" / "rejects").to_table().sort_by("source_row").to_pylist()
     assert again == rejects
     assert counts(tmp_path / "again")["rows_read"] == 3
@@ -270,7 +272,7 @@ def test_unit_is_written_down_without_credentials_and_then_asked_for():
     text = unit_to_json(unit)
     assert "word" not in text and "1234" not in text and "host/m.jsonl" in text
     with pytest.raises(ManifestError, match="credentials, which are not kept; pass that manifest"):
-        replay.unit_of_table("r.parquet", pa.schema([], {UNIT_KEY: text}), ())
+        replay.unit_of_table("r.parquet", pa.schema([], {UNIT_KEY: text}), unit_from_json(text), ())
 
 
 def test_both_tables_of_a_run_are_one_manifest(failed, model_dir, tmp_path):
@@ -310,4 +312,72 @@ def test_table_without_a_source_is_a_plain_manifest():
     with pytest.raises(ManifestError, match="not there any more"):
         unit = Unit("u", "/none/m.csv", "csv", Columns(), "/", 0, 1)
         schema = pa.schema([], {UNIT_KEY: unit_to_json(unit)})
-        replay.unit_of_table("r.parquet", schema, ())
+        replay.unit_of_table("r.parquet", schema, unit, ())
+
+
+HOSTILE = {
+    "a private file": {"uri": "{private}/m.jsonl", "image_root": "{private}"},
+    "with dots": {"uri": "{run}/../private/m.jsonl", "image_root": "{run}"},
+    "as a URI": {"uri": "file://{private}/m.jsonl", "image_root": "{private}"},
+    "chained": {"uri": "simplecache::file://{private}/m.jsonl", "image_root": "{private}"},
+    "through a link": {"uri": "{run}/link/m.jsonl", "image_root": "{run}"},
+    "an address": {"uri": "http://127.0.0.1:{port}/m.jsonl", "image_root": "{run}"},
+    "a neighbour by prefix": {"uri": "{run}-private/m.jsonl", "image_root": "{run}"},
+    "images of others": {"uri": "{run}/m.jsonl", "image_root": "{private}"},
+    "images from anywhere": {"uri": "{run}/m.jsonl", "image_root": "/"},
+    "images at an address": {"uri": "{run}/m.jsonl", "image_root": "http://127.0.0.1:{port}/"},
+    "a file of the output": {"uri": "{run}/m.jsonl", "unit_id": "../../escaped"},
+    "nonsense": {"uri": None, "columns": 3},
+}
+
+
+@pytest.fixture
+def listener():
+    """A port of this machine that notes who calls."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        yield server
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_table_of_a_stranger_opens_nothing_elsewhere(tmp_path, model_dir, capsys, listener, name):
+    """The canary is a caption that must not come out anywhere."""
+    private, root = tmp_path / "private", tmp_path / "run"
+    for folder in (private, root / "rejects", tmp_path / "run-private"):
+        folder.mkdir(parents=True)
+    (root / "link").symlink_to(private)
+    line = json.dumps({"url": "0.png", "text": "canary"}) + "\n"
+    for folder in (private, root, tmp_path / "run-private"):
+        (folder / "m.jsonl").write_text(line if folder != root else line.replace("canary", "own"))
+        (folder / "0.png").write_bytes(picture(0))
+    port = listener.getsockname()[1]
+    changes = {
+        key: value.format(private=private, run=root, port=port) if isinstance(value, str) else value
+        for key, value in HOSTILE[name].items()
+    }
+    unit = Unit("m-0-00000", str(root / "m.jsonl"), "jsonl", Columns(image_uri="url", text="text"),
+                str(root), 0, 1, 0, len(line))  # fmt: skip
+    about = json.dumps(json.loads(unit_to_json(unit)) | changes)
+    table = pa.table({"source_row": [0], "reason": ["x"]}, metadata={UNIT_KEY: about})
+    pq.write_table(table, root / "rejects" / "m-0-00000.parquet")
+    argv = ["--manifest", str(root / "rejects"), "--output", str(tmp_path / "out")]
+    assert embed.main([*argv, "--model", str(model_dir)]) == 2
+    said = capsys.readouterr()
+    assert "canary" not in said.out + said.err and said.err.count("\n") == 1
+    if name not in ("nonsense", "a file of the output"):
+        assert "pass `--allow_manifests_from " in said.err
+    assert not list(tmp_path.glob("out/*/*.parquet")) and not list(tmp_path.glob("escaped*"))
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+def test_what_is_allowed_by_name_or_trusted_is_replayed(failed, model_dir, tmp_path):
+    _, output, _ = failed
+    argv = ["--manifest", str(output / "rejects"), "--model", str(model_dir)]
+    assert embed.main([*argv, "--output", str(tmp_path / "one")]) == 2
+    assert embed.main([*argv, "--output", str(tmp_path / "two"), "--trust_run"]) == 0
+    allowed = ("--allow_manifests_from", str(tmp_path / "data"))
+    assert embed.main([*argv, "--output", str(tmp_path / "three"), *allowed]) == 0
+    assert (
+        rows(tmp_path / "two", "embeddings") == rows(tmp_path / "three", "embeddings") == [2, 5, 8]
+    )
