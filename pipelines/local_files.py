@@ -32,7 +32,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
     with _partial_beside(path) as file:
         yield file
         file.flush()
-        _sync(file)
+        sync(file)
         file.close()
         os.replace(file.name, path)
 
@@ -55,12 +55,6 @@ def create_whole(path: str, data: bytes) -> None:
                 file.write(data)
 
 
-def remove_partials(directory: Path) -> None:
-    """Removes what `replacing` left when its process was killed."""
-    for partial in directory.glob(f"{PARTIAL}*"):
-        partial.unlink(missing_ok=True)
-
-
 @contextmanager
 def _partial_beside(path: str) -> Iterator[BinaryIO]:
     """Opens a new file in the directory of another, and removes what is left of it afterwards.
@@ -75,7 +69,7 @@ def _partial_beside(path: str) -> Iterator[BinaryIO]:
         Path(name).unlink(missing_ok=True)
 
 
-def _sync(file: BinaryIO) -> None:
+def sync(file: BinaryIO) -> None:
     """Flushes a file to disk, where the mount knows how to."""
     try:
         os.fsync(file.fileno())

@@ -23,8 +23,8 @@ from pipelines.layout import FINGERPRINT_KEY, SUCCESS
 
 MAX_RECORD_BYTES = 16 << 20
 _SUFFIXES = (".parquet", ".json", ".npy", ".npz")
-# As `tempfile` names what `storage` fills before it gets its name, and what that may begin with.
-_PARTIAL = re.compile(r"\.partial-(?:[0-9a-f]*-[0-9a-f]{8}|[a-z0-9_]{8})")
+# As `partial_files` and `local_files` name what they fill, and what that may begin with.
+_PARTIAL = re.compile(r"\.partial-(?:[0-9a-z]*-[0-9a-f]{8}|[0-9a-f]{16})")
 _BEGINNINGS = (b"PAR1", b"{", b"[", b"\x93NUMPY", b"PK")
 # Keys that a record has, by name.
 _RECORDS: Mapping[str, frozenset[str]] = {

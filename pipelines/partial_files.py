@@ -17,9 +17,9 @@ from typing import BinaryIO, cast
 
 from pipelines import storage
 from pipelines.filesystems import is_local, locate, retried
+from pipelines.local_files import PARTIAL, sync
 
-PREFIX = ".partial-"
-_NAME = re.compile(re.escape(PREFIX) + "([0-9a-z]*)-[0-9a-f]{8}")
+_NAME = re.compile(re.escape(PARTIAL) + "([0-9a-z]*)-[0-9a-f]{8}")
 
 
 class PartialFile:
@@ -41,7 +41,7 @@ class PartialFile:
             return
         folder = os.path.dirname(storage.normalize(uri))
         os.makedirs(folder, exist_ok=True)
-        self._path = os.path.join(folder, f"{PREFIX}{run}-{secrets.token_hex(4)}")
+        self._path = os.path.join(folder, f"{PARTIAL}{run}-{secrets.token_hex(4)}")
         self.file = open(self._path, "xb")  # noqa: SIM115
 
     def publish(self) -> None:
@@ -50,7 +50,7 @@ class PartialFile:
         if self._path is None:
             _upload(self._uri, self.file)
         else:
-            os.fsync(self.file.fileno())
+            sync(self.file)
             os.replace(self._path, storage.normalize(self._uri))
         self.file.close()
 

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from fsspec import AbstractFileSystem
@@ -278,12 +277,6 @@ def check_directory(uri: str) -> None:
     """
     if is_local(uri) and os.path.isfile(normalize(uri)):
         raise NotADirectoryError(f"expected a directory to write to, got the file {uri}")
-
-
-def remove_partials(directory: str) -> None:
-    """Removes what `write_atomically` left in a local directory when its process was killed."""
-    if is_local(directory) and os.path.isdir(normalize(directory)):
-        local_files.remove_partials(Path(normalize(directory)))
 
 
 @retried

@@ -146,8 +146,8 @@ def test_link_is_not_followed_and_not_removed(scene, tmp_path, model_dir):
 
 def test_partials_of_ours_go_and_those_of_others_stay(tmp_path):
     ours = [
-        put(tmp_path, ".partial-abc_1234", b"PAR1 cut"),
-        put(tmp_path, ".partial-00000000", b""),
+        put(tmp_path, ".partial-ab01-01234567", b"PAR1 cut"),
+        put(tmp_path, ".partial-0123456789abcdef", b""),
     ]
     others = [
         put(tmp_path, ".partial-download", b"mine"),

@@ -287,12 +287,3 @@ def test_absent_files_and_directories_are_absent(tmp_path):
 def test_name_that_is_too_long_is_that_of_no_file(tmp_path):
     for name in ("a" * 300, "a/" * 3000):
         assert not storage.exists(str(tmp_path / name))
-
-
-def test_what_a_killed_writer_left_is_removed(tmp_path):
-    storage.write_atomically(str(tmp_path / "whole"), b"x")
-    (tmp_path / ".partial-abc").write_bytes(b"half")
-    storage.remove_partials(str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
-    storage.remove_partials(str(tmp_path / "none"))
-    storage.remove_partials("memory://none")
