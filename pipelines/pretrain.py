@@ -48,7 +48,7 @@ from pipelines.model_directories import first_foreign, holds_model, put_model
 from pipelines.model_flags import add_checkpoint_flags
 from pipelines.overwriting import OutputExistsError
 from pipelines.places import local_place, manifest_place, place
-from pipelines.pretrain_progress import TrainingProgress
+from pipelines.pretrain_progress import TrainingProgress, print_summary
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training_data import DecodedData, DecodedSplit, source_files
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if dist.is_initialized():
             dist.destroy_process_group()
     if scores is not None:
-        _print_summary(options.output, scores)
+        print_summary(options.output, scores)
     return 0
 
 
@@ -394,12 +394,6 @@ def _rows_line(data: DecodedData) -> str:
         f"rows: {len(data.train.captions)} to train on, {len(data.held_out.captions)} held out, "
         f"{sum(data.rejects.values())} rejected" + (f" ({reasons})" if reasons else "")
     )
-
-
-def _print_summary(output: Path, scores: dict[str, float]) -> None:
-    for name, value in scores.items():
-        print(f"{name}: {value:.3f}")
-    print(f"model: {output}")
 
 
 if __name__ == "__main__":

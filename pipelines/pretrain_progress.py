@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -51,3 +52,10 @@ class TrainingProgress:
             self._bar.set_postfix_str(line, refresh=False)
         elif report.step % LOG_EVERY_STEPS == 0 or report.step == report.steps:
             print(f"step {report.step} of {report.steps}: {line}", file=sys.stderr, flush=True)
+
+
+def print_summary(output: Path, scores: dict[str, float]) -> None:
+    """Prints what came of it."""
+    for name, value in scores.items():
+        print(f"{name}: {value:.3f}")
+    print(f"model: {output}")

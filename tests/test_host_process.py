@@ -50,11 +50,12 @@ def host(monkeypatch):
     root.removeHandler(handler)
 
 
-@pytest.mark.parametrize("status", [0, 2])
+@pytest.mark.parametrize("status", [0, 1, 2])
 def test_run_leaves_the_process_as_it_was(tmp_path, model_dir, host, status):
     from pipelines import embed
 
-    (tmp_path / "m.csv").write_text("url,text\nnone.jpg,x\n" if status == 0 else "a,b\n1,2\n")
+    rows = ["url,text\n", "url,text\nnone.jpg,x\n", "a,b\n1,2\n"]  # none, one reject, no manifest
+    (tmp_path / "m.csv").write_text(rows[status])
     flags = ["--manifest", str(tmp_path / "m.csv"), "--output", str(tmp_path / "out")]
     flags += ["--model", str(model_dir), "--s3_endpoint_url", "http://h", "--s3_region_name", "r"]
     before = host()

@@ -90,7 +90,9 @@ def test_kept_columns_cannot_be_taken_for_a_model(both, model_dir, capsys):
     pq.write_table(table(both / "rn").replace_schema_metadata(None), plain / "m.parquet")
     assert run(plain, both / "again", model_dir, *flags) == 2
     assert "names similarity, which the output has already" in capsys.readouterr().err
-    assert run(manifest, both / "third", model_dir) == 0  # a table of a run: its rows are read anew
+    assert (
+        run(manifest, both / "third", model_dir, "--trust_run") == 0
+    )  # a table of a run: its rows are read anew
     assert table(both / "third")["uid"].equals(table(both / "rn")["uid"])
 
 
