@@ -33,6 +33,7 @@ from pipelines.job_parts import (
     plan_of,
 )
 from pipelines.manifest import Plan
+from pipelines.manifest_files import left_out_line
 from pipelines.options import EmbedConfig
 from pipelines.records import Unit
 from pipelines.redaction import redact, scrub
@@ -137,6 +138,8 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
         _check_keys(unit, findings)
     if len(files) > MAX_FILES_SHOWN:
         print(f"           and {len(files) - MAX_FILES_SHOWN} more")
+    if plan.left_out:
+        print(f"           left out: {left_out_line(plan.left_out)}")
     if not plan.units:
         findings.problems.append("the manifest has no rows")
 

@@ -35,6 +35,7 @@ from pipelines.job_parts import (
 )
 from pipelines.layout import EMBEDDINGS, OUTPUTS, REJECTS
 from pipelines.manifest import Plan
+from pipelines.manifest_files import left_out_line
 from pipelines.options import EmbedConfig
 from pipelines.partial_files import remove_partials
 from pipelines.process import (
@@ -284,6 +285,8 @@ def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> No
         print(line)
     if job.threads is not None:
         print(summary.threads_line(job.threads))
+    if job.plan.left_out:
+        print(f"left out   {left_out_line(job.plan.left_out)}")
 
 
 def _retried(job: Job, results: Sequence[UnitResult]) -> str:

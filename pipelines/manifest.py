@@ -9,25 +9,16 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pipelines import storage, webdataset
-from pipelines.compression import SUFFIXES
 from pipelines.foreign_names import escaped, safe_stem
+from pipelines.manifest_files import FoundFiles, find_manifests
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
-from pipelines.replay import is_of_tables, is_output_table, joined, unit_of_table
+from pipelines.replay import is_output_table, joined, unit_of_table
 from pipelines.replay_door import allowed_unit
 from pipelines.text_manifests import scan_text
 from pipelines.unit_record import UNIT_KEY, unit_from_json
 from schemas.manifest import ColumnOverrides, Columns, ManifestError, plain_type, resolve_columns
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tar": "webdataset",
-    ".tgz": "webdataset",
-}
 DEFAULT_ROWS_PER_UNIT = 10_000
 
 
@@ -74,11 +65,13 @@ class Plan:
     Attributes:
         kept: the `--keep_columns` with their types.
         rows: rows of all units, or None when only reading tells.
+        left_out: what lies where the manifest does and is none.
     """
 
     units: tuple[Unit, ...]
     kept: pa.Schema
     rows: int | None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,8 @@ def plan_units(request: ManifestRequest) -> Plan:
         ManifestError: if no file matches or none is readable, or a column is absent or ambiguous.
         OSError: if a file cannot be opened.
     """
-    files = manifest_files(request)
+    found = _found(request)
+    files = found.files
     tars = {_stem(uri) for uri, kind in files if kind == "webdataset"}
     plans = [_plan_file(uri, kind, request, _stem(uri) in tars) for uri, kind in files]
     if not any(plan.readable for plan in plans):
@@ -110,7 +104,7 @@ def plan_units(request: ManifestRequest) -> Plan:
     rows = [unit.rows_to_read for unit in units]
     known = None if None in rows else sum(row for row in rows if row is not None)
     kept = _common_kept(plan.kept for plan in plans if plan.readable)
-    return Plan(units, kept, known)
+    return Plan(units, kept, known, found.left_out)
 
 
 def merged_units(units: Iterable[Unit]) -> list[Unit]:
@@ -138,37 +132,11 @@ def manifest_files(request: ManifestRequest) -> list[tuple[str, str]]:
     Raises:
         ManifestError: if a pattern matches no file, or a file's format is not known.
     """
-    found: dict[str, str] = {}
-    for pattern in request.patterns:
-        files = storage.expand(pattern)
-        if request.output is not None:
-            files = [uri for uri in files if not is_of_tables(uri, request.output)]
-        known = {uri: request.format or format_of(uri) for uri in files}
-        unknown = [uri for uri, kind in known.items() if kind is None]
-        if len(files) > 1:  # a directory or a glob may hold other things beside
-            known = {uri: kind for uri, kind in known.items() if kind is not None}
-        elif unknown:
-            raise ManifestError(
-                f"the format of {unknown[0]} does not show in its name; "
-                f"pass `--manifest_format`: {', '.join(dict.fromkeys(FORMATS.values()))}"
-            )
-        if not known:
-            raise ManifestError(
-                f"no manifest files matched {pattern!r}; expected files named "
-                f"{', '.join(FORMATS)}, perhaps compressed"
-            )
-        found.update({uri: kind for uri, kind in known.items() if kind is not None})
-    return list(found.items())
+    return list(_found(request).files)
 
 
-def format_of(uri: str) -> str | None:
-    """Returns the format a file's name shows, or None."""
-    name = uri.lower()
-    if name.endswith(".tgz"):
-        return FORMATS[".tgz"]
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
+def _found(request: ManifestRequest) -> FoundFiles:
+    return find_manifests(request.patterns, request.format, request.output)
 
 
 def unit_id(uri: str, index: int) -> str:

@@ -145,6 +145,15 @@ def expand(pattern: str) -> list[str]:
     Raises:
         OSError: as the filesystem reports it.
     """
+    return expand_all(pattern)[0]
+
+
+def expand_all(pattern: str) -> tuple[list[str], list[str]]:
+    """Does what `expand` does, and returns linked folders, which it does not follow, besides.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
     filesystem, path = locate(normalize(pattern))
     uri, kind = _uri(filesystem, path), _kind(pattern)
     if kind == "directory":
@@ -156,7 +165,8 @@ def expand(pattern: str) -> list[str]:
         found = [
             f for f in _glob(filesystem, path) if named or not base_name(f).startswith(_HIDDEN)
         ]
-    return sorted(file for file in set(found) if not _is_local_directory(file))
+    linked = {file for file in found if _is_local_directory(file)}
+    return sorted(set(found) - linked), sorted(linked)
 
 
 def list_files(directory: str) -> list[str]:

@@ -15,7 +15,8 @@ from clip_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, allowed_file, allowed_roots, fetch_image, image_uri
-from pipelines.manifest import file_id, format_of
+from pipelines.manifest import file_id
+from pipelines.manifest_files import format_of
 from pipelines.parquet_manifests import read_footer, read_parquet
 from pipelines.raw_rows import to_row
 from pipelines.records import Reject, Row, RowFault, Unit

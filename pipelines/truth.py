@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pipelines import storage
 from pipelines.compression import decompressed
-from pipelines.manifest import format_of
+from pipelines.manifest_files import format_of
 from pipelines.scored_tables import iterate_batches
 from pipelines.text_records import DELIMITERS
 

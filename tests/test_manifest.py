@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import plan
 
-from pipelines.manifest import format_of, merged_units, unit_id
+from pipelines.manifest import merged_units, unit_id
+from pipelines.manifest_files import format_of, left_out_line
 from pipelines.read import read_unit
 from pipelines.records import Selection, Unit
 from schemas.manifest import Columns, ManifestError
@@ -173,3 +174,20 @@ def test_units_of_tables_of_one_run_become_one(one, other, expected):
     assert merged_units([unit(one)]) == [unit(one)]
     with pytest.raises(ManifestError, match="two manifests have a unit 'a' of m, cut or read in"):
         merged_units([unit(one), unit(other, rows=5)])
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    for name in ("a.jsonl", "b.json", "part-00000", "0.png", "_hidden", "deep/c.txt"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(LINE)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "d.jsonl").write_text(LINE)
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "more")
+    found = plan(tmp_path / "data")
+    assert found.rows == 1
+    assert sorted(uri.rpartition("/")[2] for uri in found.left_out) == [
+        "b.json", "c.txt", "linked", "part-00000",
+    ]  # fmt: skip
+    assert left_out_line(found.left_out).startswith("4 files that are no manifests, by name: ")
+    assert left_out_line(found.left_out).endswith(" and 1 more")
+    assert plan(tmp_path / "more").left_out == ()
