@@ -1,10 +1,10 @@
-r"""The Beam side of clip-beam: one file per stage, one per entry point.
+"""The Beam side of clip-beam: one file per stage, one per entry point.
 
-    manifest -> units -> rows -> fetch -> decode + tokenize -> RunInference -> score -> Parquet
-                          \________________ rejects ________________/
+    Units > Reshuffle > Read > Prepare > RunInference > Score > Write
 
-Stages exchange the records of `pipelines.records` and never import each other; only the
-entry points see all of them. Importing this package imports `clip_core`, which bounds how long
+What passes is a chunk (`pipelines.chunks`): some dozens of rows of one unit, rejects among them. A
+unit is read, encoded and written by one worker, and nothing is shuffled behind the reader. Stages
+never import each other; only the entry points see all of them. Importing this package imports `clip_core`, which bounds how long
 OpenMP's threads spin, and nothing else.
 """
 
