@@ -18,7 +18,7 @@ from pipelines.places import place
 from pipelines.progress import meter
 from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTablesError, row_count
-from pipelines.whole_runs import add_incomplete_flag, open_whole
+from pipelines.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -54,13 +54,7 @@ def parser() -> Parser:
     """Builds the command line of `clip-beam export`."""
     flags = Parser(prog="clip-beam export", description="Write a run in another tool's layout.")
     add = flags.add_argument
-    add(
-        "--input",
-        required=True,
-        type=place,
-        metavar="URI",
-        help="output of `clip-beam embed`",
-    )
+    add_input_flag(flags)
     add("--output", required=True, type=place, metavar="URI", help="directory to write")
     add(
         "--format",

@@ -41,7 +41,7 @@ from pipelines.scored_tables import (
 from pipelines.selection import Selection
 from pipelines.sql_predicates import PredicateError, sql_rule
 from pipelines.top_fraction import Counts, histogram, threshold_of_fraction
-from pipelines.whole_runs import add_incomplete_flag, open_whole
+from pipelines.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from schemas.embeddings import model_column
 
 if TYPE_CHECKING:
@@ -145,13 +145,7 @@ def parser() -> Parser:
         description="Keep rows of a run, by conditions that all have to hold.",
     )
     add = flags.add_argument
-    add(
-        "--input",
-        required=True,
-        type=place,
-        metavar="URI",
-        help="output of `clip-beam embed`",
-    )
+    add_input_flag(flags)
     add("--output", type=place, metavar="URI", help="directory to write")
     recipes = "; ".join(f"{name}: {preset.does}" for name, preset in PRESETS.items())
     recipes = recipes.replace("%", "%%")  # which argparse fills in

@@ -26,7 +26,7 @@ from pipelines.scored_tables import (
 )
 from pipelines.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
 from pipelines.trust import Trust, add_trust_flags, trust_of
-from pipelines.whole_runs import what_is_missing
+from pipelines.whole_runs import add_input_flag, what_is_missing
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -84,13 +84,7 @@ def parser() -> Parser:
     """Builds the command line of `clip-beam report`."""
     flags = Parser(prog="clip-beam report", description="Write an HTML page about a run.")
     add = flags.add_argument
-    add(
-        "--input",
-        required=True,
-        type=place,
-        metavar="URI",
-        help="output of `clip-beam embed`",
-    )
+    add_input_flag(flags)
     add("--output", required=True, type=place, metavar="URI", help="HTML file to write")
     cut = flags.add_mutually_exclusive_group()
     cut.add_argument("--cut", type=float, metavar="SIMILARITY", help="threshold to look at")

@@ -36,7 +36,7 @@ from pipelines.thumbnails import (
     thumbnails,
 )
 from pipelines.trust import Trust, add_trust_flags, trust_of
-from pipelines.whole_runs import add_incomplete_flag, open_whole
+from pipelines.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
@@ -74,13 +74,7 @@ def parser() -> Parser:
     """Builds the command line of `clip-beam search`."""
     flags = Parser(prog="clip-beam search", description="Find the rows nearest to a text or image.")
     add = flags.add_argument
-    add(
-        "--input",
-        required=True,
-        type=place,
-        metavar="URI",
-        help="output of `clip-beam embed`",
-    )
+    add_input_flag(flags)
     query = flags.add_mutually_exclusive_group()
     query.add_argument("--text", help="what to look for, in words")
     query.add_argument(

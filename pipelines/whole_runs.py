@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
+from pipelines.places import place
 from pipelines.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
 
 _COUNTED = {EMBEDDINGS: "embedded", REJECTS: "rejected"}  # table: its rows among run.json's counts
@@ -14,6 +15,13 @@ _COUNTED = {EMBEDDINGS: "embedded", REJECTS: "rejected"}  # table: its rows amon
 
 class IncompleteRunError(ScoredTablesError):
     """A run of which rows are missing, or may be: says why, and how it is read all the same."""
+
+
+def add_input_flag(flags: argparse.ArgumentParser) -> None:
+    """Adds the flag that names a run."""
+    flags.add_argument(
+        "--input", required=True, type=place, metavar="URI", help="output of `clip-beam embed`"
+    )
 
 
 def add_incomplete_flag(flags: argparse.ArgumentParser) -> None:
