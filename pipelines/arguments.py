@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pipelines.process import WRONG_USAGE
-from pipelines.redaction import scrub
+from pipelines.storage.redaction import scrub
 
 
 class Parser(argparse.ArgumentParser):

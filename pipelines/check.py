@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from pipelines import options as flags
-from pipelines import process, storage
+from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.beam_flags import runs_here
 from pipelines.check_sample import SampleResult, dotted_keys, embed_sample
@@ -36,9 +36,10 @@ from pipelines.manifest import Plan
 from pipelines.manifest_files import left_out_line
 from pipelines.options import EmbedConfig
 from pipelines.records import Unit
-from pipelines.redaction import redact, scrub
 from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons
 from pipelines.run_lock import check_unlocked, lock_uri
+from pipelines.storage import stores, uris, writing
+from pipelines.storage.redaction import redact, scrub
 from schemas.manifest import Columns
 
 SAMPLE_ROWS = 200
@@ -174,10 +175,10 @@ def _loaded(config: EmbedConfig, here: bool) -> RunModels:
 
 def _check_writable(output: str) -> None:
     made = _absent_directories(output)
-    probe = storage.join(output, f"_check-{secrets.token_hex(4)}")
+    probe = uris.join(output, f"_check-{secrets.token_hex(4)}")
     try:
-        storage.write_atomically(probe, b"")
-        storage.remove(probe)
+        writing.write_atomically(probe, b"")
+        writing.remove(probe)
         with suppress(OSError):  # not empty any more: somebody else has begun there
             for directory in made:
                 os.rmdir(directory)
@@ -189,8 +190,8 @@ def _check_writable(output: str) -> None:
 
 def _absent_directories(uri: str) -> list[str]:
     """Returns the local directories of a path that are not there, the deepest first."""
-    path = storage.normalize(uri)
-    chain = [path, *map(str, Path(path).parents)] if storage.is_local(path) else []
+    path = uris.normalize(uri)
+    chain = [path, *map(str, Path(path).parents)] if stores.is_local(path) else []
     return [directory for directory in chain if not os.path.exists(directory)]
 
 

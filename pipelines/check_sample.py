@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import progress, storage
+from pipelines import progress
 from pipelines.beam_flags import LOCAL_RUNNER, new_pipeline
-from pipelines.compression import DamagedStream, decompressed
 from pipelines.embed_rows import EmbedRows
 from pipelines.job_parts import build
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.parquet_output import parquet_bytes
 from pipelines.records import Unit
 from pipelines.replay import read_table
+from pipelines.storage import listing, reading, uris
+from pipelines.storage.compression import DamagedStream, decompressed
 from pipelines.unit_writer import OutputLayout
 from pipelines.webdataset import IMAGE_FIELDS
 from schemas.embeddings import model_column
@@ -88,19 +89,19 @@ def dotted_keys(unit: Unit) -> list[str]:
     """Returns members of a tar whose image is not seen because their key holds a dot."""
     if unit.format != "webdataset":
         return []
-    with storage.open_input(unit.uri) as file:
+    with reading.open_input(unit.uri) as file:
         try:
             with tarfile.open(fileobj=decompressed(unit.uri, file), mode="r|") as tar:
                 names = [member.name for member in islice(tar, MEMBERS_LOOKED_AT)]
         except (tarfile.TarError, EOFError, DamagedStream):  # the sample tells of it
             return []
-    fields = {name: storage.base_name(name).lower().split(".")[1:] for name in names}
+    fields = {name: uris.base_name(name).lower().split(".")[1:] for name in names}
     return [name for name, parts in fields.items() if len(parts) > 1 and parts[-1] in IMAGE_FIELDS]
 
 
 def _table(layout: OutputLayout, name: str) -> pa.Table:
-    uris = storage.list_files(storage.join(layout.root, name))
-    tables = [read_table(uri) for uri in uris if uri.endswith(".parquet")]
+    files = listing.list_files(uris.join(layout.root, name))
+    tables = [read_table(uri) for uri in files if uri.endswith(".parquet")]
     return pa.concat_tables([layout.schema(name).empty_table(), *tables])
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from clip_core import zero_shot
-from pipelines import process, storage
+from pipelines import process
 from pipelines.accuracy import Accuracy
 from pipelines.classify_flags import parser, read_prompts
 from pipelines.extras import MissingExtraError
@@ -28,7 +28,6 @@ from pipelines.overwriting import check_room, make_room
 from pipelines.plots import heat_map
 from pipelines.progress import meter
 from pipelines.query_model import load_query_model
-from pipelines.redaction import redact
 from pipelines.scored_tables import (
     FINGERPRINT_KEY,
     ScoredTables,
@@ -37,6 +36,8 @@ from pipelines.scored_tables import (
     embedding_matrix,
     row_count,
 )
+from pipelines.storage import uris, writing
+from pipelines.storage.redaction import redact
 from pipelines.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.truth import TruthError, read_truth
 from pipelines.whole_runs import open_whole
@@ -110,7 +111,7 @@ def _embed_first(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """
     from pipelines import embed
 
-    options.input = storage.join(options.output, EMBEDDED)
+    options.input = uris.join(options.output, EMBEDDED)
     try:  # what can be wrong is found before the long work
         read_prompts(options)
         argv = _embed_flags(options, rest)
@@ -172,7 +173,7 @@ def prepare(options: argparse.Namespace) -> Job:
     make_room(options.output, [LABELS, ACCURACY], options.overwrite)
     return Job(
         tables=tables,
-        output=storage.normalize(options.output),
+        output=uris.normalize(options.output),
         labels=labels,
         templates=templates,
         weights=weights,
@@ -208,7 +209,7 @@ def label_file(job: Job, uri: str) -> Accuracy | None:
         b"clip_beam.templates": json.dumps(job.templates),
     }
     data = labels_file(_labelled(uri, job, accuracy), metadata)
-    storage.write_atomically(storage.join(job.output, LABELS, storage.base_name(uri)), data)
+    writing.write_atomically(uris.join(job.output, LABELS, uris.base_name(uri)), data)
     return accuracy
 
 
@@ -256,7 +257,7 @@ def _finish_accuracy(accuracy: Accuracy, job: Job, plot: str | None) -> None:
     if accuracy.without_truth:
         print(f"unknown    {accuracy.without_truth} rows, their truth is not among the labels")
     record = json.dumps(accuracy.to_json(), indent=2) + "\n"
-    storage.write_atomically(storage.join(job.output, ACCURACY), record.encode())
+    writing.write_atomically(uris.join(job.output, ACCURACY), record.encode())
     if plot:
         _write_plot(accuracy, plot)
 
@@ -264,7 +265,7 @@ def _finish_accuracy(accuracy: Accuracy, job: Job, plot: str | None) -> None:
 def _write_plot(accuracy: Accuracy, uri: str) -> None:
     title = f"top-1 accuracy {accuracy.top_1:.3f}, {accuracy.rows:,} rows"
     kind = uri.rsplit(".", 1)[1].lower()
-    storage.write_atomically(uri, heat_map(accuracy.shares(), accuracy.labels, title, kind))
+    writing.write_atomically(uri, heat_map(accuracy.shares(), accuracy.labels, title, kind))
     print(f"plot       {redact(uri)}")
 
 

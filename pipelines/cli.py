@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pipelines import process
-from pipelines.redaction import start_logging
+from pipelines.storage.redaction import start_logging
 
 COMMANDS = {
     "demo": "make sample data, embed, filter and classify it, report on it",

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from clip_core.preprocess import Preprocess, resized_size
 from pipelines.records import RowFault
-from pipelines.redaction import ADDRESS, MASK
+from pipelines.storage.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

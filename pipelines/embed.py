@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import failures, overwriting, process, run_record, storage, summary, timings
+from pipelines import failures, overwriting, process, run_record, summary, timings
 from pipelines import options as flags
 from pipelines.allocator import return_freed_memory
 from pipelines.beam_flags import (
@@ -24,7 +24,6 @@ from pipelines.beam_flags import (
 from pipelines.cores import Threads
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import EncoderFailedError, ModelChangedError
-from pipelines.filesystems import StoreFault
 from pipelines.isolation import WorkerLostError
 from pipelines.job_parts import (
     build,
@@ -37,7 +36,6 @@ from pipelines.layout import EMBEDDINGS, OUTPUTS, REJECTS
 from pipelines.manifest import Plan
 from pipelines.manifest_files import left_out_line
 from pipelines.options import EmbedConfig
-from pipelines.partial_files import remove_partials
 from pipelines.process import (
     FAILED,
     INTERRUPTED,
@@ -48,10 +46,13 @@ from pipelines.process import (
 )
 from pipelines.progress import Progress
 from pipelines.records import Unit, UnitResult
-from pipelines.redaction import redact, redacted
 from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals
+from pipelines.storage import uris
+from pipelines.storage.partial_files import remove_partials
+from pipelines.storage.redaction import redact, redacted
+from pipelines.storage.stores import StoreFault
 from pipelines.unit_record import NotARecordError
 from pipelines.unit_writer import ConservationError, OutputLayout
 
@@ -174,7 +175,7 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
     lock.acquire()
     overwriting.remove_partials(config.output)
     for name in (EMBEDDINGS, REJECTS):
-        remove_partials(storage.join(config.output, name), lock.run)
+        remove_partials(uris.join(config.output, name), lock.run)
     if config.overwrite:
         overwriting.make_room(config.output, OUTPUTS, overwrite=True)
     finished = finished_units(config.output)

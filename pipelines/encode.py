@@ -25,7 +25,7 @@ from pipelines.chunks import Chunk
 from pipelines.cores import Threads, threads_for
 from pipelines.encoded_batch import Encoded, RowsOfBatch
 from pipelines.records import RowFault
-from pipelines.redaction import ADDRESS, MASK
+from pipelines.storage.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import process, storage
+from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
@@ -16,8 +16,9 @@ from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.places import place
 from pipelines.progress import meter
-from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTablesError, row_count
+from pipelines.storage import uris
+from pipelines.storage.redaction import redact
 from pipelines.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def open_run(options: argparse.Namespace) -> ExportedRun:
     # DataComp has columns for two models, which a run may have by these names.
     if name or options.format not in ("datacomp", *WHOLE):
         tables = tables.of_model(name)
-    return ExportedRun(tables, storage.normalize(options.output))
+    return ExportedRun(tables, uris.normalize(options.output))
 
 
 def choose_layout(run: ExportedRun, options: argparse.Namespace) -> Layout:

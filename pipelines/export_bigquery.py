@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipelines import storage
 from pipelines.exported_run import ExportedRun, ExportError
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.scored_tables import file_schema
+from pipelines.storage import uris, writing
 from schemas.bigquery import bigquery_schema
 
 
@@ -34,7 +34,7 @@ class BigQuery:
         """Writes the schemas."""
         for name, fields in self._schemas.items():
             text = json.dumps(fields, indent=2) + "\n"
-            storage.write_atomically(self._schema_uri(name), text.encode())
+            writing.write_atomically(self._schema_uri(name), text.encode())
 
     def write(self, uri: str) -> None:
         """Nothing becomes of a single file."""
@@ -44,14 +44,14 @@ class BigQuery:
         return [self._command(name) for name in self._schemas]
 
     def _command(self, name: str) -> str:
-        files = storage.join(self._run.tables.root, name, "*.parquet")
+        files = uris.join(self._run.tables.root, name, "*.parquet")
         return (
             "bq load --source_format=PARQUET --parquet_enable_list_inference "
             f"DATASET.{name} '{files}' {self._schema_uri(name)}"
         )
 
     def _schema_uri(self, name: str) -> str:
-        return storage.join(self._run.output, f"{name}.schema.json")
+        return uris.join(self._run.output, f"{name}.schema.json")
 
 
 def _tables(run: ExportedRun) -> dict[str, pa.Schema]:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipelines import storage
 from pipelines.exported_run import ExportedRun, ExportError, check_vectors, write_npz, write_rows
 from pipelines.scored_tables import iterate_batches
+from pipelines.storage import uris
 from pipelines.uid_subset import is_hex, write_subset
 from schemas.embeddings import model_column, model_names
 
@@ -48,13 +48,13 @@ class DataComp:
 
     def start(self) -> None:
         """Writes the subset file, and learns whether any uid has to be mapped."""
-        target = storage.join(self._run.output, SUBSET)
+        target = uris.join(self._run.output, SUBSET)
         self._rows = write_subset(target, self._uids())
 
     def write(self, uri: str) -> None:
         """Writes the pair of one embeddings file: its `.parquet` comes last."""
-        stem = hashlib.sha256(storage.base_name(uri).encode()).hexdigest()[:32]
-        target = storage.join(self._run.output, "metadata", stem)
+        stem = hashlib.sha256(uris.base_name(uri).encode()).hexdigest()[:32]
+        target = uris.join(self._run.output, "metadata", stem)
         schema = self._run.tables.schema
         vectors = {
             f"{key}_{kind}": model_column(column, name)

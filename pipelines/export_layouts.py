@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import storage
 from pipelines.exported_run import VECTORS, ExportedRun, check_vectors, write_npy, write_rows
 from pipelines.scored_tables import row_count
+from pipelines.storage import uris, writing
 
 _KEY = ("uid", "source", "source_row")
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")  # always within int64
@@ -49,10 +49,10 @@ class ClipRetrieval:
         for kind, name in (("img_emb", "image_embedding"), ("text_emb", "text_embedding")):
             column = self._run.column(name)
             dim = self._run.tables.schema.field(column).type.list_size
-            target = storage.join(self._run.output, kind, f"{kind}_{k}.npy")
-            with storage.open_output(target) as file:
+            target = uris.join(self._run.output, kind, f"{kind}_{k}.npy")
+            with writing.open_output(target) as file:
                 write_npy(file, uri, column, dim)
-        target = storage.join(self._run.output, "metadata", f"metadata_{k}.parquet")
+        target = uris.join(self._run.output, "metadata", f"metadata_{k}.parquet")
         columns = [*self._run.kept, self._run.column("similarity")]
         write_rows(self._run, uri, target, columns, self._batch)
 
@@ -88,7 +88,7 @@ class Laion:
 
     def write(self, uri: str) -> None:
         """Writes the rows of one embeddings file under its own name."""
-        target = storage.join(self._run.output, "metadata", storage.base_name(uri))
+        target = uris.join(self._run.output, "metadata", uris.base_name(uri))
         columns = [*self._run.kept, self._run.column("similarity")]
         write_rows(self._run, uri, target, columns, self._batch)
 
@@ -134,7 +134,7 @@ class SeparateTables:
         """Writes the two files of one embeddings file."""
         tables = {"vectors": [*_KEY, *self._vectors], "scores": self._scores}
         for table, columns in tables.items():
-            target = storage.join(self._run.output, table, storage.base_name(uri))
+            target = uris.join(self._run.output, table, uris.base_name(uri))
             write_rows(self._run, uri, target, columns, lambda batch: batch)
 
     def finish(self) -> Sequence[str]:

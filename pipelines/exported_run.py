@@ -11,7 +11,6 @@ from typing import IO, Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipelines import storage
 from pipelines.damage import damaged
 from pipelines.layout import FINGERPRINT_KEY
 from pipelines.parquet_output import write_parquet
@@ -21,6 +20,7 @@ from pipelines.scored_tables import (
     iterate_batches,
     row_count,
 )
+from pipelines.storage import writing
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
 
 VECTORS = ("image_embedding", "text_embedding")
@@ -127,7 +127,7 @@ def write_npz(target: str, uri: str, columns: Mapping[str, str], schema: pa.Sche
     Args:
         columns: column of the embeddings table by key of the archive.
     """
-    with storage.open_output(target) as file, zipfile.ZipFile(file, "w") as archive:
+    with writing.open_output(target) as file, zipfile.ZipFile(file, "w") as archive:
         for key, column in columns.items():
             # A fixed time: equal input gives equal bytes.
             with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipelines import storage
-from pipelines.faults import AttemptsFailed, RetryPolicy, describe, http_code, with_retries
 from pipelines.http_images import TooManyBytes, read_http
 from pipelines.records import Row, RowFault
-from pipelines.redaction import scrub
+from pipelines.storage import reading, stores, uris
+from pipelines.storage.redaction import scrub
+from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, http_code, with_retries
 from pipelines.urls import HTTP_SCHEMES, RefusedURL, is_under, parse_url
 from schemas.rejects import Reason
 
@@ -134,14 +134,14 @@ def _resolve(reference: str, root: str) -> str:
         raise _fault(Reason.NOT_ALLOWED, "expected a path or a URI with `://`")
     if match and scheme:
         reference = scheme + reference[len(scheme) :]
-    elif not (storage.is_local(root) and os.path.isabs(reference)):
-        reference = storage.join(root, reference)
+    elif not (stores.is_local(root) and os.path.isabs(reference)):
+        reference = uris.join(root, reference)
     return reference if _is_http(reference) else _canonical(reference)
 
 
 def _canonical(uri: str) -> str:
-    if storage.is_local(uri):
-        return os.path.realpath(storage.normalize(uri))
+    if stores.is_local(uri):
+        return os.path.realpath(uris.normalize(uri))
     scheme, _, path = uri.partition("://")
     return f"{scheme}://{_without_dots(path)}"
 
@@ -161,13 +161,13 @@ def _is_under(uri: str, root: str) -> bool:
     """Compares whole path segments: /data/img does not contain /data/images2/x.jpg."""
     if not root:
         return False
-    canonical = _canonical(storage.normalize(root))
+    canonical = _canonical(uris.normalize(root))
     return uri.startswith(canonical if canonical.endswith("/") else canonical + "/")
 
 
 def _read(uri: str, row: Row, policy: FetchPolicy) -> bytes:
     if not _is_http(uri):
-        return storage.read_whole(uri, policy.max_bytes)
+        return reading.read_whole(uri, policy.max_bytes)
     prefixes = [root for root in allowed_roots(row, policy) if _is_http(root.lower())]
     if not prefixes:
         raise RefusedURL("images over http(s) are off; allow a prefix with `--allow_images_from`")
@@ -179,7 +179,7 @@ def _permanent(error: Exception) -> RowFault:
     answered = f" (HTTP {code})" if code else ""
     if isinstance(error, RefusedURL):
         return _fault(Reason.NOT_ALLOWED, str(error))
-    if isinstance(error, storage.TooLargeError | TooManyBytes):
+    if isinstance(error, reading.TooLargeError | TooManyBytes):
         return _fault(Reason.TOO_LARGE, str(error))
     missing = FileNotFoundError | IsADirectoryError | NotADirectoryError
     if isinstance(error, missing) or code in (404, 410):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines import language, process, storage
+from pipelines import language, process
 from pipelines.arguments import Parser
 from pipelines.exact_duplicates import exact_duplicates
 from pipelines.extras import MissingExtraError
@@ -23,7 +23,6 @@ from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.places import place
 from pipelines.progress import meter
-from pipelines.redaction import redacted
 from pipelines.row_rules import (
     PRESETS,
     Preset,
@@ -40,6 +39,8 @@ from pipelines.scored_tables import (
 )
 from pipelines.selection import Selection
 from pipelines.sql_predicates import PredicateError, sql_rule
+from pipelines.storage import uris
+from pipelines.storage.redaction import redacted
 from pipelines.top_fraction import Counts, histogram, threshold_of_fraction
 from pipelines.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from schemas.embeddings import model_column
@@ -213,7 +214,7 @@ def prepare(config: FilterConfig) -> Plan:
 
 
 def _open(config: FilterConfig) -> ScoredTables:
-    if is_kept(storage.normalize(config.input)):
+    if is_kept(uris.normalize(config.input)):
         raise ScoredTablesError(
             f"{config.input!r} was written by `clip-beam filter`; filter the run it came from by "
             f"all conditions at once, or embed its `{KEPT}` directory as a manifest"

@@ -10,7 +10,6 @@ import apache_beam as beam
 import pyarrow as pa
 
 from clip_core.loading import ClipModel
-from pipelines import storage
 from pipelines.chunks import chunk_rows
 from pipelines.cores import Threads
 from pipelines.decode import DecodeLimits
@@ -30,8 +29,9 @@ from pipelines.model_inputs import ModelInputs
 from pipelines.options import EmbedConfig
 from pipelines.read import ReadManifest
 from pipelines.records import Unit
-from pipelines.redaction import redacted
 from pipelines.resume import check_not_own, check_replay
+from pipelines.storage import writing
+from pipelines.storage.redaction import redacted
 from pipelines.unit_writer import OutputLayout
 from pipelines.write import WriteUnits, WrittenBy
 from schemas.embeddings import embeddings_schema
@@ -121,7 +121,7 @@ def plan_of(config: EmbedConfig) -> Plan:
     Raises:
         ValueError, OSError: if the manifest, or a flag about it, makes no sense.
     """
-    storage.check_directory(config.output)
+    writing.check_directory(config.output)
     check_not_own(config)
     plan = plan_units(manifest_request(config))
     check_replay(plan.units, config)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines import storage
 from pipelines.layout import EMBEDDINGS
 from pipelines.over_files import over_files
 from pipelines.parquet_output import write_parquet
-from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTables, file_schema
 from pipelines.selection import Part, Selection
+from pipelines.storage import listing, uris, writing
+from pipelines.storage.redaction import redact
 from pipelines.uid_subset import is_hex, write_subset
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class KeptRows:
         work = partial(_write_part, self.output)
         for _ in over_files(work, self.selection.parts(), beam_options):
             pass
-        uids = _write_uids(self.selection, storage.join(self.output, UIDS))
+        uids = _write_uids(self.selection, uris.join(self.output, UIDS))
         self._write_record(options)
         return [uids, f"output     {redact(self.output)}"]
 
@@ -57,18 +57,18 @@ class KeptRows:
         steps = [{"condition": name, "rows": rows} for name, rows in self.selection.steps]
         found = {"options": options, "steps": steps, "fingerprint": self.tables.fingerprint}
         text = json.dumps(found, indent=2, sort_keys=True) + "\n"
-        storage.write_atomically(storage.join(self.output, FILTER_JSON), text.encode())
+        writing.write_atomically(uris.join(self.output, FILTER_JSON), text.encode())
 
 
 def is_kept(root: str) -> bool:
     """Tells what a filter wrote, its output directory or the rows in it, from a run."""
-    home = storage.parent(root) if storage.base_name(root) == KEPT else root
-    filtered = storage.exists(storage.join(home, FILTER_JSON))
-    return filtered and not storage.exists(storage.join(root, EMBEDDINGS))
+    home = uris.parent(root) if uris.base_name(root) == KEPT else root
+    filtered = listing.exists(uris.join(home, FILTER_JSON))
+    return filtered and not listing.exists(uris.join(root, EMBEDDINGS))
 
 
 def _write_part(output: str, part: Part) -> None:
-    target = storage.join(output, KEPT, storage.base_name(part.uri))
+    target = uris.join(output, KEPT, uris.base_name(part.uri))
     schema = file_schema(part.uri)
     write_parquet(target, schema, (batch for _, batch in part.batches(schema.names)))
 

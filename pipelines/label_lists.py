@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_core import zero_shot
-from pipelines import storage
+from pipelines.storage import listing, reading
 
 MAX_TEXT_BYTES = 16 << 20
 _TEMPLATES = {"none": zero_shot.BARE_TEMPLATES, "simple": zero_shot.SIMPLE_TEMPLATES}
@@ -51,11 +51,11 @@ def read_templates(value: str) -> tuple[str, ...]:
 
 def _file_text(value: str, what: str) -> str | None:
     """Returns what a file holds; None if there is none of that name."""
-    if not storage.exists(value):
+    if not listing.exists(value):
         return None
     try:
-        return storage.read_retried(value, MAX_TEXT_BYTES).decode("utf-8-sig")
-    except storage.TooLargeError as error:
+        return reading.read_retried(value, MAX_TEXT_BYTES).decode("utf-8-sig")
+    except reading.TooLargeError as error:
         raise ValueError(f"expected less of {what} in {value!r}, got {error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"expected {what} as UTF-8 text in {value!r}: {error}") from error

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from pipelines.filesystems import is_local, locate
 from pipelines.parquet_batches import DamagedParquet
 from pipelines.parquet_worker import DAMAGED
+from pipelines.storage.stores import is_local, locate
 
 MAX_MEMORY_BYTES = 480 << 20
 _ROOT = str(Path(__file__).parents[1])

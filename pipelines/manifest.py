@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipelines import storage, webdataset
-from pipelines.foreign_names import escaped, safe_stem
+from pipelines import webdataset
 from pipelines.manifest_files import FoundFiles, find_manifests
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
 from pipelines.replay import is_output_table, joined, unit_of_table
 from pipelines.replay_door import allowed_unit
+from pipelines.storage import reading, uris
+from pipelines.storage.foreign_names import escaped, safe_stem
 from pipelines.text_manifests import scan_text
 from pipelines.unit_record import UNIT_KEY, unit_from_json
 from schemas.manifest import ColumnOverrides, Columns, ManifestError, plain_type, resolve_columns
@@ -148,7 +149,7 @@ def file_id(uri: str) -> str:
     """Names a file: readable by its stem, unique by a hash of its URI."""
     name = escaped(uri)
     hashed = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{safe_stem(storage.base_name(name))}-{hashed}"
+    return f"{safe_stem(uris.base_name(name))}-{hashed}"
 
 
 def _stem(uri: str) -> str:
@@ -161,10 +162,10 @@ def _plan_file(uri: str, kind: str, request: ManifestRequest, beside_tar: bool) 
         uri=uri,
         format=kind,
         columns=Columns(),
-        image_root=storage.normalize(request.image_root or storage.parent(uri)),
+        image_root=uris.normalize(request.image_root or uris.parent(uri)),
         first_row=0,
         rows=0,
-        manifest_bytes=storage.file_size(uri),
+        manifest_bytes=reading.file_size(uri),
     )
     if kind == "webdataset":
         columns = webdataset.columns_of(request.columns)
@@ -223,7 +224,7 @@ def _plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> _
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ManifestError(f"what {uri} says of its rows makes no sense: {error}") from error
     if request.image_root is not None:
-        unit = replace(unit, image_root=storage.normalize(request.image_root))
+        unit = replace(unit, image_root=uris.normalize(request.image_root))
     unit = allowed_unit(uri, unit, request.allowed, request.trust_run)
     unit = unit_of_table(uri, schema, unit, request.only_reasons)
     kept = [schema.field(name) for name in unit.columns.kept]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines import storage
-from pipelines.compression import SUFFIXES
 from pipelines.replay import is_of_tables
+from pipelines.storage import listing, uris
+from pipelines.storage.compression import SUFFIXES
 from pipelines.webdataset import IMAGE_FIELDS
 from schemas.manifest import ManifestError
 
@@ -50,7 +50,7 @@ def find_manifests(patterns: Sequence[str], kind: str | None, output: str | None
     found: dict[str, str] = {}
     left_out: dict[str, None] = {}
     for pattern in patterns:
-        files, linked = storage.expand_all(pattern)
+        files, linked = listing.expand_all(pattern)
         if output is not None:
             files = [uri for uri in files if not is_of_tables(uri, output)]
         known = {uri: kind or format_of(uri) for uri in files}
@@ -83,7 +83,7 @@ def format_of(uri: str) -> str | None:
 
 def left_out_line(left_out: Sequence[str]) -> str:
     """Names some of what is left out, and how many they are."""
-    shown = ", ".join(storage.base_name(uri) for uri in left_out[:3])
+    shown = ", ".join(uris.base_name(uri) for uri in left_out[:3])
     more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
     noun = "file that is no manifest" if len(left_out) == 1 else "files that are no manifests"
     return f"{len(left_out)} {noun}, by name: {shown}{more}"

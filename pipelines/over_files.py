@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines import storage
 from pipelines.arguments import Parser
+from pipelines.storage import reading, uris, writing
 
 if TYPE_CHECKING:
     import argparse
@@ -69,17 +69,17 @@ def over_files(
             numbered = pipeline | beam.Create(list(enumerate(items))) | beam.Reshuffle()
             _ = numbered | "Work" >> beam.Map(_kept_result, work=work, scratch=scratch)
         for index in range(len(items)):
-            data = storage.read_retried(_result_uri(scratch, index), MAX_RESULT_BYTES)
+            data = reading.read_retried(_result_uri(scratch, index), MAX_RESULT_BYTES)
             yield pickle.loads(data)  # written by this very job
 
 
 def _kept_result(numbered: tuple[int, Item], work: Callable[[Item], Any], scratch: str) -> None:
     index, item = numbered
-    storage.write_atomically(_result_uri(scratch, index), pickle.dumps(work(item)))
+    writing.write_atomically(_result_uri(scratch, index), pickle.dumps(work(item)))
 
 
 def _result_uri(scratch: str, index: int) -> str:
-    return storage.join(scratch, f"{index:09}.pickle")
+    return uris.join(scratch, f"{index:09}.pickle")
 
 
 @contextmanager
@@ -89,11 +89,11 @@ def _scratch(options: PipelineOptions) -> Iterator[str]:
         if not place:
             yield folder
             return
-        scratch = storage.join(place, f"clip-beam-{storage.base_name(folder)}")
+        scratch = uris.join(place, f"clip-beam-{uris.base_name(folder)}")
         try:
             yield scratch
         finally:
-            storage.remove_tree(scratch)
+            writing.remove_tree(scratch)
 
 
 def _temp_location(options: PipelineOptions) -> str | None:

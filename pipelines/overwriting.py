@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from pipelines import storage
-from pipelines.filesystems import is_local
 from pipelines.own_files import Origin, origin_of
+from pipelines.storage import listing, uris, writing
+from pipelines.storage.stores import is_local
 
 THREADS = 16  # that look at files and remove them: a store takes its time for each
 
@@ -31,9 +31,9 @@ def make_room(output: str, names: Sequence[str], overwrite: bool) -> None:
     """
     removable = check_room(output, names, overwrite)
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(storage.remove, removable))
+        list(pool.map(writing.remove, removable))
     for name in names:
-        _remove_if_empty(storage.join(output, name))
+        _remove_if_empty(uris.join(output, name))
 
 
 def check_room(output: str, names: Sequence[str], overwrite: bool) -> list[str]:
@@ -42,7 +42,7 @@ def check_room(output: str, names: Sequence[str], overwrite: bool) -> list[str]:
     Raises:
         OutputExistsError, NotADirectoryError: as `make_room`.
     """
-    storage.check_directory(output)
+    writing.check_directory(output)
     origins = _origins(output, names)
     foreign = _foreign(origins)
     if foreign is not None:
@@ -54,7 +54,7 @@ def check_room(output: str, names: Sequence[str], overwrite: bool) -> list[str]:
     if there and not overwrite:
         first = next(name for name in names if any(_is_in(uri, output, name) for uri in there))
         raise OutputExistsError(
-            f"{storage.join(output, first)} is there already; pass `--overwrite` or name another "
+            f"{uris.join(output, first)} is there already; pass `--overwrite` or name another "
             "output"
         )
     return list(origins)
@@ -64,26 +64,26 @@ def remove_partials(directory: str) -> None:
     """Removes what a killed process of this program left half written in a local directory."""
     if not is_local(directory):
         return
-    for uri in storage.list_files(directory):
-        if storage.base_name(uri).startswith(".") and origin_of(uri) is Origin.PARTIAL:
+    for uri in listing.list_files(directory):
+        if uris.base_name(uri).startswith(".") and origin_of(uri) is Origin.PARTIAL:
             with suppress(FileNotFoundError):
-                storage.remove(uri)
+                writing.remove(uri)
 
 
 def _origins(output: str, names: Sequence[str]) -> dict[str, Origin]:
     """Returns who wrote each file under some names of an output, however deep it lies."""
-    found = [file for name in names for file in _files(storage.join(output, name))]
+    found = [file for name in names for file in _files(uris.join(output, name))]
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(found, pool.map(_origin, found), strict=True))
 
 
 def _files(uri: str) -> list[str]:
     """Returns the file of a name, or all that its directory holds, hidden ones and links too."""
-    uri = storage.normalize(uri)
+    uri = uris.normalize(uri)
     if is_local(uri) and os.path.islink(uri):
         return [uri]
-    found = sorted(storage._matches(uri, ["**"]))
-    return found or ([uri] if storage._kind(uri) == "file" else [])
+    found = sorted(listing._matches(uri, ["**"]))
+    return found or ([uri] if listing._kind(uri) == "file" else [])
 
 
 def _origin(uri: str) -> Origin:
@@ -102,12 +102,12 @@ def _foreign(origins: Mapping[str, Origin]) -> str | None:
 
 
 def _is_in(uri: str, output: str, name: str) -> bool:
-    whole = storage.normalize(storage.join(output, name))
+    whole = uris.normalize(uris.join(output, name))
     return uri == whole or uri.startswith(f"{whole}/")
 
 
 def _remove_if_empty(uri: str) -> None:
-    path = storage.normalize(uri)
+    path = uris.normalize(uri)
     if is_local(uri) and os.path.isdir(path) and not os.path.islink(path):
         with suppress(OSError):  # it holds directories of others
             os.rmdir(path)

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.layout import FINGERPRINT_KEY, SUCCESS
+from pipelines.storage import reading, uris
 
 MAX_RECORD_BYTES = 16 << 20
 _SUFFIXES = (".parquet", ".json", ".npy", ".npz")
@@ -55,13 +55,13 @@ def origin_of(uri: str) -> Origin:
     Raises:
         OSError: as the filesystem reports it.
     """
-    name = storage.base_name(uri)
+    name = uris.base_name(uri)
     if _PARTIAL.fullmatch(name):
         return Origin.PARTIAL if _is_partial(uri) else Origin.FOREIGN
     recognise = _recogniser(name)
     if recognise is None:
         return Origin.FOREIGN
-    if storage.file_size(uri) == 0:
+    if reading.file_size(uri) == 0:
         return Origin.EMPTY
     try:
         return recognise(uri)
@@ -85,14 +85,14 @@ def _recogniser(name: str) -> Callable[[str], Origin] | None:
 
 
 def _parquet(uri: str) -> Origin:
-    with storage.open_input(uri) as file:
+    with reading.open_input(uri) as file:
         metadata = pq.read_metadata(file).metadata or {}
     return Origin.MARKED if FINGERPRINT_KEY in metadata else Origin.FOREIGN
 
 
 def _record(uri: str) -> Origin:
     found = _json(uri)
-    keys = _RECORDS[storage.base_name(uri)]
+    keys = _RECORDS[uris.base_name(uri)]
     return Origin.MARKED if isinstance(found, dict) and keys <= set(found) else Origin.FOREIGN
 
 
@@ -107,13 +107,13 @@ def _bigquery(uri: str) -> Origin:
 
 
 def _json(uri: str) -> Any:
-    return json.loads(storage.read_retried(uri, MAX_RECORD_BYTES))
+    return json.loads(reading.read_retried(uri, MAX_RECORD_BYTES))
 
 
 def _npy(uri: str) -> Origin:
-    if not _ARRAYS.fullmatch(storage.base_name(uri)):
+    if not _ARRAYS.fullmatch(uris.base_name(uri)):
         return Origin.FOREIGN
-    with storage.open_input(uri) as file:
+    with reading.open_input(uri) as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             return Origin.FOREIGN
@@ -124,12 +124,12 @@ def _npy(uri: str) -> Origin:
 
 
 def _npz(uri: str) -> Origin:
-    with storage.open_input(uri) as file, zipfile.ZipFile(file) as archive:
+    with reading.open_input(uri) as file, zipfile.ZipFile(file) as archive:
         own = all(_MEMBERS.fullmatch(name) for name in archive.namelist())
     return Origin.FORMED if own else Origin.FOREIGN
 
 
 def _is_partial(uri: str) -> bool:
-    with storage.open_input(uri) as file:
+    with reading.open_input(uri) as file:
         head = file.read(max(map(len, _BEGINNINGS)))
     return not head or head.startswith(_BEGINNINGS)

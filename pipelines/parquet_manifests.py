@@ -9,12 +9,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from pipelines import storage
 from pipelines.limited_parquet import check_footer, limited_batches
 from pipelines.parquet_batches import DamagedParquet, ParquetBatches, damage_named
 from pipelines.parquet_pages import SuspiciousPages
 from pipelines.raw_rows import Fault, RawRow
 from pipelines.records import Unit
+from pipelines.storage import reading
 from schemas.manifest import DOWNLOADED, Columns
 from schemas.rejects import Reason
 
@@ -42,7 +42,7 @@ def read_footer(uri: str) -> Footer:
         DamagedParquet: if it is not a Parquet file, cut short, or at odds with itself.
         OSError: as the filesystem reports it.
     """
-    with storage.open_input(uri) as file, damage_named():
+    with reading.open_input(uri) as file, damage_named():
         size = file.seek(0, io.SEEK_END)
         file.seek(max(size - _TAIL_BYTES, 0))
         if int.from_bytes(file.read(_TAIL_BYTES)[:4], "little") > MAX_FOOTER_BYTES:
@@ -62,7 +62,7 @@ def read_parquet(unit: Unit) -> Iterator[RawRow]:
         return
     number, end = unit.first_row, unit.first_row + unit.rows
     damage = "the file ends before this row"
-    with storage.open_input(unit.uri) as file:
+    with reading.open_input(unit.uri) as file:
         try:
             for raw in _rows(file, unit, range(number, end)):
                 yield raw

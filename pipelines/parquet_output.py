@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
+from pipelines.storage import writing
 
 ROW_GROUP_BYTES = 64 << 20  # warehouses ask for 16 MiB and more
 
@@ -27,7 +27,7 @@ def write_parquet(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
         schema: with the metadata of the file; the batches are cast to it.
     """
     with (
-        storage.open_output(uri) as file,
+        writing.open_output(uri) as file,
         pq.ParquetWriter(file, schema, **parquet_options(schema)) as writer,
     ):
         group: list[pa.RecordBatch] = []

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pipelines import storage
-from pipelines.filesystems import is_local
+from pipelines.storage import listing, uris
+from pipelines.storage.stores import is_local
 
 _HOME = re.compile(r"(?P<flag>--\w+=)?(?P<scheme>(?:file|local)://)?(?P<path>~.*)", re.DOTALL)
 _FILE = re.compile(r"^(?:file|local)://", re.IGNORECASE)
@@ -66,7 +66,7 @@ def readable_place(value: str) -> str:
         PlaceError: as `place`, and for a pipe or device.
     """
     value = place(value)
-    if is_local(value) and _is_pipe(storage.normalize(value)):
+    if is_local(value) and _is_pipe(uris.normalize(value)):
         raise PlaceError(
             f"expected a file, got {value!r}, which is a pipe or device and can be read only once; "
             "write it to a file and name that"
@@ -92,7 +92,7 @@ def manifest_place(value: str) -> str:
     parts = [part.strip() for part in _COMMA.split(value)]
     if len(parts) > 1 and all(parts):
         with suppress(OSError):  # of a store: who opens it says so
-            if not storage.expand(value):
+            if not listing.expand(value):
                 flags = " ".join(f"--manifest {part}" for part in parts)
                 raise PlaceError(f"nothing is called {value!r}; name one place a flag: {flags}")
     return value

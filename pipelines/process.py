@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
 from pipelines.console import prepare_streams
-from pipelines.redaction import own_process, scrub
+from pipelines.storage.redaction import own_process, scrub
 
 FAILED = 1
 WRONG_USAGE = 2

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pipelines.model_flags import add_checkpoint_flags
 from pipelines.places import place
-from pipelines.redaction import redact
 from pipelines.scored_tables import ScoredTables
+from pipelines.storage.redaction import redact
 from pipelines.trust import TRUST
 
 if TYPE_CHECKING:

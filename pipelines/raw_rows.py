@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pipelines.foreign_names import escaped
 from pipelines.records import Reject, Row, RowFault, Unit
-from pipelines.redaction import redact, scrub
+from pipelines.storage.foreign_names import escaped
+from pipelines.storage.redaction import redact, scrub
 from schemas.manifest import DOWNLOADED, Columns
 from schemas.rejects import Reason
 

@@ -15,19 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.records import Selection, Unit
-from pipelines.redaction import MASK
+from pipelines.storage import listing, reading, uris
+from pipelines.storage.redaction import MASK
 from pipelines.unit_record import UNIT_KEY, NotARecordError, UnitRecord, find_record
 from schemas.manifest import ManifestError
 
 
 def is_of_tables(uri: str, output: str) -> bool:
     """Tells whether a file or directory is one of the two tables of an output, or in one."""
-    root = storage.normalize(output)
-    own = tuple(storage.join(root, table, "") for table in (EMBEDDINGS, REJECTS))
-    return storage.join(storage.normalize(uri), "").startswith(own)
+    root = uris.normalize(output)
+    own = tuple(uris.join(root, table, "") for table in (EMBEDDINGS, REJECTS))
+    return uris.join(uris.normalize(uri), "").startswith(own)
 
 
 def is_output_table(schema: pa.Schema) -> bool:
@@ -54,7 +54,7 @@ def unit_of_table(uri: str, schema: pa.Schema, unit: Unit, reasons: Collection[s
             "that manifest instead"
         )
     try:
-        size = storage.file_size(unit.uri)
+        size = reading.file_size(unit.uri)
     except FileNotFoundError as error:
         raise ManifestError(
             f"the manifest {unit.uri}, which the rows of {uri} came from, is not there any more"
@@ -71,7 +71,7 @@ def unit_of_table(uri: str, schema: pa.Schema, unit: Unit, reasons: Collection[s
 def _count(uri: str, reasons: Collection[str]) -> int | None:
     """Counts the rows of a table's file, by its footer alone; None where that does not tell."""
     if not reasons:
-        with storage.open_input(uri) as file:
+        with reading.open_input(uri) as file:
             return int(pq.read_metadata(file).num_rows)
     try:
         record = find_record(uri)
@@ -144,12 +144,12 @@ def is_whole(embeddings: UnitRecord, rejects: UnitRecord | None) -> bool:
 
 def unit_file(output: str, table: str, unit_id: str) -> str:
     """Names the file of a unit in one of the two tables."""
-    return storage.join(output, table, f"{unit_id}.parquet")
+    return uris.join(output, table, f"{unit_id}.parquet")
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Reads a file of one of the two tables, its checksums verified."""
-    with storage.open_input(uri) as file:
+    with reading.open_input(uri) as file:
         return pq.read_table(file, columns=columns, page_checksum_verification=True)
 
 
@@ -167,7 +167,7 @@ def _torn(output: str, unit: Unit, record: UnitRecord) -> Unit:
     again = _again(output, unit, (), None)
     assert again.only is not None
     rejected = again.only.tables[0]
-    if not storage.exists(rejected):
+    if not listing.exists(rejected):
         return unit
     embedded = set(table_rows(str(again.only.embedded)).to_pylist())
     every = embedded | set(table_rows(rejected).to_pylist())

@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipelines import storage
 from pipelines.fetch import allowed_file
 from pipelines.records import Unit
-from pipelines.redaction import MASK, redact
+from pipelines.storage import uris
+from pipelines.storage.redaction import MASK, redact
 from schemas.manifest import ManifestError
 
 _UNIT_ID = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # it names files of the output
@@ -34,12 +34,12 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
         raise ManifestError(f"{table} calls its unit {unit.unit_id!r}, which names no unit")
     if trusted or MASK in unit.uri:
         return unit
-    places = (storage.parent(storage.parent(table)), *allowed)
+    places = (uris.parent(uris.parent(table)), *allowed)
     uri = allowed_file(unit.uri, places)
     if uri is None:
-        raise _refused(table, f"the manifest {redact(unit.uri)}", storage.parent(unit.uri))
+        raise _refused(table, f"the manifest {redact(unit.uri)}", uris.parent(unit.uri))
     # Images start at the manifest, or where it is allowed, too.
-    root = allowed_file(storage.join(unit.image_root, "x"), (storage.parent(uri), *places))
+    root = allowed_file(uris.join(unit.image_root, "x"), (uris.parent(uri), *places))
     if root is None:
         raise _refused(table, f"images from {redact(unit.image_root)}", unit.image_root)
     return replace(unit, uri=uri)

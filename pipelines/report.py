@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from pipelines import process, storage
+from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.extras import MissingExtraError, require
 from pipelines.over_files import parse_with_beam
 from pipelines.places import place
 from pipelines.plots import require_matplotlib
 from pipelines.progress import meter
-from pipelines.redaction import redact
 from pipelines.report_page import render_report
 from pipelines.run_statistics import Statistics, cut_of_fraction, gather
 from pipelines.scored_tables import (
@@ -24,6 +23,8 @@ from pipelines.scored_tables import (
     open_tables,
     row_count,
 )
+from pipelines.storage import writing
+from pipelines.storage.redaction import redact
 from pipelines.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
 from pipelines.trust import Trust, add_trust_flags, trust_of
 from pipelines.whole_runs import add_input_flag, what_is_missing
@@ -141,7 +142,7 @@ def write_report(
         cut = cut_of_fraction(statistics.similarity, config.top_fraction or TOP_FRACTION)
     galleries = _galleries(statistics, cut, tables, config.trust)
     page = render_report(tables, statistics, cut, galleries, what_is_missing(tables))
-    storage.write_atomically(config.output, page.encode())
+    writing.write_atomically(config.output, page.encode())
     return remedy_lines([picture for gallery in galleries for _, picture in gallery])
 
 

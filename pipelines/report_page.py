@@ -10,7 +10,6 @@ import numpy as np
 
 from pipelines import plots
 from pipelines.html_pages import render
-from pipelines.redaction import redact
 from pipelines.run_statistics import (
     BINS,
     Statistics,
@@ -21,6 +20,7 @@ from pipelines.run_statistics import (
     rows_kept,
 )
 from pipelines.scored_tables import ScoredRow, ScoredTables
+from pipelines.storage.redaction import redact
 from pipelines.summary import IN_TURN, THREADS
 from pipelines.thumbnails import Thumbnail
 

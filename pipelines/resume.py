@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
-from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.options import REASONS, EmbedConfig
 from pipelines.records import Unit
-from pipelines.redaction import redact
 from pipelines.replay import is_of_tables, pending_units
+from pipelines.storage import listing, uris
+from pipelines.storage.redaction import redact
 from pipelines.unit_record import NotARecordError, UnitRecord, read_record
 from schemas.manifest import Columns
 
@@ -29,9 +29,9 @@ def finished_units(output: str, table: str = EMBEDDINGS) -> list[UnitRecord]:
     Raises:
         ResumeError: if a file there was not written by this program.
     """
-    uris = storage.list_files(storage.join(output, table))
+    files = listing.list_files(uris.join(output, table))
     with ThreadPoolExecutor(FOOTER_READERS) as pool:
-        return list(pool.map(_read_footer, [uri for uri in uris if uri.endswith(".parquet")]))
+        return list(pool.map(_read_footer, [uri for uri in files if uri.endswith(".parquet")]))
 
 
 def pending_of(

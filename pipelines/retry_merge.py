@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.records import Selection
 from pipelines.replay import selected_rows, table_rows
+from pipelines.storage import listing, reading
 
 BATCH_ROWS = 1024
 BUFFER_BYTES = 1 << 20
@@ -48,9 +48,9 @@ class OldRows:
 
     @staticmethod
     def _read(uri: str, schema: pa.Schema, gone: pa.Array) -> Iterator[pa.Table]:
-        if not storage.exists(uri):
+        if not listing.exists(uri):
             return
-        with storage.open_input(uri) as file:
+        with reading.open_input(uri) as file:
             parquet = pq.ParquetFile(
                 file, page_checksum_verification=True, buffer_size=BUFFER_BYTES, pre_buffer=False
             )

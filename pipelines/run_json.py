@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines import storage
 from pipelines.damage import damaged
+from pipelines.storage import reading
 
 MAX_RUN_JSON_BYTES = 16 << 20
 
@@ -21,7 +21,7 @@ def read_record(uri: str) -> Mapping[str, Any]:
         OSError: as the filesystem reports it.
     """
     try:
-        record = json.loads(storage.read_retried(uri, MAX_RUN_JSON_BYTES))
+        record = json.loads(reading.read_retried(uri, MAX_RUN_JSON_BYTES))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:

@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines import storage
+from pipelines.storage import reading, uris, writing
 
 NAME = "_RUNNING"
 BEAT_S = 15.0
@@ -69,11 +69,11 @@ class RunLock:
         Raises:
             OutputLockedError: if another run holds it.
         """
-        created = storage.create_exclusively(self._uri, self._content())
+        created = writing.create_exclusively(self._uri, self._content())
         # A creation that is tried again may find the lock that the first attempt left.
         if not created and self._holder() != self._me["run"]:
             check_unlocked(self._uri, self._clock())
-            storage.write_atomically(self._uri, self._content())
+            writing.write_atomically(self._uri, self._content())
         if self._holder() != self._me["run"]:  # another took it over in the same moment
             raise OutputLockedError(f"another run has just begun in the output of {self._uri}")
         _held.add(str(self._me["run"]))
@@ -88,7 +88,7 @@ class RunLock:
         _held.discard(str(self._me["run"]))
         with suppress(OSError):
             if self._holder() == self._me["run"]:
-                storage.remove(self._uri)
+                writing.remove(self._uri)
 
     def check(self) -> None:
         """Makes sure that the output is still this run's.
@@ -104,7 +104,7 @@ class RunLock:
             with suppress(OSError):  # a store that fails for now is tried again
                 self._lost = self._lost or self._holder() != self._me["run"]
                 if not self._lost:
-                    storage.write_atomically(self._uri, self._content())
+                    writing.write_atomically(self._uri, self._content())
 
     def _content(self) -> bytes:
         return json.dumps(self._me | {"seen": self._clock()}, indent=2).encode() + b"\n"
@@ -150,13 +150,13 @@ def check_unlocked(uri: str, now: float) -> None:
 
 def lock_uri(output: str) -> str:
     """Names the lock of an output."""
-    return storage.join(storage.normalize(output), NAME)
+    return uris.join(uris.normalize(output), NAME)
 
 
 def _read(uri: str) -> dict[str, Any]:
     """Returns what the lock says; nothing if there is none, or it makes no sense."""
     try:
-        found = json.loads(storage.read_retried(uri, _MAX_BYTES))
+        found = json.loads(reading.read_retried(uri, _MAX_BYTES))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

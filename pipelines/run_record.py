@@ -10,9 +10,9 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pipelines import storage
 from pipelines.layout import ATTEMPTS_JSON, RUN_JSON, SUCCESS
 from pipelines.records import UnitResult
+from pipelines.storage import listing, uris, writing
 from pipelines.unit_record import UnitRecord
 
 # The packages whose release can change a value in the tables.
@@ -88,7 +88,7 @@ def write_run_record(
         "seconds": dict(timings),
     }
     data = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    storage.write_atomically(storage.join(output, RUN_JSON), data.encode())
+    writing.write_atomically(uris.join(output, RUN_JSON), data.encode())
 
 
 def write_attempts(output: str, run: str, records: Iterable[UnitRecord]) -> None:
@@ -98,16 +98,16 @@ def write_attempts(output: str, run: str, records: Iterable[UnitRecord]) -> None
     }
     record = {"run": run, "attempts": found}
     data = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    storage.write_atomically(storage.join(output, ATTEMPTS_JSON), data.encode())
+    writing.write_atomically(uris.join(output, ATTEMPTS_JSON), data.encode())
 
 
 def mark_success(output: str) -> None:
     """Writes `_SUCCESS`: the last file of a run whose counts add up."""
-    storage.write_atomically(storage.join(output, SUCCESS), b"")
+    writing.write_atomically(uris.join(output, SUCCESS), b"")
 
 
 def remove_success(output: str) -> None:
     """Takes `_SUCCESS` away while a run is at work again."""
-    uri = storage.join(output, SUCCESS)
-    if storage.exists(uri):
-        storage.remove(uri)
+    uri = uris.join(output, SUCCESS)
+    if listing.exists(uri):
+        writing.remove(uri)

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.damage import ScoredTablesError, damaged
 from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
 from pipelines.run_json import read_record
+from pipelines.storage import listing, reading, uris
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
 
 ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
@@ -113,9 +113,9 @@ def open_tables(root: str) -> ScoredTables:
         ScoredTablesError: if there is no table, or it was not written by `embed`.
         OSError: as the filesystem reports it.
     """
-    root = storage.normalize(root)
-    embeddings = _parquet_files(storage.join(root, EMBEDDINGS))
-    record = read_record(storage.join(root, RUN_JSON))
+    root = uris.normalize(root)
+    embeddings = _parquet_files(uris.join(root, EMBEDDINGS))
+    record = read_record(uris.join(root, RUN_JSON))
     if not embeddings and record and not record.get("counts", {}).get("rows_read"):
         raise ScoredTablesError(f"the run in {root!r} has no rows, so there is nothing to read")
     if not embeddings:
@@ -130,7 +130,7 @@ def open_tables(root: str) -> ScoredTables:
     return ScoredTables(
         root=root,
         embeddings=embeddings,
-        rejects=_parquet_files(storage.join(root, REJECTS)),
+        rejects=_parquet_files(uris.join(root, REJECTS)),
         schema=schema.remove_metadata(),
         fingerprint=_fingerprint(embeddings[0], metadata[FINGERPRINT_KEY]),
         record=record,
@@ -165,23 +165,23 @@ def file_schema(uri: str) -> pa.Schema:
         ScoredTablesError: if the file is damaged.
     """
     try:
-        with storage.open_input(uri) as file:
+        with reading.open_input(uri) as file:
             return pq.read_schema(file)
     except pa.ArrowException as error:
         raise damaged(uri, error) from error
 
 
-def row_count(uris: Sequence[str]) -> int:
+def row_count(files: Sequence[str]) -> int:
     """Returns the rows of all files, from their footers.
 
     Raises:
         ScoredTablesError: if a file is damaged.
         OSError: as the filesystem reports it.
     """
-    if len(uris) < 2:
-        return sum(map(_footer_rows, uris))
+    if len(files) < 2:
+        return sum(map(_footer_rows, files))
     with ThreadPoolExecutor(FOOTER_READERS) as pool:  # a store takes its time for each
-        return sum(pool.map(_footer_rows, uris))
+        return sum(pool.map(_footer_rows, files))
 
 
 def iterate_batches(
@@ -197,7 +197,7 @@ def iterate_batches(
         OSError: as the filesystem reports it.
     """
     try:
-        with storage.open_input(uri) as file:
+        with reading.open_input(uri) as file:
             parquet = pq.ParquetFile(
                 file, page_checksum_verification=True, buffer_size=BUFFER_BYTES
             )
@@ -269,17 +269,17 @@ def embedding_matrix(column: pa.Array) -> np.ndarray:
 
 
 def _parquet_files(directory: str) -> tuple[str, ...]:
-    found = storage.list_files(directory)
+    found = listing.list_files(directory)
     return tuple(
         uri
         for uri in found
-        if uri.endswith(".parquet") and not storage.base_name(uri).startswith((".", "_"))
+        if uri.endswith(".parquet") and not uris.base_name(uri).startswith((".", "_"))
     )
 
 
 def _footer_rows(uri: str) -> int:
     try:
-        with storage.open_input(uri) as file:
+        with reading.open_input(uri) as file:
             return pq.read_metadata(file).num_rows
     except pa.ArrowException as error:
         raise damaged(uri, error) from error

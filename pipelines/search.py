@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import process, storage
+from pipelines import process
 from pipelines.arguments import Parser
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.extras import require
@@ -20,7 +20,6 @@ from pipelines.places import place, readable_place
 from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.records import RowFault
-from pipelines.redaction import redact
 from pipelines.scored_tables import (
     ScoredRow,
     ScoredTables,
@@ -28,6 +27,8 @@ from pipelines.scored_tables import (
     check_columns,
     row_count,
 )
+from pipelines.storage import reading, writing
+from pipelines.storage.redaction import redact
 from pipelines.thumbnails import (
     Thumbnail,
     remedy_lines,
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.html:
             pictures = _pictures(tables, rows, trust)
             page = _gallery(tables, rows, pictures, total, options.text, image)
-            storage.write_atomically(options.html, page.encode())
+            writing.write_atomically(options.html, page.encode())
             print("\n".join(["", *remedy_lines(pictures), f"gallery    {redact(options.html)}"]))
     except (ScoredTablesError, OSError) as error:
         return process.fail("search", str(error), process.status_of(error))
@@ -128,8 +129,8 @@ def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarra
 
 def _read_image(uri: str) -> bytes:
     try:
-        return storage.read_retried(uri, MAX_IMAGE_BYTES)
-    except storage.TooLargeError as error:
+        return reading.read_retried(uri, MAX_IMAGE_BYTES)
+    except reading.TooLargeError as error:
         raise ValueError(f"expected a smaller `--image` than {uri!r}, got {error}") from error
     except FileNotFoundError as error:
         raise ValueError(

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from pipelines import storage
-from pipelines.compression import decompressed, is_compressed
 from pipelines.raw_rows import MAX_RECORD_BYTES, Fault
+from pipelines.storage import reading
+from pipelines.storage.compression import decompressed, is_compressed
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason
 
@@ -30,7 +30,7 @@ _BUFFER_BYTES = 1 << 20
 
 @contextmanager
 def open_text(uri: str) -> Iterator[BinaryIO]:
-    with storage.open_input(uri) as file:
+    with reading.open_input(uri) as file:
         if is_compressed(uri):
             yield decompressed(uri, file)  # which does not close what it reads from
         else:  # the files of object stores have no `readline` with a limit

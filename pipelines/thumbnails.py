@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from PIL import Image
 
 from clip_core.preprocess import Preprocess
-from pipelines import storage
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, allowed_file, allowed_roots, fetch_image, image_uri
 from pipelines.manifest import file_id
@@ -21,6 +20,7 @@ from pipelines.parquet_manifests import read_footer, read_parquet
 from pipelines.raw_rows import to_row
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.scored_tables import file_schema
+from pipelines.storage import uris
 from pipelines.trust import IMAGES, TRUST, NotTrustedError, Trust
 from pipelines.unit_record import UNIT_KEY, unit_from_json
 from pipelines.webdataset import columns_of, read_webdataset
@@ -104,7 +104,7 @@ def source_units(files: Sequence[str], rows: Sequence[PictureRow]) -> dict[str, 
     found = {}
     for source in {row.source for row in rows}:
         stem = file_id(source)
-        file = next((uri for uri in files if storage.base_name(uri).startswith(stem)), None)
+        file = next((uri for uri in files if uris.base_name(uri).startswith(stem)), None)
         metadata = (file_schema(file).metadata or {}) if file else {}
         unit = _unit(metadata[UNIT_KEY]) if UNIT_KEY in metadata else None
         if unit is not None:
@@ -123,7 +123,7 @@ def _unit(text: bytes) -> Unit | None:
 
 
 def _recognised(source: str, kind: str, options: Mapping[str, Any]) -> Unit:
-    root = storage.normalize(options.get("image_root") or storage.parent(source))
+    root = uris.normalize(options.get("image_root") or uris.parent(source))
     columns = Columns()
     if kind == "webdataset":
         columns = columns_of(ColumnOverrides())

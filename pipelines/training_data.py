@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import storage
-from pipelines.filesystems import locate, retried
 from pipelines.manifest import ManifestRequest, manifest_files
 from pipelines.records import Reject, Row, RowFault
-from pipelines.redaction import redact
+from pipelines.storage import reading
+from pipelines.storage.redaction import redact
+from pipelines.storage.stores import locate, retried
 
 FOLDER = "data"
 SPLITS = ("train", "held_out")
@@ -85,7 +85,7 @@ def source_files(request: ManifestRequest) -> list[list[str | int]]:
         ManifestError, OSError: if there is none, or it cannot be looked at.
     """
     uris = [uri for uri, _ in manifest_files(request)]
-    return [[redact(uri), storage.file_size(uri), _changed_at(uri)] for uri in uris]
+    return [[redact(uri), reading.file_size(uri), _changed_at(uri)] for uri in uris]
 
 
 @retried

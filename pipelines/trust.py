@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import storage
 from pipelines.fetch import FetchPolicy, allowed_file
 from pipelines.places import place
 from pipelines.records import RowFault
-from pipelines.redaction import redact
+from pipelines.storage import uris
+from pipelines.storage.redaction import redact
 from pipelines.urls import check_prefix
 from schemas.rejects import Reason
 
@@ -33,7 +33,7 @@ class NotTrustedError(RowFault):
     """
 
     def __init__(self, uri: str, flag: str) -> None:
-        self.remedy = f"`{flag} {shlex.quote(_printable(storage.parent(redact(uri))))}`"
+        self.remedy = f"`{flag} {shlex.quote(_printable(uris.parent(redact(uri))))}`"
         super().__init__("fetch", Reason.NOT_ALLOWED, f"allow it with {self.remedy}")
 
 

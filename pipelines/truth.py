@@ -7,10 +7,10 @@ import io
 import json
 from collections.abc import Iterator
 
-from pipelines import storage
-from pipelines.compression import decompressed
 from pipelines.manifest_files import format_of
 from pipelines.scored_tables import iterate_batches
+from pipelines.storage import reading
+from pipelines.storage.compression import decompressed
 from pipelines.text_records import DELIMITERS
 
 
@@ -51,7 +51,7 @@ def _parquet_pairs(uri: str, column: str) -> Iterator[tuple[object, object]]:
 
 
 def _text_pairs(uri: str, kind: str, column: str) -> Iterator[tuple[object, object]]:
-    with storage.open_input(uri) as file:
+    with reading.open_input(uri) as file:
         lines = io.TextIOWrapper(decompressed(uri, file), encoding="utf-8-sig", newline="")
         rows = (
             (json.loads(line) for line in lines if line.strip())

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from pipelines import storage
+from pipelines.storage import writing
 
 _HEX = re.compile(r"[0-9a-fA-F]{32}")
 _UID = np.dtype("u8,u8")
@@ -28,7 +28,7 @@ def write_subset(target: str, uids: Iterable[list[str]]) -> int:
     Args:
         uids: 32 hex digits each, in batches.
     """
-    with tempfile.TemporaryFile() as scratch, storage.open_output(target) as file:
+    with tempfile.TemporaryFile() as scratch, writing.open_output(target) as file:
         for batch in uids:
             scratch.write(bytes.fromhex("".join(batch)))
         scratch.flush()

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.layout import FINGERPRINT_KEY, RESULT_KEY, VERSIONS_KEY
 from pipelines.records import Unit, UnitResult
-from pipelines.redaction import redact
+from pipelines.storage import reading
+from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
 
 UNIT_KEY = b"clip_beam.source_unit"
@@ -87,7 +87,7 @@ def read_record(uri: str) -> UnitRecord:
         NotARecordError: if `embed` did not write it.
     """
     try:
-        with storage.open_input(uri) as file:
+        with reading.open_input(uri) as file:
             metadata = pq.read_metadata(file).metadata or {}
         about = json.loads(metadata[UNIT_KEY])
         return UnitRecord(

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.chunks import Chunk, End
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.parquet_output import parquet_options
-from pipelines.partial_files import PartialFile
 from pipelines.records import Unit, UnitResult
 from pipelines.replay import unit_file
 from pipelines.retry_merge import OldRows, old_rows
 from pipelines.run_record import package_versions
+from pipelines.storage import listing, writing
+from pipelines.storage.partial_files import PartialFile
 from pipelines.tables import embeddings_batch
 from pipelines.unit_record import find_record, metadata_of, result_metadata
 
@@ -263,5 +263,5 @@ class UnitWriter:
 
     def _remove_rejects(self) -> None:
         uri = self._layout.uri(REJECTS, self.unit.unit_id)
-        if storage.exists(uri):  # of an attempt that was killed, or before all were retried
-            storage.remove(uri)
+        if listing.exists(uri):  # of an attempt that was killed, or before all were retried
+            writing.remove(uri)

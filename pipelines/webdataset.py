@@ -15,10 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
-from pipelines import storage
-from pipelines.compression import DamagedStream, decompressed, is_compressed
-from pipelines.faults import AttemptsFailed, is_transient
-from pipelines.foreign_names import escaped
 from pipelines.raw_rows import (
     MAX_RECORD_BYTES,
     MAX_TEXT_BYTES,
@@ -27,7 +23,11 @@ from pipelines.raw_rows import (
     RawRow,
 )
 from pipelines.records import Unit
-from pipelines.redaction import redact
+from pipelines.storage import reading, uris
+from pipelines.storage.compression import DamagedStream, decompressed, is_compressed
+from pipelines.storage.foreign_names import escaped
+from pipelines.storage.redaction import redact
+from pipelines.storage.retries import AttemptsFailed, is_transient
 from pipelines.tar_members import DamagedTar, Member, TarMembers
 from schemas.manifest import (
     ERROR_NAME,
@@ -102,7 +102,7 @@ def _seekable(uri: str) -> Iterator[tuple[BinaryIO, str | None]]:
 
     With the file comes what is wrong with a compressed one behind what could be unpacked, or None.
     """
-    with storage.open_input(uri) as file:
+    with reading.open_input(uri) as file:
         if not is_compressed(uri):
             yield file, None
             return
@@ -135,7 +135,7 @@ def _wrong_count(uri: str, found: int) -> str | None:
     """Compares the samples with what img2dataset's statistics beside the tar say, if they do."""
     stats = uri.rpartition(".")[0] + "_stats.json"
     try:
-        with storage.open_input(stats) as file:
+        with reading.open_input(stats) as file:
             expected = json.loads(file.read(_CHECK_BYTES))["successes"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -145,7 +145,7 @@ def _wrong_count(uri: str, found: int) -> str | None:
         return None
     if expected == found or not isinstance(expected, int):
         return None
-    return f"the tar holds {found} samples, {storage.base_name(stats)} counts {expected}"
+    return f"the tar holds {found} samples, {uris.base_name(stats)} counts {expected}"
 
 
 def _sample(file: BinaryIO, members: dict[str, Member], unit: Unit) -> dict[str, Any] | Fault:
@@ -203,7 +203,7 @@ def _values(
     columns = unit.columns
     values: dict[str, Any] = {name: _plain(about.get(name)) for name in columns.kept}
     uid = None if columns.uid == COLUMNS.uid else _named(str(columns.uid), found, about)
-    values[str(columns.uid)] = uid or _first(about, UID_NAMES) or storage.base_name(key)
+    values[str(columns.uid)] = uid or _first(about, UID_NAMES) or uris.base_name(key)
     values[str(columns.text)] = _caption(columns, found, about)
     # img2dataset takes the hash of the picture that it then resizes.
     is_resized = STATUS_NAME in about and ERROR_NAME in about

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pipelines import storage
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
 from pipelines.places import place
 from pipelines.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
+from pipelines.storage import listing, uris
 
 _COUNTED = {EMBEDDINGS: "embedded", REJECTS: "rejected"}  # table: its rows among run.json's counts
 
@@ -58,7 +58,7 @@ def what_is_missing(tables: ScoredTables) -> str | None:
     """
     if not tables.record:
         return f"there is no {RUN_JSON}, which counts the rows"
-    if not storage.exists(storage.join(tables.root, SUCCESS)):
+    if not listing.exists(uris.join(tables.root, SUCCESS)):
         return f"there is no {SUCCESS}, which `embed` writes last"
     return _miscounted(tables, EMBEDDINGS, tables.embeddings) or _miscounted(
         tables, REJECTS, tables.rejects

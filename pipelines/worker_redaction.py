@@ -4,6 +4,6 @@ A worker imports this module as it starts, as one of the job's Beam plugins; tha
 process is what it is for.
 """
 
-from pipelines.redaction import own_process
+from pipelines.storage.redaction import own_process
 
 own_process()

@@ -21,10 +21,10 @@ from clip_core.model import Clip
 from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
-from pipelines import storage
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.records import Row
 from pipelines.scored_tables import FINGERPRINT_KEY
+from pipelines.storage import reading
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 
@@ -163,12 +163,12 @@ def write_scored(
 @pytest.fixture
 def store_fails_once(monkeypatch) -> list[Exception]:
     """The fault that the next read of a whole file meets; an empty list once it has."""
-    read_whole, faults = storage.read_whole, [ConnectionResetError("try again")]
+    read_whole, faults = reading.read_whole, [ConnectionResetError("try again")]
 
     def failing(uri: str, max_bytes: int) -> bytes:
         if faults:
             raise faults.pop()
         return read_whole(uri, max_bytes)
 
-    monkeypatch.setattr(storage, "read_whole", failing)
+    monkeypatch.setattr(reading, "read_whole", failing)
     return faults

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encode_image, make_image
 
-from pipelines import check, embed, storage
+from pipelines import check, embed
 from pipelines.run_lock import lock_uri
+from pipelines.storage import writing
 
 
 def write_manifest(folder, rows=12, bad=()):
@@ -117,7 +118,7 @@ def test_output_of_another_run_is_a_problem(tmp_path, found, model_dir):
 
 def test_output_in_use_is_a_problem(tmp_path, found):
     lock = {"run": "x", "host": "elsewhere", "process": 1, "seen": time.time()}
-    storage.write_atomically(lock_uri(str(tmp_path / "out")), json.dumps(lock).encode())
+    writing.write_atomically(lock_uri(str(tmp_path / "out")), json.dumps(lock).encode())
     _, _, problems = found(write_manifest(tmp_path / "data"))
     assert "another run writes to this output" in problems[0]
 

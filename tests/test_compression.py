@@ -6,7 +6,7 @@ import random
 import pytest
 import zstandard
 
-from pipelines.compression import DamagedStream, decompressed, is_compressed
+from pipelines.storage.compression import DamagedStream, decompressed, is_compressed
 
 TEXT = b"".join(b"line %d of a manifest\n" % number for number in range(5000))
 CODECS = {

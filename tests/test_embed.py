@@ -17,8 +17,9 @@ import pytest
 from conftest import encode_image, make_image
 
 from clip_core.loading import load
-from pipelines import embed, storage
+from pipelines import embed
 from pipelines.run_lock import RunLock
+from pipelines.storage import listing
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ("--runner", "PortableRunner", "--job_endpoint", "localhost:1")
@@ -365,7 +366,7 @@ def test_manifest_images_and_output_on_another_filesystem(manifest, model_dir):
     memory = fsspec.filesystem("memory")
     memory.put(str(manifest.parent), "/bucket/data", recursive=True)
     assert run("memory://bucket/data/m.jsonl", "memory://bucket/out", model_dir) == 0
-    files = storage.list_files("memory://bucket/out/embeddings")
+    files = listing.list_files("memory://bucket/out/embeddings")
     with memory.open(files[0]) as file:
         assert pq.read_table(file).num_rows == 16
     assert memory.exists("/bucket/out/_SUCCESS")

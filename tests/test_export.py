@@ -279,10 +279,10 @@ def test_any_filesystem_will_do(run):
     output = f"memory://export-{run.parent.name}"
     flags = ["--format", "datacomp", "--input", str(run), "--output", output]
     assert export.main(flags) == 0
-    from pipelines import storage
+    from pipelines.storage import listing, reading
 
-    assert len(storage.list_files(f"{output}/metadata")) == 6
-    assert storage.file_size(f"{output}/subset.npy") == 60 * 16 + 128
+    assert len(listing.list_files(f"{output}/metadata")) == 6
+    assert reading.file_size(f"{output}/subset.npy") == 60 * 16 + 128
 
 
 def test_bigquery_gets_a_schema_for_each_table_and_commands(tmp_path, capsys):

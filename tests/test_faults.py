@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines import faults
-from pipelines.faults import AttemptsFailed, RetryPolicy, with_retries
+from pipelines.storage import retries
+from pipelines.storage.retries import AttemptsFailed, RetryPolicy, with_retries
 
 
 class Busy(ConnectionError):
@@ -24,7 +24,7 @@ def clock(monkeypatch):
         raise Busy("later")
 
     clock.sleep, clock.call = sleep, call
-    monkeypatch.setattr(faults, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(retries, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

@@ -9,10 +9,10 @@ import pytest
 import requests
 from conftest import make_row
 
-from pipelines import faults, storage
-from pipelines.faults import RetryPolicy
 from pipelines.fetch import FetchPolicy, allowed_uri, fetch_image
 from pipelines.records import RowFault
+from pipelines.storage import reading, retries
+from pipelines.storage.retries import RetryPolicy
 from schemas.rejects import Reason
 
 POLICY = FetchPolicy(retries=RetryPolicy(backoff_s=0))
@@ -230,7 +230,7 @@ def failing(monkeypatch, *errors):
             raise left.pop(0)
         return b"data"
 
-    monkeypatch.setattr(storage, "read_whole", read_whole)
+    monkeypatch.setattr(reading, "read_whole", read_whole)
     return left
 
 
@@ -255,7 +255,7 @@ def failing(monkeypatch, *errors):
 def test_transient_fault_is_tried_again_with_growing_waits(monkeypatch, error):
     failing(monkeypatch, error, error)
     waits = []
-    monkeypatch.setattr(faults.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(retries.random, "uniform", lambda low, high: high)
     policy = FetchPolicy(retries=RetryPolicy(backoff_s=0.5))
     row = make_row(url="a.png", image_root="memory://x")
     assert fetch_image(row, policy, sleep=waits.append) == b"data"

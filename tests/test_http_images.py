@@ -12,9 +12,9 @@ import pytest
 from conftest import make_row
 
 from pipelines import http_images
-from pipelines.faults import RetryPolicy
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.records import RowFault
+from pipelines.storage.retries import RetryPolicy
 from schemas.rejects import Reason
 
 RETRIES = RetryPolicy(attempts=3, backoff_s=0)

@@ -7,8 +7,8 @@ import pytest
 from test_embed import embeddings, run, write_manifest
 
 from clip_core.encoding import encode_pairs
-from pipelines import partial_files
 from pipelines.encode import ClipHandler
+from pipelines.storage import partial_files
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ import pytest
 from conftest import encode_image, make_image, make_row
 from stores import is_media, seeded
 
-from pipelines import embed, filesystems, partial_files, storage
-from pipelines.faults import RetryPolicy
+from pipelines import embed
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.records import RowFault
+from pipelines.storage import listing, partial_files, reading, uris
+from pipelines.storage import stores as filesystems
+from pipelines.storage.retries import RetryPolicy
 from schemas.rejects import Reason
 
 
@@ -48,8 +50,8 @@ def run(manifest, output, model_dir, *flags):
 def table(output, name):
     """All columns but `source`, which holds the place of the manifest."""
     tables = []
-    for uri in storage.list_files(storage.join(output, name)):
-        with storage.open_input(uri) as file:
+    for uri in listing.list_files(uris.join(output, name)):
+        with reading.open_input(uri) as file:
             tables.append(pq.read_table(pa.BufferReader(file.read())))
     whole = pa.concat_tables(tables).drop_columns(["source"]).sort_by("source_row")
     return whole.replace_schema_metadata(None)
@@ -68,7 +70,7 @@ def test_tables_are_those_of_a_local_disk(store, data, model_dir, expected):
     assert run(f"{root}/*.jsonl", output, model_dir) == 0
     for name in ("embeddings", "rejects"):
         assert table(output, name).equals(expected[name])
-    assert storage.exists(f"{output}/_SUCCESS")
+    assert listing.exists(f"{output}/_SUCCESS")
 
 
 @pytest.fixture
@@ -188,8 +190,8 @@ def test_run_that_failed_half_way_completes_to_the_same_tables(
         patch.setattr(partial_files, "_upload", first_unit_alone)
         assert run(f"{root}/m.jsonl", output, model_dir) == 1
     assert "Traceback" not in capsys.readouterr().err
-    first = storage.list_files(f"{output}/embeddings")
-    assert len(first) <= 1 and not storage.exists(f"{output}/_SUCCESS")
+    first = listing.list_files(f"{output}/embeddings")
+    assert len(first) <= 1 and not listing.exists(f"{output}/_SUCCESS")
     with store.proxy.failing(lambda method, path: None) as proxy:
         assert run(f"{root}/m.jsonl", output, model_dir) == 0
         again = [r for r in proxy.requests if "images/0.jpg" in r]

@@ -8,9 +8,10 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import write_scored
 
-from pipelines import cli, storage
+from pipelines import cli
 from pipelines.over_files import over_files, parse_with_beam
 from pipelines.search import parser
+from pipelines.storage import listing
 
 RUNNER = ("--runner", "FnApiRunner")
 UNITS = ([0, 1, 2, 3], [], [4, 5], [6])
@@ -148,4 +149,4 @@ def test_scratch_is_removed_when_the_work_fails(tmp_path):
     options = PipelineOptions([*RUNNER, "--temp_location", str(tmp_path)])
     with pytest.raises(OSError):
         list(over_files(fail, [1], options))
-    assert storage.list_files(str(tmp_path)) == [] and list(tmp_path.iterdir()) == []
+    assert listing.list_files(str(tmp_path)) == [] and list(tmp_path.iterdir()) == []

@@ -2,8 +2,9 @@ import os
 
 import pytest
 
-from pipelines import cli, storage
+from pipelines import cli
 from pipelines.places import PlaceError, expanded, manifest_place, place, readable_place
+from pipelines.storage import writing
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +103,7 @@ def test_pipe_is_refused_as_a_pipe(tmp_path):
 @pytest.mark.parametrize("name", ["m.csv", "a,b.csv", "folder", "none.csv", "in,fold/*.csv"])
 def test_what_can_be_read_passes(tmp_path, name):
     for file in ("m.csv", "a,b.csv", "folder/m.csv", "in,fold/m.csv"):
-        storage.write_atomically(str(tmp_path / file), b"x")
+        writing.write_atomically(str(tmp_path / file), b"x")
     assert manifest_place(name) == name
 
 

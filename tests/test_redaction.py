@@ -15,8 +15,9 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 from conftest import encode_image, make_image
 from stores import BUCKET
 
-from pipelines import beam_flags, cli, embed, storage
-from pipelines.redaction import ScrubbingFormatter, redact, redacted, scrub
+from pipelines import beam_flags, cli, embed
+from pipelines.storage import listing
+from pipelines.storage.redaction import ScrubbingFormatter, redact, redacted, scrub
 
 ROOT = Path(__file__).parents[1]
 SECRET = "pl4nted-s3cret"
@@ -76,7 +77,7 @@ def test_log_lines_and_their_tracebacks_are_scrubbed():
 
 def test_uncaught_error_is_scrubbed():
     code = (
-        "from pipelines.redaction import start_logging; start_logging(); "
+        "from pipelines.storage.redaction import start_logging; start_logging(); "
         f"raise RuntimeError('https://host/?sig={SECRET}')"
     )
     command = [sys.executable, "-c", code]
@@ -204,7 +205,7 @@ def outcome(request, stores, tmp_path_factory, model_dir):
     environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": KEY, "FSSPEC_S3_TOKEN": KEY}
     with store.proxy.failing(schedule):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    files = {uri: fsspec.open(uri).open().read() for uri in storage.expand(f"{output}/*/*.parquet")}
+    files = {uri: fsspec.open(uri).open().read() for uri in listing.expand(f"{output}/*/*.parquet")}
     record = store.files.cat_file(f"{output}/run.json").decode()
     return done, files, record
 

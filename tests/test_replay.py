@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encode_image, flags_over, make_image
 
-from pipelines import embed, replay, storage
+from pipelines import embed, replay
 from pipelines.layout import RESULT_KEY
-from pipelines.partial_files import PartialFile
 from pipelines.read import read_unit
 from pipelines.records import Selection, Unit
 from pipelines.resume import finished_units
+from pipelines.storage import writing
+from pipelines.storage.partial_files import PartialFile
 from pipelines.unit_record import UNIT_KEY, unit_from_json, unit_to_json
 from schemas.manifest import Columns, ManifestError
 
@@ -171,7 +172,7 @@ def test_retry_killed_at_any_write_is_completed_by_the_next_run(
 
     with monkeypatch.context() as patch:
         kill(patch, PartialFile, "publish")
-        kill(patch, storage, "remove")
+        kill(patch, writing, "remove")
         assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 143
         assert len(done) == write and not (output / "_SUCCESS").exists()
     assert set(rows(output, "embeddings")) | set(rows(output, "rejects")) == set(range(ROWS))

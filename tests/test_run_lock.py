@@ -8,8 +8,9 @@ import time
 import fsspec
 import pytest
 
-from pipelines import run_lock, storage
+from pipelines import run_lock
 from pipelines.run_lock import STALE_S, LockLostError, OutputLockedError, RunLock, lock_uri
+from pipelines.storage import listing, reading, writing
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -22,13 +23,13 @@ def output(request, tmp_path):
 
 
 def content(output):
-    return json.loads(storage.read_whole(lock_uri(output), 10_000))
+    return json.loads(reading.read_whole(lock_uri(output), 10_000))
 
 
 def leave_lock(output, **changes):
     """Leaves the lock of a run on another machine, as it was a moment ago."""
     found = {"run": "other", "host": "elsewhere", "process": 1, "seen": time.time() - 5, **changes}
-    storage.write_atomically(lock_uri(output), json.dumps(found).encode())
+    writing.write_atomically(lock_uri(output), json.dumps(found).encode())
 
 
 def leave_lock_here(output, **changes):
@@ -47,7 +48,7 @@ def test_lock_names_its_run_and_is_gone_afterwards(output):
     assert content(output)["process"] == os.getpid()
     lock.check()
     lock.release()
-    assert not storage.exists(lock_uri(output))
+    assert not listing.exists(lock_uri(output))
     acquired(output).release()
 
 
@@ -119,7 +120,7 @@ def test_lock_works_where_there_is_no_proc(output, monkeypatch):
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[1]", b"null", b"\xff"])
 def test_lock_that_makes_no_sense_is_taken_over(output, junk):
-    storage.write_atomically(lock_uri(output), junk)
+    writing.write_atomically(lock_uri(output), junk)
     acquired(output).release()
 
 
@@ -147,7 +148,7 @@ def test_store_that_fails_for_a_moment_does_not_end_the_renewal(output, monkeypa
     monkeypatch.setattr(run_lock, "BEAT_S", 0.02)
     lock = acquired(output)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_atomically", failing)
+        patch.setattr(writing, "write_atomically", failing)
         time.sleep(0.1)
     assert lock._thread.is_alive()
     lock.check()

@@ -5,14 +5,14 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines import filesystems, storage
-from pipelines.faults import RetryPolicy
-from pipelines.filesystems import StorageError, StoreFault
+from pipelines.storage import listing, reading, stores, uris, writing
+from pipelines.storage.retries import RetryPolicy
+from pipelines.storage.stores import StorageError, StoreFault
 
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
-    monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(backoff_s=0))
+    monkeypatch.setattr(stores, "RETRIES", RetryPolicy(backoff_s=0))
 
 
 @pytest.fixture
@@ -25,31 +25,31 @@ def memory():
 
 def test_local_names_are_absolute_and_lose_their_scheme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert storage.normalize("a/../b.csv") == str(tmp_path / "b.csv")
-    assert storage.normalize(f"file://{tmp_path}/b.csv") == str(tmp_path / "b.csv")
-    assert storage.normalize("gs://bucket/dir/") == "gs://bucket/dir"
+    assert uris.normalize("a/../b.csv") == str(tmp_path / "b.csv")
+    assert uris.normalize(f"file://{tmp_path}/b.csv") == str(tmp_path / "b.csv")
+    assert uris.normalize("gs://bucket/dir/") == "gs://bucket/dir"
 
 
 def test_parent_and_base_name():
-    assert storage.parent("gs://bucket/a/b.csv") == "gs://bucket/a"
-    assert storage.parent("/data/b.csv") == "/data"
-    assert storage.base_name("gs://bucket/a/b.csv") == "b.csv"
+    assert uris.parent("gs://bucket/a/b.csv") == "gs://bucket/a"
+    assert uris.parent("/data/b.csv") == "/data"
+    assert uris.base_name("gs://bucket/a/b.csv") == "b.csv"
 
 
 @pytest.mark.parametrize("root", ["local", "memory"])
 def test_written_file_reads_back(tmp_path, memory, root):
     root = str(tmp_path) if root == "local" else "memory://box"
-    uri = storage.join(root, "deep", "file.bin")
-    storage.write_atomically(uri, b"first")
-    storage.write_atomically(uri, b"second")
-    assert storage.exists(uri)
-    assert storage.file_size(uri) == 6
-    assert storage.read_whole(uri, 6) == b"second"
-    with pytest.raises(storage.TooLargeError, match="6 bytes, more than 5"):
-        storage.read_whole(uri, 5)
-    assert storage.list_files(storage.join(root, "deep")) == [uri]
-    storage.remove_tree(root)
-    assert not storage.exists(uri)
+    uri = uris.join(root, "deep", "file.bin")
+    writing.write_atomically(uri, b"first")
+    writing.write_atomically(uri, b"second")
+    assert listing.exists(uri)
+    assert reading.file_size(uri) == 6
+    assert reading.read_whole(uri, 6) == b"second"
+    with pytest.raises(reading.TooLargeError, match="6 bytes, more than 5"):
+        reading.read_whole(uri, 5)
+    assert listing.list_files(uris.join(root, "deep")) == [uri]
+    writing.remove_tree(root)
+    assert not listing.exists(uri)
 
 
 def test_failed_write_leaves_neither_file_nor_partial(tmp_path, monkeypatch):
@@ -58,15 +58,15 @@ def test_failed_write_leaves_neither_file_nor_partial(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        storage.write_atomically(str(tmp_path / "file"), b"data")
+        writing.write_atomically(str(tmp_path / "file"), b"data")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_file_is_created_once_with_its_content(tmp_path, memory):
     for uri in (str(tmp_path / "a" / "lock"), "memory://box/lock"):
-        assert storage.create_exclusively(uri, b"first")
-        assert not storage.create_exclusively(uri, b"second")
-        assert storage.read_whole(uri, 10) == b"first"
+        assert writing.create_exclusively(uri, b"first")
+        assert not writing.create_exclusively(uri, b"second")
+        assert reading.read_whole(uri, 10) == b"first"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["lock"]
 
 
@@ -74,11 +74,11 @@ def test_file_being_created_is_not_there_before_its_content(tmp_path, monkeypatc
     uri, link, seen = str(tmp_path / "lock"), os.link, []
 
     def watched(source, target):
-        seen.append((storage.read_whole(source, 10), storage.exists(uri)))
+        seen.append((reading.read_whole(source, 10), listing.exists(uri)))
         link(source, target)
 
     monkeypatch.setattr(os, "link", watched)
-    assert storage.create_exclusively(uri, b"data")
+    assert writing.create_exclusively(uri, b"data")
     assert seen == [(b"data", False)]
 
 
@@ -86,9 +86,9 @@ def test_file_being_created_is_not_there_before_its_content(tmp_path, monkeypatc
 def test_mode_of_a_file_is_the_umasks(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
-        storage.write_atomically(str(tmp_path / "a" / "whole"), b"x")
-        storage.create_exclusively(str(tmp_path / "a" / "lock"), b"x")
-        with storage.open_output(str(tmp_path / "a" / "pieces")) as file:
+        writing.write_atomically(str(tmp_path / "a" / "whole"), b"x")
+        writing.create_exclusively(str(tmp_path / "a" / "lock"), b"x")
+        with writing.open_output(str(tmp_path / "a" / "pieces")) as file:
             file.write(b"x")
     finally:
         os.umask(before)
@@ -107,17 +107,17 @@ def bare_mount(request, monkeypatch):
 
 
 def test_mount_that_refuses_all_but_bytes_gets_the_bytes(tmp_path, bare_mount):
-    storage.write_atomically(str(tmp_path / "a" / "whole"), b"x")
-    assert storage.create_exclusively(str(tmp_path / "a" / "lock"), b"x")
-    assert not storage.create_exclusively(str(tmp_path / "a" / "lock"), b"y")
-    with storage.open_output(str(tmp_path / "a" / "pieces")) as file:
+    writing.write_atomically(str(tmp_path / "a" / "whole"), b"x")
+    assert writing.create_exclusively(str(tmp_path / "a" / "lock"), b"x")
+    assert not writing.create_exclusively(str(tmp_path / "a" / "lock"), b"y")
+    with writing.open_output(str(tmp_path / "a" / "pieces")) as file:
         file.write(b"x")
     found = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert found == {"whole": b"x", "lock": b"x", "pieces": b"x"}
 
 
 def test_block_that_raises_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), storage.open_output(str(tmp_path / "a")) as file:
+    with pytest.raises(RuntimeError), writing.open_output(str(tmp_path / "a")) as file:
         file.write(b"half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
@@ -126,7 +126,7 @@ def test_block_that_raises_leaves_nothing(tmp_path):
 def test_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="expected a file to write, got the pipe or device"):
-        storage.write_atomically(str(tmp_path / "pipe"), b"x")
+        writing.write_atomically(str(tmp_path / "pipe"), b"x")
     assert not (tmp_path / "pipe").is_file()
 
 
@@ -141,27 +141,27 @@ def test_disk_without_hard_links_creates_files_too(tmp_path, monkeypatch):
 def test_file_in_the_place_of_the_directory_is_an_error(tmp_path):
     (tmp_path / "out").write_bytes(b"")
     with pytest.raises(FileExistsError):
-        storage.create_exclusively(str(tmp_path / "out" / "lock"), b"data")
+        writing.create_exclusively(str(tmp_path / "out" / "lock"), b"data")
 
 
 def test_directory_expands_to_visible_files_at_any_depth(tmp_path):
     for name in ("b.csv", "a.csv", "_truth.csv", ".hidden.csv", "sub/c.csv", "_tmp/d.csv"):
-        storage.write_atomically(str(tmp_path / name), b"x")
-    names = [os.path.relpath(uri, tmp_path) for uri in storage.expand(str(tmp_path))]
+        writing.write_atomically(str(tmp_path / name), b"x")
+    names = [os.path.relpath(uri, tmp_path) for uri in listing.expand(str(tmp_path))]
     assert names == ["a.csv", "b.csv", "sub/c.csv"]
 
 
 def test_glob_leaves_underscored_files_out_unless_it_names_them(tmp_path):
     for name in ("a.csv", "_a.csv"):
-        storage.write_atomically(str(tmp_path / name), b"x")
-    assert storage.expand(str(tmp_path / "*.csv")) == [str(tmp_path / "a.csv")]
-    assert storage.expand(str(tmp_path / "_*.csv")) == [str(tmp_path / "_a.csv")]
+        writing.write_atomically(str(tmp_path / name), b"x")
+    assert listing.expand(str(tmp_path / "*.csv")) == [str(tmp_path / "a.csv")]
+    assert listing.expand(str(tmp_path / "_*.csv")) == [str(tmp_path / "_a.csv")]
 
 
 def test_glob_on_another_filesystem(memory):
     for name in ("b.csv", "a.csv"):
         memory.pipe(f"/box/{name}", b"x")
-    assert storage.expand("memory://box/*.csv") == ["memory://box/a.csv", "memory://box/b.csv"]
+    assert listing.expand("memory://box/*.csv") == ["memory://box/a.csv", "memory://box/b.csv"]
 
 
 @pytest.mark.parametrize(
@@ -185,40 +185,40 @@ def test_glob_on_another_filesystem(memory):
 def test_glob_matches_part_by_part(tmp_path, memory, root, pattern, expected):
     root = str(tmp_path) if root == "local" else "memory://box"
     for name in ("a.csv", "x/b.csv", "x/deep/c.csv", "x/_d.csv", "y/b.csv"):
-        storage.write_atomically(storage.join(root, name), b"x")
-    assert storage.expand(storage.join(root, pattern)) == [f"{root}/{name}" for name in expected]
+        writing.write_atomically(uris.join(root, name), b"x")
+    assert listing.expand(uris.join(root, pattern)) == [f"{root}/{name}" for name in expected]
 
 
 def test_name_with_the_characters_of_a_glob_is_a_name(tmp_path):
     for name in ("a[1].csv", "a1.csv"):
-        storage.write_atomically(str(tmp_path / name), b"x")
-    assert storage.expand(str(tmp_path / "a[1].csv")) == [str(tmp_path / "a[1].csv")]
+        writing.write_atomically(str(tmp_path / name), b"x")
+    assert listing.expand(str(tmp_path / "a[1].csv")) == [str(tmp_path / "a[1].csv")]
 
 
 def test_links_to_files_are_files_and_links_to_directories_are_not_followed(tmp_path):
-    storage.write_atomically(str(tmp_path / "real" / "a.csv"), b"x")
+    writing.write_atomically(str(tmp_path / "real" / "a.csv"), b"x")
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "b.csv").symlink_to(tmp_path / "real" / "a.csv")
     names = [str(tmp_path / "real" / name) for name in ("a.csv", "b.csv")]
-    assert storage.expand(str(tmp_path / "real")) == names
-    assert storage.expand(str(tmp_path / "real" / "*")) == names
+    assert listing.expand(str(tmp_path / "real")) == names
+    assert listing.expand(str(tmp_path / "real" / "*")) == names
 
 
 def test_nothing_expands_to_nothing(tmp_path):
-    assert storage.expand(str(tmp_path / "none.csv")) == []
-    assert storage.list_files(str(tmp_path / "none")) == []
+    assert listing.expand(str(tmp_path / "none.csv")) == []
+    assert listing.list_files(str(tmp_path / "none")) == []
 
 
 def test_missing_file_and_directory_are_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError):
-        storage.file_size(str(tmp_path / "none"))
+        reading.file_size(str(tmp_path / "none"))
     with pytest.raises(IsADirectoryError):
-        storage.file_size(str(tmp_path))
+        reading.file_size(str(tmp_path))
 
 
 def test_unknown_filesystem_is_one_sentence():
     with pytest.raises(StorageError, match="no filesystem for nosuch:// is installed"):
-        storage.open_input("nosuch://a/b")
+        reading.open_input("nosuch://a/b")
 
 
 @pytest.mark.parametrize("method", ["info", "ls"])
@@ -226,9 +226,9 @@ def test_store_that_fails_for_now_is_not_taken_for_an_absent_file(monkeypatch, m
     def failing(*arguments, **settings):
         raise ConnectionResetError("try again")
 
-    storage.write_atomically("memory://there/a/b", b"x")
+    writing.write_atomically("memory://there/a/b", b"x")
     monkeypatch.setattr(MemoryFileSystem, method, failing)
-    look = storage.exists if method == "info" else storage.list_files
+    look = listing.exists if method == "info" else listing.list_files
     with pytest.raises(StoreFault, match="ConnectionResetError"):
         look("memory://there/a/b" if method == "info" else "memory://there/a")
 
@@ -236,7 +236,7 @@ def test_store_that_fails_for_now_is_not_taken_for_an_absent_file(monkeypatch, m
 @pytest.mark.parametrize("method", ["info", "ls"])
 @pytest.mark.parametrize("pattern", ["a/*.csv", "*/*.csv", "a", "*/b/c.csv"])
 def test_store_that_fails_for_now_is_not_an_empty_manifest(memory, monkeypatch, method, pattern):
-    storage.write_atomically("memory://there/a/b/c.csv", b"x")
+    writing.write_atomically("memory://there/a/b/c.csv", b"x")
     working = getattr(MemoryFileSystem, method)
 
     def failing(self, path, *arguments, **settings):
@@ -246,11 +246,11 @@ def test_store_that_fails_for_now_is_not_an_empty_manifest(memory, monkeypatch, 
 
     monkeypatch.setattr(MemoryFileSystem, method, failing)
     with pytest.raises(StoreFault, match="ConnectionResetError"):
-        storage.expand(f"memory://there/{pattern}")
+        listing.expand(f"memory://there/{pattern}")
 
 
 def test_fault_that_passes_is_read_over(monkeypatch, memory):
-    storage.write_atomically("memory://box/a", b"data")
+    writing.write_atomically("memory://box/a", b"data")
     faults = [ConnectionResetError("try again"), ConnectionResetError("try again")]
     working = MemoryFileSystem.cat_file
 
@@ -260,30 +260,30 @@ def test_fault_that_passes_is_read_over(monkeypatch, memory):
         return working(self, path)
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", failing)
-    assert storage.read_retried("memory://box/a", 4) == b"data"
-    with pytest.raises(storage.TooLargeError):
-        storage.read_retried("memory://box/a", 3)
+    assert reading.read_retried("memory://box/a", 4) == b"data"
+    with pytest.raises(reading.TooLargeError):
+        reading.read_retried("memory://box/a", 3)
 
 
 def test_fault_that_stays_is_a_store_fault(monkeypatch, memory):
     def failing(self, path):
         raise RuntimeError("of the store's own kind")
 
-    storage.write_atomically("memory://box/a", b"data")
+    writing.write_atomically("memory://box/a", b"data")
     monkeypatch.setattr(MemoryFileSystem, "cat_file", failing)
     with pytest.raises(StoreFault, match="of the store's own kind"):
-        storage.read_retried("memory://box/a", 4)
+        reading.read_retried("memory://box/a", 4)
 
 
 def test_absent_files_and_directories_are_absent(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for root in (str(tmp_path), "memory://nowhere"):
-        assert not storage.exists(f"{root}/none/x")
-        assert storage.list_files(f"{root}/none") == []
-    assert not storage.exists(str(tmp_path / "file" / "x"))
-    assert storage.list_files(str(tmp_path / "file")) == []
+        assert not listing.exists(f"{root}/none/x")
+        assert listing.list_files(f"{root}/none") == []
+    assert not listing.exists(str(tmp_path / "file" / "x"))
+    assert listing.list_files(str(tmp_path / "file")) == []
 
 
 def test_name_that_is_too_long_is_that_of_no_file(tmp_path):
     for name in ("a" * 300, "a/" * 3000):
-        assert not storage.exists(str(tmp_path / name))
+        assert not listing.exists(str(tmp_path / name))

@@ -10,9 +10,10 @@ import pytest
 import zstandard
 from conftest import plan
 
-from pipelines import raw_rows, storage, text_manifests, text_records
+from pipelines import raw_rows, text_manifests, text_records
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
+from pipelines.storage import reading
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason
 
@@ -66,9 +67,9 @@ def test_slices_hold_every_row_once_in_order(tmp_path, suffix, rows_per_unit):
     ],
 )
 def test_file_is_closed_again(tmp_path, monkeypatch, suffix, compress):
-    opened, open_input = [], storage.open_input
+    opened, open_input = [], reading.open_input
     monkeypatch.setattr(
-        storage, "open_input", lambda uri: opened.append(open_input(uri)) or opened[-1]
+        reading, "open_input", lambda uri: opened.append(open_input(uri)) or opened[-1]
     )
     path = write(tmp_path / f"m.jsonl{suffix}", compress(jsonl(*ROWS).encode()))
     assert len(records(path)) == len(ROWS)

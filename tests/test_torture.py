@@ -11,9 +11,9 @@ from conftest import make_row
 from torture_images import bad_images, bombs
 from torture_manifests import FORMS, bad_manifests, read_manifest, unaccounted
 
-from pipelines import storage
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.records import Reject, RowFault
+from pipelines.storage import listing
 from schemas.rejects import Reason
 
 SEED = 20
@@ -105,6 +105,6 @@ def test_killed_process_is_completed(model_dir, tmp_path, one_thread):
 
 def test_harness_sees_a_row_that_the_job_loses(model_dir, one_thread, monkeypatch):
     """Puts back a fault this harness found: files taken for absent when a retry is merged."""
-    strict = storage.exists
-    monkeypatch.setattr(storage, "exists", lambda uri: "/embeddings/" not in uri and strict(uri))
+    strict = listing.exists
+    monkeypatch.setattr(listing, "exists", lambda uri: "/embeddings/" not in uri and strict(uri))
     assert not torture.faults_part(1, SEED, str(model_dir)).ok

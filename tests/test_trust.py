@@ -15,9 +15,10 @@ import pytest
 from conftest import encode_image, make_image, plan, write_scored
 
 import clip_core
-from pipelines import cli, plots, storage
+from pipelines import cli, plots
 from pipelines.fetch import allowed_file
 from pipelines.manifest import file_id
+from pipelines.storage import reading
 from pipelines.unit_record import UNIT_KEY, unit_to_json
 
 PICTURE = encode_image(make_image(), "PNG")
@@ -51,9 +52,9 @@ def opened(monkeypatch):
     """What was opened or read, by URI."""
     seen = []
     for name in ("open_input", "read_whole"):
-        real = getattr(storage, name)
+        real = getattr(reading, name)
         monkeypatch.setattr(
-            storage, name, lambda uri, *rest, real=real: seen.append(str(uri)) or real(uri, *rest)
+            reading, name, lambda uri, *rest, real=real: seen.append(str(uri)) or real(uri, *rest)
         )
     return seen
 

@@ -6,11 +6,12 @@ import tarfile
 import pytest
 from conftest import plan
 
-from pipelines import storage, webdataset
-from pipelines.faults import AttemptsFailed
-from pipelines.filesystems import StoreFault
+from pipelines import webdataset
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
+from pipelines.storage import reading
+from pipelines.storage.retries import AttemptsFailed
+from pipelines.storage.stores import StoreFault
 from schemas.rejects import Reason
 
 
@@ -220,7 +221,7 @@ def fault_of_store(cause):
 @pytest.fixture
 def statistics_fail(monkeypatch):
     """Lets the store fail for the file of statistics beside a tar."""
-    opened = storage.open_input
+    opened = reading.open_input
 
     def fail_with(error):
         def open_input(uri):
@@ -228,7 +229,7 @@ def statistics_fail(monkeypatch):
                 raise error
             return opened(uri)
 
-        monkeypatch.setattr(storage, "open_input", open_input)
+        monkeypatch.setattr(reading, "open_input", open_input)
 
     return fail_with
 

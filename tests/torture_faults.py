@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from pipelines import embed, filesystems, job_parts
-from pipelines.faults import RetryPolicy
+from pipelines import embed, job_parts
 from pipelines.fetch import FetchPolicy
+from pipelines.storage import stores
+from pipelines.storage.retries import RetryPolicy
 
 ROWS = 14
 BAD = {3: b"<html>", 8: None, 9: b""}  # no picture, not there, empty
@@ -123,15 +124,15 @@ class FaultyMemory(MemoryFileSystem):
 @contextlib.contextmanager
 def faulty_store() -> Iterator[None]:
     """Puts the faulty store in the place of `memory://`."""
-    before = job_parts.FetchPolicy, filesystems.RETRIES
+    before = job_parts.FetchPolicy, stores.RETRIES
     at_once = RetryPolicy(backoff_s=0)
     fsspec.register_implementation("memory", FaultyMemory, clobber=True)
     job_parts.FetchPolicy = partial(FetchPolicy, retries=at_once)
-    filesystems.RETRIES = at_once
+    stores.RETRIES = at_once
     try:
         yield
     finally:
-        job_parts.FetchPolicy, filesystems.RETRIES = before
+        job_parts.FetchPolicy, stores.RETRIES = before
         fsspec.register_implementation("memory", MemoryFileSystem, clobber=True)
         MemoryFileSystem.store.clear()
 

@@ -22,7 +22,8 @@ import os, signal, sys
 sys.path[:0] = ["tests", "."]
 import torch
 torch.set_num_threads(1)
-from pipelines import embed, encode, partial_files, storage, unit_writer
+from pipelines import embed, encode, unit_writer
+from pipelines.storage import partial_files, reading, writing
 left = int(sys.argv[1])
 def struck(owner, name):
     original = getattr(owner, name)
@@ -33,8 +34,8 @@ def struck(owner, name):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **settings)
     setattr(owner, name, wrapped)
-for owner, name in ((os, "replace"), (os, "fsync"), (storage, "remove"), (encode, "encode_rows"),
-                    (storage, "read_whole"), (embed, "remove_partials"),
+for owner, name in ((os, "replace"), (os, "fsync"), (writing, "remove"), (encode, "encode_rows"),
+                    (reading, "read_whole"), (embed, "remove_partials"),
                     (partial_files.PartialFile, "publish"), (unit_writer._TableFile, "write_group")):
     struck(owner, name)
 sys.exit(embed.main(sys.argv[2:]))

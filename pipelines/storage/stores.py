@@ -11,8 +11,8 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
-from pipelines.faults import AttemptsFailed, RetryPolicy, describe, with_retries
-from pipelines.redaction import redact, scrub
+from pipelines.storage.redaction import redact, scrub
+from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, with_retries
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,9 +15,9 @@ import tempfile
 from contextlib import suppress
 from typing import BinaryIO, cast
 
-from pipelines import storage
-from pipelines.filesystems import is_local, locate, retried
-from pipelines.local_files import PARTIAL, sync
+from pipelines.storage import uris
+from pipelines.storage.local_files import PARTIAL, sync
+from pipelines.storage.stores import is_local, locate, retried
 
 _NAME = re.compile(re.escape(PARTIAL) + "([0-9a-z]*)-[0-9a-f]{8}")
 
@@ -39,7 +39,7 @@ class PartialFile:
         if not is_local(uri):
             self.file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - `publish` closes it
             return
-        folder = os.path.dirname(storage.normalize(uri))
+        folder = os.path.dirname(uris.normalize(uri))
         os.makedirs(folder, exist_ok=True)
         self._path = os.path.join(folder, f"{PARTIAL}{run}-{secrets.token_hex(4)}")
         self.file = open(self._path, "xb")  # noqa: SIM115
@@ -51,7 +51,7 @@ class PartialFile:
             _upload(self._uri, self.file)
         else:
             sync(self.file)
-            os.replace(self._path, storage.normalize(self._uri))
+            os.replace(self._path, uris.normalize(self._uri))
         self.file.close()
 
     def discard(self) -> None:
@@ -85,7 +85,7 @@ def remove_partials(directory: str, run: str) -> None:
     Whoever holds the lock of the output may: a run that still lives without it must not name its
     files any more, and once they are gone it cannot.
     """
-    folder = storage.normalize(directory)
+    folder = uris.normalize(directory)
     if not is_local(directory) or not os.path.isdir(folder):
         return
     for name in os.listdir(folder):
