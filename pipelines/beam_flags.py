@@ -18,11 +18,11 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import create_runner
 
-from pipelines.arguments import Parser
 from pipelines.beam_effects import idle, refusal, worth_suggesting
+from pipelines.command_line.exits import RunnerError
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import expanded
 from pipelines.cores import usable_cores
-from pipelines.places import expanded
-from pipelines.process import RunnerError
 from pipelines.store_flags import use_stores
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.

@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from pipelines import options as flags
-from pipelines import process
-from pipelines.arguments import Parser
 from pipelines.beam_flags import runs_here
 from pipelines.check_sample import SampleResult, dotted_keys, embed_sample
+from pipelines.command_line import exits
+from pipelines.command_line.parser import Parser
 from pipelines.job_parts import (
     RunModels,
     embed_rows_of,
@@ -78,7 +78,7 @@ class Findings:
             return None
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sample < 1:
             raise ValueError(f"`--sample` must be a positive int, got {sample}")
     except ValueError as error:
-        return process.fail("check", str(error), process.WRONG_USAGE)
+        return exits.fail("check", str(error), exits.WRONG_USAGE)
     findings = Findings()
     check(config, sample, runs_here(options), findings)
     print()
@@ -257,4 +257,4 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

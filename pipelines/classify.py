@@ -18,15 +18,15 @@ import numpy as np
 import pyarrow as pa
 
 from clip_core import zero_shot
-from pipelines import process
 from pipelines.accuracy import Accuracy
 from pipelines.classify_flags import parser, read_prompts
-from pipelines.extras import MissingExtraError
+from pipelines.command_line import exits
+from pipelines.command_line.meter import meter
+from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.label_tables import labels_batch, labels_file
 from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import check_room, make_room
 from pipelines.plots import heat_map
-from pipelines.progress import meter
 from pipelines.query_model import load_query_model
 from pipelines.scored_tables import (
     FINGERPRINT_KEY,
@@ -78,7 +78,7 @@ class Job:
     truth: Mapping[str, str] | None
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     flags = parser()
@@ -92,13 +92,13 @@ def _classify(options: argparse.Namespace, beam_options: PipelineOptions | None)
     try:
         job = prepare(options)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("classify", str(error), process.status_before(error))
+        return exits.fail("classify", str(error), exits.status_before(error))
     try:
         accuracy = run(job, beam_options)
         if accuracy is not None:
             _finish_accuracy(accuracy, job, options.confusion_plot)
     except (ScoredTablesError, TruthError, OSError) as error:
-        return process.fail("classify", str(error), process.status_of(error))
+        return exits.fail("classify", str(error), exits.status_of(error))
     print(f"output     {redact(options.output)}")
     return 0
 
@@ -117,7 +117,7 @@ def _embed_first(options: argparse.Namespace, rest: Sequence[str]) -> int:
         argv = _embed_flags(options, rest)
         _check_before_embedding(options, argv)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("classify", str(error), process.WRONG_USAGE)
+        return exits.fail("classify", str(error), exits.WRONG_USAGE)
     return embed.main(argv)
 
 
@@ -274,4 +274,4 @@ def _logit_scale(model: ClipModel) -> float:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

@@ -6,9 +6,9 @@ import argparse
 from itertools import chain
 
 from clip_core import zero_shot
-from pipelines.arguments import Parser
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import manifest_place, place, readable_place
 from pipelines.label_lists import read_labels, read_templates
-from pipelines.places import manifest_place, place, readable_place
 from pipelines.plots import require_matplotlib
 from pipelines.query_model import add_model_flags
 from pipelines.trust import add_trust_flags

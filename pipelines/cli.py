@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from pipelines import process
+from pipelines.command_line import exits
 from pipelines.storage.redaction import start_logging
 
 COMMANDS = {
@@ -28,7 +28,7 @@ COMMANDS = {
 WRONG_USAGE = 2
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `clip-beam COMMAND ...`; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         # Beam asks for one while it is imported.
         message = f"{error}; name one that can be written with the variable TMPDIR"
-        return process.fail(command, message, WRONG_USAGE)
+        return exits.fail(command, message, WRONG_USAGE)
 
 
 def console_script() -> None:
     """Runs `clip-beam` and ends its process."""
     logging.getLogger().addFilter(_is_not_about_cloud_clients)
-    process.run(main)
+    exits.run(main)
 
 
 def _is_not_about_cloud_clients(record: logging.LogRecord) -> bool:

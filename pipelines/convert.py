@@ -8,11 +8,11 @@ from pathlib import Path
 
 from clip_core.loading import load
 from clip_core.saving import DTYPES, save_model_directory
-from pipelines import process
-from pipelines.arguments import Parser
+from pipelines.command_line import exits
+from pipelines.command_line.model_flags import add_checkpoint_flags
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import local_place, place
 from pipelines.model_directories import first_foreign, put_model
-from pipelines.model_flags import add_checkpoint_flags
-from pipelines.places import local_place, place
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,14 +34,14 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
     try:
         convert(options)
     except (ValueError, OSError) as error:
-        return process.fail("convert", str(error), process.WRONG_USAGE)
+        return exits.fail("convert", str(error), exits.WRONG_USAGE)
     files = sorted(file.name for file in options.output.iterdir())
     print(f"model   {options.output}")
     print(f"files   {', '.join(files)}")
@@ -92,4 +92,4 @@ def _check_room(output: Path, overwrite: bool) -> None:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

@@ -23,12 +23,13 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from clip_core.ranking import auroc
-from pipelines import classify, embed, filter, layout, process, report
-from pipelines.arguments import Parser
-from pipelines.extras import MissingExtraError
+from pipelines import classify, embed, filter, layout, report
+from pipelines.command_line import exits
+from pipelines.command_line.optional_packages import MissingExtraError
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import local_place
 from pipelines.kept_rows import OUTPUTS
 from pipelines.overwriting import check_room
-from pipelines.places import local_place
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.scenes import BACKGROUNDS
@@ -47,7 +48,7 @@ KEPT_FRACTION = 0.8
 LEAST_ROWS = 10  # so that there is something to filter and to label
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"expected `--rows` of {LEAST_ROWS} or more, got {options.rows}")
         sample = _make_sample(options.output, options.rows, options.seed)
     except (ValueError, OSError) as error:
-        return process.fail("demo", str(error), process.WRONG_USAGE)
+        return exits.fail("demo", str(error), exits.WRONG_USAGE)
     return _show(sample, options.output)
 
 
@@ -188,4 +189,4 @@ def _check_own(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

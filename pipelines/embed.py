@@ -13,13 +13,22 @@ from dataclasses import asdict, dataclass, replace
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import failures, overwriting, process, run_record, summary, timings
+from pipelines import failures, overwriting, run_record, summary, timings
 from pipelines import options as flags
 from pipelines.allocator import return_freed_memory
 from pipelines.beam_flags import (
     new_pipeline,
     runs_here,
     use_local_threads,
+)
+from pipelines.command_line import exits
+from pipelines.command_line.exits import (
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    WRONG_USAGE,
+    RunnerError,
+    Terminated,
 )
 from pipelines.cores import Threads
 from pipelines.embed_rows import EmbedRows
@@ -36,14 +45,6 @@ from pipelines.layout import EMBEDDINGS, OUTPUTS, REJECTS
 from pipelines.manifest import Plan
 from pipelines.manifest_files import left_out_line
 from pipelines.options import EmbedConfig
-from pipelines.process import (
-    FAILED,
-    INTERRUPTED,
-    TERMINATED,
-    WRONG_USAGE,
-    RunnerError,
-    Terminated,
-)
 from pipelines.progress import Progress
 from pipelines.records import Unit, UnitResult
 from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons
@@ -111,12 +112,12 @@ class Job:
         return rows
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     # The in-process runner and gcsfs log what they then raise; once is enough.
-    process.mute("apache_beam.runners", "gcsfs")
-    if process.is_own():
+    exits.mute("apache_beam.runners", "gcsfs")
+    if exits.is_own():
         return_freed_memory()
     try:
         config, options = flags.parse(sys.argv[1:] if argv is None else argv)
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(config, options, lock)
     finally:
-        process.calm()
+        exits.calm()
         lock.release()
 
 
@@ -198,7 +199,7 @@ def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
     use_local_threads(options, BUNDLES)
     with (
         Progress(job.plan.rows, job.done_rows),
-        process.at_signal(lambda error: failures.stop(lock.run, error)),
+        exits.at_signal(lambda error: failures.stop(lock.run, error)),
     ):
         try:
             return _until_whole(job, options, lock)
@@ -323,8 +324,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _fail(message: str, status: int) -> int:
-    return process.fail("embed", message, status)
+    return exits.fail("embed", message, status)
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

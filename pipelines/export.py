@@ -6,16 +6,16 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import process
-from pipelines.arguments import Parser
+from pipelines.command_line import exits
+from pipelines.command_line.meter import meter
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import place
 from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
 from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.exported_run import ExportedRun, ExportError, Layout
 from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
-from pipelines.places import place
-from pipelines.progress import meter
 from pipelines.scored_tables import ScoredTablesError, row_count
 from pipelines.storage import uris
 from pipelines.storage.redaction import redact
@@ -34,7 +34,7 @@ FORMATS = ("datacomp", *LAYOUTS)
 WHOLE = ("bigquery", "tables")  # layouts that take a run as it is, with all its models
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
@@ -43,11 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         layout = choose_layout(run, options)
         make_room(run.output, layout.outputs, options.overwrite)
     except (ValueError, OSError) as error:
-        return process.fail("export", str(error), process.status_before(error))
+        return exits.fail("export", str(error), exits.status_before(error))
     try:
         export(run, layout, beam_options)
     except (ScoredTablesError, OSError) as error:
-        return process.fail("export", str(error), process.status_of(error))
+        return exits.fail("export", str(error), exits.status_of(error))
     return 0
 
 
@@ -118,4 +118,4 @@ def export(run: ExportedRun, layout: Layout, options: PipelineOptions | None = N
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

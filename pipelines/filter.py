@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines import language, process
-from pipelines.arguments import Parser
+from pipelines import language
+from pipelines.command_line import exits
+from pipelines.command_line.meter import meter
+from pipelines.command_line.optional_packages import MissingExtraError
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import place
 from pipelines.exact_duplicates import exact_duplicates
-from pipelines.extras import MissingExtraError
 from pipelines.kept_rows import KEPT, OUTPUTS, KeptRows, is_kept
 from pipelines.language import english_rule
 from pipelines.near_duplicates import near_duplicates
 from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
-from pipelines.places import place
-from pipelines.progress import meter
 from pipelines.row_rules import (
     PRESETS,
     Preset,
@@ -114,7 +115,7 @@ class Plan:
     leaves_out: str | None = None
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.output and not config.dry_run:
             make_room(config.output, OUTPUTS, config.overwrite)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("filter", str(error), process.status_before(error))
+        return exits.fail("filter", str(error), exits.status_before(error))
     try:
         selection = select(plan, config, beam_options)
         print(waterfall(selection, row_count(plan.tables.rejects)))
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in kept.write(_record(config), beam_options):
                 print(line)
     except (ScoredTablesError, PredicateError, OSError) as error:
-        return process.fail("filter", str(error), process.status_of(error))
+        return exits.fail("filter", str(error), exits.status_of(error))
     return 0
 
 
@@ -288,4 +289,4 @@ def _record(config: FilterConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

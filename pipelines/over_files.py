@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines.arguments import Parser
+from pipelines.command_line.parser import Parser
 from pipelines.storage import reading, uris, writing
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.extras import require
+from pipelines.command_line.optional_packages import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -38,16 +38,17 @@ from clip_core.saving import DTYPES, save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
 from clip_core.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
-from pipelines import process, training_data
-from pipelines.arguments import Parser
+from pipelines import training_data
+from pipelines.command_line import exits
+from pipelines.command_line.model_flags import add_checkpoint_flags
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import local_place, manifest_place, place
 from pipelines.cores import threads_for, usable_cores
 from pipelines.decode import DecodeLimits, decode_image
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_directories import first_foreign, holds_model, put_model
-from pipelines.model_flags import add_checkpoint_flags
 from pipelines.overwriting import OutputExistsError
-from pipelines.places import local_place, manifest_place, place
 from pipelines.pretrain_progress import TrainingProgress, print_summary
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
@@ -130,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _pretrain_config(options, checkpoint)
         _check_place(options)
     except (ValueError, OSError) as error:
-        return process.fail("pretrain", str(error), process.WRONG_USAGE)
+        return exits.fail("pretrain", str(error), exits.WRONG_USAGE)
     threads = threads_for(training=True).torch
     if threads is not None:
         torch.set_num_threads(threads)
@@ -148,9 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with TrainingProgress(silent=_rank() > 0) as progress:
             scores = pretrain(options, config, checkpoint, progress)
     except ValueError as error:
-        return process.fail("pretrain", str(error), process.WRONG_USAGE)
+        return exits.fail("pretrain", str(error), exits.WRONG_USAGE)
     except (OSError, DivergedError) as error:
-        return process.fail("pretrain", str(error), process.FAILED)
+        return exits.fail("pretrain", str(error), exits.FAILED)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -397,4 +398,4 @@ def _rows_line(data: DecodedData) -> str:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

@@ -5,97 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TextIO
 
 from tqdm import tqdm
 
+from pipelines.command_line.meter import LINE_INTERVAL_S
+from pipelines.timings import TALLY
+
 BAR_INTERVAL_S = 0.5
-LINE_INTERVAL_S = 10.0
-
-
-class Tally:
-    """What the line has done in this process, in whichever thread.
-
-    Attributes:
-        units: that have their files.
-        began: when the first chunk was read, on `time.perf_counter`; None before.
-        ended: when the last chunk was written.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.embedded = 0
-        self.rejects = 0
-        self.units = 0
-        self.began: float | None = None
-        self.ended = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Time from the first chunk to the last."""
-        return self.ended - self.began if self.began is not None else 0.0
-
-    def restart(self) -> None:
-        """Forgets when the first chunk was read."""
-        self.began, self.ended = None, 0.0
-
-    def note_start(self) -> None:
-        """Notes that a chunk has been read."""
-        if self.began is None:
-            self.began = time.perf_counter()
-
-    def add(self, embedded: int, rejects: int) -> None:
-        """Counts rows that have come to the writer."""
-        with self._lock:
-            self.embedded += embedded
-            self.rejects += rejects
-            self.ended = time.perf_counter()
-
-    def add_unit(self) -> None:
-        """Counts a unit whose files are there."""
-        with self._lock:
-            self.units += 1
-
-    @property
-    def rows(self) -> int:
-        """Rows done, either way."""
-        return self.embedded + self.rejects
-
-
-# Stages of an in-process run count here; on remote workers nobody looks at it.
-TALLY = Tally()
-
-
-@contextmanager
-def meter(total: int, unit: str, stream: TextIO | None = None) -> Iterator[Callable[[int], object]]:
-    """Shows how far a loop of this thread is; gives the function that counts what is done.
-
-    Args:
-        total: how many there are.
-        unit: of what, in the plural.
-        stream: stderr when None.
-    """
-    stream = stream or sys.stderr
-    if stream.isatty():
-        with tqdm(total=total, unit=f" {unit}", file=stream, dynamic_ncols=True) as bar:
-            yield bar.update
-        return
-    started_at = shown_at = time.monotonic()
-    done = 0
-
-    def count_done(count: int) -> None:
-        nonlocal done, shown_at
-        done += count
-        now = time.monotonic()
-        if now - shown_at >= LINE_INTERVAL_S:
-            shown_at = now
-            rate = done / (now - started_at)
-            left = f", {(total - done) / rate:.0f} s left" if rate else ""
-            print(f"{done} of {total} {unit}, {rate:.1f}/s{left}", file=stream, flush=True)
-
-    yield count_done
 
 
 class Progress:

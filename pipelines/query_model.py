@@ -6,8 +6,8 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipelines.model_flags import add_checkpoint_flags
-from pipelines.places import place
+from pipelines.command_line.model_flags import add_checkpoint_flags
+from pipelines.command_line.places import place
 from pipelines.scored_tables import ScoredTables
 from pipelines.storage.redaction import redact
 from pipelines.trust import TRUST

@@ -16,7 +16,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines import failures, progress
+from pipelines import failures, timings
 from pipelines.chunks import CHUNK_BYTES, CHUNK_ROWS, Chunk, End, make_chunk
 from pipelines.parquet_manifests import read_ledger, read_parquet
 from pipelines.raw_rows import Fault, RawRow, reject, to_row
@@ -171,7 +171,7 @@ class _Read(beam.DoFn):
             seconds += time.perf_counter() - began
             if chunk is None:
                 break
-            progress.TALLY.note_start()
+            timings.TALLY.note_start()
             self._rows_read.inc(chunk.size)
             yield chunk
             began = time.perf_counter()

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from pipelines import process
-from pipelines.arguments import Parser
-from pipelines.extras import MissingExtraError, require
+from pipelines.command_line import exits
+from pipelines.command_line.meter import meter
+from pipelines.command_line.optional_packages import MissingExtraError, require
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import place
 from pipelines.over_files import parse_with_beam
-from pipelines.places import place
 from pipelines.plots import require_matplotlib
-from pipelines.progress import meter
 from pipelines.report_page import render_report
 from pipelines.run_statistics import Statistics, cut_of_fraction, gather
 from pipelines.scored_tables import (
@@ -62,7 +62,7 @@ class ReportConfig:
             )
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
@@ -71,11 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_extra()
         tables = open_tables(config.input).of_model(config.model_name)
     except (ValueError, OSError, MissingExtraError) as error:
-        return process.fail("report", str(error), process.status_before(error))
+        return exits.fail("report", str(error), exits.status_before(error))
     try:
         lines = write_report(tables, config, beam_options)
     except (ScoredTablesError, OSError) as error:
-        return process.fail("report", str(error), process.status_of(error))
+        return exits.fail("report", str(error), exits.status_of(error))
     for line in [*lines, f"report     {redact(config.output)}"]:
         print(line)
     return 0
@@ -159,4 +159,4 @@ def _galleries(
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

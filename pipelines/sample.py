@@ -24,10 +24,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import process
-from pipelines.arguments import Parser
+from pipelines.command_line import exits
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import local_place
 from pipelines.cores import usable_cores
-from pipelines.places import local_place
 from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
 from pipelines.scenes import PAIR_CHOICES
 
@@ -47,7 +47,7 @@ class SampleSummary:
     damages: Counter[str]
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = SampleConfig(**{field.name: values[field.name] for field in fields(SampleConfig)})
         summary = write_sample(config, options.output, options.manifest_format)
     except (ValueError, OSError) as error:
-        return process.fail("sample", str(error), process.WRONG_USAGE)
+        return exits.fail("sample", str(error), exits.WRONG_USAGE)
     print(f"rows      {summary.rows}")
     print(f"swapped   {_counts(summary.swaps)}")
     print(f"broken    {_counts(summary.damages)}")
@@ -191,4 +191,4 @@ def _counts(counts: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines import process
-from pipelines.arguments import Parser
+from pipelines.command_line import exits
+from pipelines.command_line.meter import meter
+from pipelines.command_line.optional_packages import require
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import place, readable_place
 from pipelines.decode import DecodeLimits, decode_image
-from pipelines.extras import require
 from pipelines.fetch import MAX_IMAGE_BYTES
 from pipelines.html_pages import render
 from pipelines.nearest import nearest_rows
 from pipelines.over_files import parse_with_beam
-from pipelines.places import place, readable_place
-from pipelines.progress import meter
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.records import RowFault
 from pipelines.scored_tables import (
@@ -46,7 +46,7 @@ TOP_K = 10
 WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         image = _read_image(options.image) if options.image else None
         query = _embed(load_query_model(tables, options), options.text, image)
     except (ValueError, OSError, ImportError, RowFault) as error:
-        return process.fail("search", str(error), process.status_before(error))
+        return exits.fail("search", str(error), exits.status_before(error))
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             writing.write_atomically(options.html, page.encode())
             print("\n".join(["", *remedy_lines(pictures), f"gallery    {redact(options.html)}"]))
     except (ScoredTablesError, OSError) as error:
-        return process.fail("search", str(error), process.status_of(error))
+        return exits.fail("search", str(error), exits.status_of(error))
     return 0
 
 
@@ -178,4 +178,4 @@ def _checked_tables(options: argparse.Namespace) -> ScoredTables:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

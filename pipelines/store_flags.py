@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import (
     S3Options,
 )
 
-from pipelines.process import put_back
+from pipelines.command_line.exits import put_back
 
 
 def use_stores(options: PipelineOptions) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.command_line.places import place
 from pipelines.fetch import FetchPolicy, allowed_file
-from pipelines.places import place
 from pipelines.records import RowFault
 from pipelines.storage import uris
 from pipelines.storage.redaction import redact

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from clip_core.inference import ready_to_encode
 from clip_core.loading import load
 from clip_core.verification import TOLERANCE, Deviation, measure
-from pipelines import process
-from pipelines.arguments import Parser
+from pipelines.command_line import exits
+from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags
+from pipelines.command_line.parser import Parser
+from pipelines.command_line.places import place
 from pipelines.encode import resolve_device, resolve_precision, use_threads
-from pipelines.model_flags import add_checkpoint_flags, add_place_flags
-from pipelines.places import place
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-@process.command
+@exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         ready_to_encode(model.clip)
         deviation = measure(reference, model)
     except (ValueError, OSError) as error:
-        return process.fail("verify", str(error), process.WRONG_USAGE)
+        return exits.fail("verify", str(error), exits.WRONG_USAGE)
     passed = deviation.within(TOLERANCE[precision])
     for name in ("architecture", "activation", "checkpoint_sha256"):
         print(f"{name:<18} {reference.fingerprint[name]}")
     print(f"{'tested':<18} {precision} on {device}, against fp32 on cpu")
     _print_deviation(deviation, TOLERANCE[precision])
     print(f"{'verdict':<18} {'passed' if passed else 'FAILED'}")
-    return 0 if passed else process.FAILED
+    return 0 if passed else exits.FAILED
 
 
 def _print_deviation(found: Deviation, limit: Deviation) -> None:
@@ -60,4 +60,4 @@ def _print_deviation(found: Deviation, limit: Deviation) -> None:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    exits.run(main)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from pipelines.command_line.places import place
 from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
-from pipelines.places import place
 from pipelines.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
 from pipelines.storage import listing, uris
 

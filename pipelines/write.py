@@ -17,7 +17,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines import failures, progress
+from pipelines import failures, timings
 from pipelines.chunks import Chunk
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.ledger import MAX_OPEN_UNITS, MAX_WAITING_ROWS
@@ -137,7 +137,7 @@ class _Write(beam.DoFn):
         if name not in self._open:
             self._open[name] = UnitWriter(self._layout, chunk.unit, self._attempt)
         writer = self._open[name]
-        progress.TALLY.add(chunk.rows.num_rows, chunk.rejects.num_rows)
+        timings.TALLY.add(chunk.rows.num_rows, chunk.rejects.num_rows)
         writer.add(chunk)
         self._keep_bounds()
         if writer.is_complete:
@@ -159,7 +159,7 @@ class _Write(beam.DoFn):
             failures.stop(self._layout.run, error)
             writer.discard()
             raise
-        progress.TALLY.add_unit()
+        timings.TALLY.add_unit()
         return result
 
     def _uploaded(self) -> UnitResult:

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.arguments import WRONG_USAGE, Parser
+from pipelines.command_line.parser import WRONG_USAGE, Parser
 
 
 @pytest.fixture

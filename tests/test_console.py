@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CLOSED = ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 WRITES_A_TABLE = """
 import os, subprocess, sys
-from pipelines import process
+from pipelines.command_line import exits
 def main():
     print("said")
     print("complained", file=sys.stderr)
@@ -22,7 +22,7 @@ def main():
         os.write(2, b"a line of a library")
         subprocess.run(["sh", "-c", "echo child; echo child >&2"], check=True)
     return 0
-process.run(main)
+exits.run(main)
 """
 
 
@@ -67,7 +67,7 @@ def test_machine_without_temporary_directory_is_told_in_one_sentence(command):
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252:strict", "utf-8"])
 @pytest.mark.parametrize("text", ["…", "目录", "name-\udce9"])
 def test_what_a_console_cannot_show_is_escaped(encoding, text):
-    code = f"from pipelines import process; process.run(lambda: print({text!r}) or 0)"
+    code = f"from pipelines.command_line import exits; exits.run(lambda: print({text!r}) or 0)"
     done = run("-c", code, env={**os.environ, "PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stderr) == (0, b"")
     codec = encoding.partition(":")[0]

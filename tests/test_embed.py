@@ -174,7 +174,8 @@ def test_killed_run_completes_to_the_same_set(tmp_path, model_dir):
 # A run that waits a little in each batch, so that a signal meets it half-way.
 SLOW_EMBED = """
 import sys, time
-from pipelines import embed, encode, process
+from pipelines import embed, encode
+from pipelines.command_line import exits
 whole = encode.encode_pairs
 def slow(*arguments):
     time.sleep(0.3)
@@ -182,7 +183,7 @@ def slow(*arguments):
 encode.encode_pairs = slow
 manifest, output, model = sys.argv[1:]
 flags = ["--manifest", manifest, "--output", output, "--model", model, "--rows_per_unit", "5"]
-process.run(lambda: embed.main(flags))
+exits.run(lambda: embed.main(flags))
 """
 
 

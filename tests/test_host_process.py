@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from conftest import write_scored
 
-from pipelines import cli, process
+from pipelines import cli
 from pipelines import filter as filtering
+from pipelines.command_line import exits
 
 LOGGERS = (None, "apache_beam", "apache_beam.runners", "gcsfs", "PIL", "clip_core", "pipelines")
 MODULES = [name for name in cli.COMMANDS if name != "demo"]
@@ -93,17 +94,17 @@ def test_runner_that_is_not_there_is_returned(tmp_path, host):
 def test_what_is_put_back_waits_for_the_outermost_command():
     done = []
 
-    @process.command
+    @exits.command
     def inner(argv=None):
-        process.put_back(done.append, "inner")
+        exits.put_back(done.append, "inner")
         return 3
 
-    @process.command
+    @exits.command
     def outer(argv=None):
-        process.put_back(done.append, "outer")
+        exits.put_back(done.append, "outer")
         assert inner() == 3 and done == []
         raise SystemExit("no")
 
     assert outer() == 1 and done == ["inner", "outer"]
-    process.put_back(done.append, "nobody")
+    exits.put_back(done.append, "nobody")
     assert done == ["inner", "outer"]

@@ -5,8 +5,9 @@ import pytest
 from conftest import write_scored
 from test_filter import filtered
 
-from pipelines import extras, language
-from pipelines.extras import MissingExtraError
+from pipelines import language
+from pipelines.command_line import optional_packages
+from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.language import english_rule
 
 TEXTS = {
@@ -55,7 +56,7 @@ def test_without_the_extra_the_rule_is_left_out_and_said_to_be(scored, capsys, m
 
 
 def test_rule_without_the_extra_names_it(monkeypatch):
-    monkeypatch.setattr(extras, "import_module", lambda name: __import__("not_there"))
+    monkeypatch.setattr(optional_packages, "import_module", lambda name: __import__("not_there"))
     with pytest.raises(MissingExtraError, match=r'pip install "clip-beam\[language\]"'):
         english_rule()
 

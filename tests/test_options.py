@@ -7,9 +7,9 @@ from apache_beam.options.pipeline_options import (
 from conftest import flags_over
 
 from pipelines import beam_flags, cli, options
-from pipelines.arguments import Parser
 from pipelines.beam_flags import runs_here
-from pipelines.process import RunnerError
+from pipelines.command_line.exits import RunnerError
+from pipelines.command_line.parser import Parser
 
 NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]
 

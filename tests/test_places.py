@@ -3,7 +3,13 @@ import os
 import pytest
 
 from pipelines import cli
-from pipelines.places import PlaceError, expanded, manifest_place, place, readable_place
+from pipelines.command_line.places import (
+    PlaceError,
+    expanded,
+    manifest_place,
+    place,
+    readable_place,
+)
 from pipelines.storage import writing
 
 

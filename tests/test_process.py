@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CODE = """
 import atexit, threading
-from pipelines import process
+from pipelines.command_line import exits
 waiting = threading.Event()
 thread = threading.Thread(target=waiting.wait, daemon={daemon})
 thread.start()
@@ -18,7 +18,7 @@ atexit.register(print, "tidied up")
 def main():
     print("working", end=" ")
     {body}
-process.run(main)
+exits.run(main)
 """
 
 

@@ -1,8 +1,12 @@
 import io
+import sys
+import time
 from contextlib import redirect_stderr
 
 from pipelines import progress
-from pipelines.progress import Progress, Tally, meter
+from pipelines.command_line.meter import meter
+from pipelines.progress import Progress
+from pipelines.timings import Tally
 
 
 class Terminal(io.StringIO):
@@ -57,7 +61,7 @@ def test_meter_draws_a_bar_on_a_terminal():
 
 def test_meter_prints_plain_lines_now_and_then_elsewhere(monkeypatch):
     seconds = iter([0, 4, 11, 12, 22])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     stream = io.StringIO()
     with meter(44, "rows", stream) as count:
         for _ in range(4):
@@ -77,7 +81,7 @@ def test_meter_of_nothing_says_nothing():
 
 def test_meter_writes_to_the_stderr_of_the_moment(monkeypatch):
     stream = Terminal()
-    monkeypatch.setattr(progress.sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
     with meter(2, "rows") as count:
         count(1)
     assert "1/2" in stream.getvalue()

@@ -103,13 +103,13 @@ def test_every_command_scrubs_logs_and_tracebacks(command):
 
 def test_process_of_a_module_scrubs_what_libraries_make_of_tracebacks():
     code = (
-        "import sys, traceback; from pipelines import process\n"
+        "import sys, traceback; from pipelines.command_line import exits\n"
         "def main():\n"
         f"    try: raise OSError('https://h/?sig={SECRET}')\n"
         "    except OSError as error:\n"
         "        print(traceback.format_exc(), *traceback.format_exception(error))\n"
         "    return 0\n"
-        "process.run(main)"
+        "exits.run(main)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and SECRET not in done.stdout

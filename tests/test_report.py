@@ -11,7 +11,7 @@ import pytest
 from conftest import encode_image, make_image, write_scored
 
 from pipelines import cli, report, run_statistics
-from pipelines.process import RunnerError
+from pipelines.command_line.exits import RunnerError
 
 HOSTILE = '</title></style><script>document.title="owned"</script><img src=x onerror=alert(1)>"\'&'
 RECORD = {

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.extras import MissingExtraError
+from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.row_rules import PRESETS, similarity_rule
 from pipelines.sql_predicates import PredicateError, sql_rule
 

@@ -13,7 +13,8 @@ from conftest import encode_image, make_image
 ROOT = Path(__file__).parents[1]
 COMMANDS = """
 import sys
-from pipelines import cli, process
+from pipelines import cli
+from pipelines.command_line import exits
 root, out = sys.argv[1:]
 run = ["--input", out + "/run"]
 job = ["--manifest", root + "/m.jsonl", "--output", out + "/run", "--model", root + "/model"]
@@ -30,7 +31,7 @@ LINES = [
     ["convert", "--model", root + "/model", "--output", out + "/model"],
     ["sample", "--output", out + "/sample", "--rows", "3"],
 ]
-process.run(lambda: max(cli.main(line) for line in LINES))
+exits.run(lambda: max(cli.main(line) for line in LINES))
 """
 TABLES = ("run/embeddings", "kept/kept", "labels/labels", "export/scores", "sample")
 # Several at once, as none has to do with the others.

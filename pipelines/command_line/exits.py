@@ -14,7 +14,7 @@ from functools import wraps
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
-from pipelines.console import prepare_streams
+from pipelines.command_line.console import prepare_streams
 from pipelines.storage.redaction import own_process, scrub
 
 FAILED = 1

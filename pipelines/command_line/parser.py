@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines.process import WRONG_USAGE
+from pipelines.command_line.exits import WRONG_USAGE
 from pipelines.storage.redaction import scrub
 
 

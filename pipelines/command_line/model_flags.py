@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.places import place
+from pipelines.command_line.places import place
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
