@@ -29,17 +29,16 @@ import clip_core
 from bench.pairs import caption
 from clip_core.preprocess import Preprocess
 from pipelines import encode
-from pipelines.chunks import Vectors
-from pipelines.cores import Threads
 from pipelines.decode import DecodedImage
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import ClipHandler, LoadedModels, ModelSpec
 from pipelines.encoded_batch import Encoded, RowsOfBatch
+from pipelines.engine.cores import Threads
 from pipelines.image_work import ImageWork
 from pipelines.job_parts import build
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_inputs import ModelInputs
-from pipelines.records import Row
+from pipelines.records import Row, Vectors
 from pipelines.unit_writer import OutputLayout
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from clip_core.loading import ClipModel, load
-from pipelines.cores import usable_cores
+from pipelines.engine.cores import usable_cores
 
 Loop = Callable[[], object]
 Pairs = list[tuple[bytes, str]]

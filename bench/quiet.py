@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import embed
-from pipelines.allocator import return_freed_memory
+from pipelines.engine.memory import return_freed_memory
 
 
 def embed_tars(folder: Path, flags: Sequence[str]) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.chunks import CHUNK_ROWS, Chunk, End, Vectors, make_chunk
+from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
 from pipelines.image_work import KNOWN_FIELDS
-from pipelines.records import Row, Unit
+from pipelines.records import Chunk, End, Row, Unit, Vectors
 from pipelines.unit_writer import OutputLayout, UnitWriter
 from schemas.embeddings import embeddings_schema
 from schemas.manifest import Columns

@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from pipelines import options as flags
-from pipelines.beam_flags import runs_here
 from pipelines.check_sample import SampleResult, dotted_keys, embed_sample
 from pipelines.command_line import exits
 from pipelines.command_line.parser import Parser
+from pipelines.engine.beam_options import runs_here
 from pipelines.job_parts import (
     RunModels,
     embed_rows_of,

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import timings
-from pipelines.beam_flags import LOCAL_RUNNER, new_pipeline
 from pipelines.embed_rows import EmbedRows
+from pipelines.engine import counters
+from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
 from pipelines.job_parts import build
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.parquet_output import parquet_bytes
@@ -64,13 +64,13 @@ def embed_sample(
     limit = -(-count // max(len(chosen), 1))
     sampled = [_first_rows(unit, limit) for unit in chosen]
     transform.handler.warm_up()  # the first pass of a model also pays for its start
-    timings.TALLY.restart()
+    counters.TALLY.restart()
     pipeline = new_pipeline(PipelineOptions(["--runner", LOCAL_RUNNER]))
     build(pipeline, sampled, transform, layout, limit)
     pipeline.run().wait_until_finish()
     tables = {name: _table(layout, name) for name in (EMBEDDINGS, REJECTS)}
     result = _counted(tables[EMBEDDINGS], tables[REJECTS], layout.models)
-    result.rows_per_s = result.rows / max(timings.TALLY.seconds, 1e-6)
+    result.rows_per_s = result.rows / max(counters.TALLY.seconds, 1e-6)
     size = sum(parquet_bytes(table, {}).size for table in tables.values())
     result.bytes_per_row = size / max(result.rows, 1)
     return result

@@ -23,8 +23,8 @@ from pipelines.classify_flags import parser, read_prompts
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
+from pipelines.engine.per_file import over_files, parse_with_beam
 from pipelines.label_tables import labels_batch, labels_file
-from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import check_room, make_room
 from pipelines.plots import heat_map
 from pipelines.query_model import load_query_model

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 from PIL import Image
 
-from pipelines.allocator import limit_memory
+from pipelines.engine.memory import limit_memory
 from pipelines.records import RowFault
 
 _GRACE_S = 5

@@ -13,14 +13,8 @@ from dataclasses import asdict, dataclass, replace
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import failures, overwriting, run_record, summary, timings
 from pipelines import options as flags
-from pipelines.allocator import return_freed_memory
-from pipelines.beam_flags import (
-    new_pipeline,
-    runs_here,
-    use_local_threads,
-)
+from pipelines import overwriting, run_record, summary
 from pipelines.command_line import exits
 from pipelines.command_line.exits import (
     FAILED,
@@ -30,9 +24,12 @@ from pipelines.command_line.exits import (
     RunnerError,
     Terminated,
 )
-from pipelines.cores import Threads
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import EncoderFailedError, ModelChangedError
+from pipelines.engine import counters, failures
+from pipelines.engine.beam_options import new_pipeline, runs_here, use_local_threads
+from pipelines.engine.cores import Threads
+from pipelines.engine.memory import return_freed_memory
 from pipelines.isolation import WorkerLostError
 from pipelines.job_parts import (
     build,
@@ -217,7 +214,7 @@ def _until_whole(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str,
     pending = job.pending
     for _ in range(ATTEMPTS):
         if pending:
-            seconds = timings.add(seconds, _run_pipeline(replace(job, pending=pending), options))
+            seconds = counters.add(seconds, _run_pipeline(replace(job, pending=pending), options))
         lock.check()
         pending = tuple(job.left_to_do())
         if not pending:
@@ -278,7 +275,7 @@ def _run_pipeline(job: Job, options: PipelineOptions) -> dict[str, float]:
     build(pipeline, job.pending, job.embed_rows, job.layout)
     result = pipeline.run()
     result.wait_until_finish()
-    return timings.stage_seconds(result)
+    return counters.stage_seconds(result)
 
 
 def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> None:

@@ -17,11 +17,11 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines.chunks import CHUNK_ROWS, Chunk, make_chunk
 from pipelines.encode import ClipHandler
+from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
 from pipelines.image_work import ImageWork
 from pipelines.prepare import Prepare
-from pipelines.records import Row
+from pipelines.records import Chunk, Row
 from pipelines.score import ScorePairs
 from pipelines.tables import embeddings_batch
 from schemas.embeddings import ROW_FIELDS, embeddings_schema

@@ -19,12 +19,11 @@ import clip_core.loading
 from clip_core.encoding import encode_pairs
 from clip_core.inference import ready_to_encode
 from clip_core.loading import ClipModel
-from pipelines import failures
 from pipelines.batch_recovery import BatchLimit, BatchRecovery
-from pipelines.chunks import Chunk
-from pipelines.cores import Threads, threads_for
 from pipelines.encoded_batch import Encoded, RowsOfBatch
-from pipelines.records import RowFault
+from pipelines.engine import failures
+from pipelines.engine.cores import Threads, threads_for
+from pipelines.records import Chunk, RowFault
 from pipelines.storage.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.chunks import Chunk, Vectors
-from pipelines.records import RowFault
+from pipelines.records import Chunk, RowFault, Vectors
 from schemas.rejects import Reason
 
 NOT_FINITE = RowFault("encode", Reason.NON_FINITE, "the model gave NaN or infinity")

@@ -10,11 +10,11 @@ from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place
+from pipelines.engine.per_file import over_files, parse_with_beam
 from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
 from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.exported_run import ExportedRun, ExportError, Layout
-from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.scored_tables import ScoredTablesError, row_count
 from pipelines.storage import uris

@@ -18,11 +18,11 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place
+from pipelines.engine.per_file import over_files, parse_with_beam
 from pipelines.exact_duplicates import exact_duplicates
 from pipelines.kept_rows import KEPT, OUTPUTS, KeptRows, is_kept
 from pipelines.language import english_rule
 from pipelines.near_duplicates import near_duplicates
-from pipelines.over_files import over_files, parse_with_beam
 from pipelines.overwriting import make_room
 from pipelines.row_rules import (
     PRESETS,

@@ -13,14 +13,13 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from pipelines.chunks import Chunk
-from pipelines.cores import threads_for, usable_cores
 from pipelines.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
+from pipelines.engine.cores import threads_for, usable_cores
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.isolation import decode_isolated
 from pipelines.model_inputs import ModelInputs
 from pipelines.pixel_budget import Account
-from pipelines.records import Row, RowFault
+from pipelines.records import Chunk, Row, RowFault
 
 
 class _Cores:

@@ -10,8 +10,6 @@ import apache_beam as beam
 import pyarrow as pa
 
 from clip_core.loading import ClipModel
-from pipelines.chunks import chunk_rows
-from pipelines.cores import Threads
 from pipelines.decode import DecodeLimits
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
@@ -22,6 +20,8 @@ from pipelines.encode import (
     resolve_device,
     resolve_precision,
 )
+from pipelines.engine.chunks import chunk_rows
+from pipelines.engine.cores import Threads
 from pipelines.fetch import FetchPolicy
 from pipelines.image_work import ImageWork
 from pipelines.manifest import ManifestRequest, Plan, plan_units

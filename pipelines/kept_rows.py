@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipelines.engine.per_file import over_files
 from pipelines.layout import EMBEDDINGS
-from pipelines.over_files import over_files
 from pipelines.parquet_output import write_parquet
 from pipelines.scored_tables import ScoredTables, file_schema
 from pipelines.selection import Part, Selection

@@ -12,10 +12,10 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from clip_core.preprocess import POLICIES, RESAMPLINGS
-from pipelines.beam_flags import read_beam_flags
 from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import manifest_place, place
+from pipelines.engine.beam_options import read_beam_flags
 from pipelines.trust import MANIFESTS, add_replay_flags
 from pipelines.urls import check_prefix
 from schemas.rejects import Reason

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from pipelines.allocator import limit_memory
+from pipelines.engine.memory import limit_memory
 from pipelines.parquet_batches import DamagedParquet, ParquetBatches, damage_named
 
 DAMAGED, TOO_LARGE = 3, 4  # exit status

@@ -16,11 +16,11 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines import failures
-from pipelines.chunks import Chunk
+from pipelines.engine import failures
+from pipelines.engine.ledger import Ledger
 from pipelines.image_work import STEPS, ImageWork, Job, WorkThreads
-from pipelines.ledger import Ledger
 from pipelines.pixel_budget import BUDGET, Account
+from pipelines.records import Chunk
 
 # Rows in flight: enough to keep the threads busy while a batch is encoded.
 WINDOW_ROWS = 512

@@ -43,8 +43,8 @@ from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place, manifest_place, place
-from pipelines.cores import threads_for, usable_cores
 from pipelines.decode import DecodeLimits, decode_image
+from pipelines.engine.cores import threads_for, usable_cores
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_directories import first_foreign, holds_model, put_model

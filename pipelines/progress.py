@@ -10,7 +10,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from pipelines.command_line.meter import LINE_INTERVAL_S
-from pipelines.timings import TALLY
+from pipelines.engine.counters import TALLY
 
 BAR_INTERVAL_S = 0.5
 

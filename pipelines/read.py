@@ -16,11 +16,11 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines import failures, timings
-from pipelines.chunks import CHUNK_BYTES, CHUNK_ROWS, Chunk, End, make_chunk
+from pipelines.engine import counters, failures
+from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
 from pipelines.parquet_manifests import read_ledger, read_parquet
 from pipelines.raw_rows import Fault, RawRow, reject, to_row
-from pipelines.records import Reject, Row, Unit
+from pipelines.records import Chunk, End, Reject, Row, Unit
 from pipelines.replay import selected_rows
 from pipelines.text_manifests import read_text
 from pipelines.webdataset import read_webdataset
@@ -171,7 +171,7 @@ class _Read(beam.DoFn):
             seconds += time.perf_counter() - began
             if chunk is None:
                 break
-            timings.TALLY.note_start()
+            counters.TALLY.note_start()
             self._rows_read.inc(chunk.size)
             yield chunk
             began = time.perf_counter()

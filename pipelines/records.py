@@ -1,16 +1,27 @@
 r"""The records that cross stages. Stages import these and never each other.
 
-Unit -> Row or Reject -> Chunk (`pipelines.chunks`) -> UnitResult
+Unit -> Row or Reject -> Chunk -> UnitResult
+
+A chunk is some dozens of rows of one unit, side by side as arrays, on their way through the line:
+Read fills in the rows and whose images are to be fetched, Prepare the pixels and tokens, the
+encoder the vectors, Score the similarities. Each drops what the next one does not need. A row that
+fails on the way moves from `rows` to `rejects` of its chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import pyarrow as pa
+
+from schemas.embeddings import ROW_FIELDS
 from schemas.manifest import Columns
-from schemas.rejects import MAX_DETAIL_CHARS, Reason
+from schemas.rejects import FAULT_FIELDS, MAX_DETAIL_CHARS, Reason, rejects_schema
+
+_OVERHEAD_BYTES = 512  # of a chunk
 
 
 @dataclass(frozen=True)
@@ -141,3 +152,114 @@ class RowFault(Exception):
     def to_reject(self, row: Row) -> Reject:
         """Names the row that failed."""
         return Reject(row, self.stage, self.reason, self.detail)
+
+
+class End(NamedTuple):
+    """What the last chunk of a unit tells: how many chunks and rows the reader counted."""
+
+    chunks: int
+    rows: int
+
+
+class Vectors(NamedTuple):
+    """What one model makes of the rows of a chunk.
+
+    Attributes:
+        image, text: [rows, dim] float32, L2-normalised.
+        text_truncated: [rows] bool.
+    """
+
+    image: np.ndarray
+    text: np.ndarray
+    text_truncated: np.ndarray
+
+
+class Lease(Protocol):
+    """Bytes of a process's budget; they stay in the process."""
+
+    def give_back(self, size: int | None = None) -> None:
+        """Gives so many bytes back, or all that are left."""
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Consecutive rows of one unit.
+
+    Attributes:
+        unit: None for rows of one's own, which belong to none.
+        number: of the chunk in its unit, from 0.
+        rows: those that have not failed, as `row_schema` has them, in manifest order.
+        rejects: those that have, as `rejects_schema` has them, in manifest order.
+        index: [rows] int, which image a row has; several rows may share one.
+        images: a row for each image that is to be fetched; empty behind Prepare.
+        known: what is known of each image, a row an image: a table that `image_fields` describes.
+        pixels: for each distinct preprocessing [images, 3, size, size] uint8.
+        tokens, truncated: for each distinct tokenizer [rows, context_length] int64, [rows] bool.
+        vectors: of each model.
+        similarities: of each model [rows] float32, the cosine of image and text.
+        end: of the last chunk of a unit, else None.
+        lease: the bytes that it holds of its process's budget.
+    """
+
+    unit: Unit | None
+    number: int
+    rows: pa.RecordBatch
+    rejects: pa.RecordBatch
+    index: np.ndarray
+    images: tuple[Row, ...] = ()
+    known: pa.RecordBatch | None = None
+    pixels: tuple[np.ndarray, ...] = ()
+    tokens: tuple[np.ndarray, ...] = ()
+    truncated: tuple[np.ndarray, ...] = ()
+    vectors: tuple[Vectors, ...] = ()
+    similarities: tuple[np.ndarray, ...] = ()
+    end: End | None = None
+    lease: Lease | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Rows, rejected ones among them."""
+        return int(self.rows.num_rows + self.rejects.num_rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the chunk holds, about."""
+        tables = [table for table in (self.rows, self.rejects, self.known) if table is not None]
+        arrays = [self.index, *self.pixels, *self.tokens, *self.truncated, *self.similarities]
+        arrays += [array for vectors in self.vectors for array in vectors]
+        inline = sum(len(row.image_bytes or b"") for row in self.images)
+        return _OVERHEAD_BYTES + inline + sum(part.nbytes for part in (*tables, *arrays))
+
+    def reject_rows(self, faults: Mapping[int, RowFault]) -> None:
+        """Moves rows to the rejects.
+
+        Args:
+            faults: by position in `rows`.
+        """
+        if not faults:
+            return
+        positions = sorted(faults)
+        keep = np.ones(self.rows.num_rows, bool)
+        keep[positions] = False
+        failed = rejected_rows(self.rows.take(pa.array(positions)), [faults[p] for p in positions])
+        both = pa.Table.from_batches([self.rejects, failed]).sort_by("source_row")
+        self.rejects = both.combine_chunks().to_batches()[0]
+        self.rows = self.rows.filter(pa.array(keep))
+        self.index = self.index[keep]
+        self.tokens = tuple(array[keep] for array in self.tokens)
+        self.truncated = tuple(array[keep] for array in self.truncated)
+        self.vectors = tuple(Vectors(*(a[keep] for a in found)) for found in self.vectors)
+
+
+def rejected_rows(rows: pa.RecordBatch, faults: Sequence[Reject | RowFault]) -> pa.RecordBatch:
+    """Returns rows with what is wrong with them, as the rejects table has them."""
+    own = len(ROW_FIELDS)
+    about = [
+        [fault.stage for fault in faults],
+        [fault.reason.value for fault in faults],
+        [fault.detail[:MAX_DETAIL_CHARS] for fault in faults],
+    ]
+    found = [pa.array(v, f.type) for v, f in zip(about, FAULT_FIELDS, strict=True)]
+    arrays = [*rows.columns[:own], *found, *rows.columns[own:]]
+    kept = [rows.schema.field(n) for n in range(own, len(rows.schema))]
+    return pa.RecordBatch.from_arrays(arrays, schema=rejects_schema(kept))

@@ -12,7 +12,7 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError, require
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place
-from pipelines.over_files import parse_with_beam
+from pipelines.engine.per_file import parse_with_beam
 from pipelines.plots import require_matplotlib
 from pipelines.report_page import render_report
 from pipelines.run_statistics import Statistics, cut_of_fraction, gather

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.over_files import over_files
+from pipelines.engine.per_file import over_files
 from pipelines.scored_tables import (
     ROW_COLUMNS,
     ScoredRow,

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pipelines.command_line import exits
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place
-from pipelines.cores import usable_cores
+from pipelines.engine.cores import usable_cores
 from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
 from pipelines.scenes import PAIR_CHOICES
 

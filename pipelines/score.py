@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import apache_beam as beam
 import numpy as np
 
-from pipelines import failures
-from pipelines.chunks import Chunk, Vectors
+from pipelines.engine import failures
+from pipelines.records import Chunk, Vectors
 
 
 def similarity(vectors: Vectors) -> np.ndarray:

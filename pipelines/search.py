@@ -14,10 +14,10 @@ from pipelines.command_line.optional_packages import require
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place, readable_place
 from pipelines.decode import DecodeLimits, decode_image
+from pipelines.engine.per_file import parse_with_beam
 from pipelines.fetch import MAX_IMAGE_BYTES
 from pipelines.html_pages import render
 from pipelines.nearest import nearest_rows
-from pipelines.over_files import parse_with_beam
 from pipelines.query_model import add_model_flags, load_query_model
 from pipelines.records import RowFault
 from pipelines.scored_tables import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipelines.over_files import over_files
+from pipelines.engine.per_file import over_files
 from pipelines.row_rules import Rule
 from pipelines.scored_tables import iterate_batches, row_count
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipelines.chunks import Chunk
+from pipelines.records import Chunk
 from schemas.embeddings import model_column
 
 _NUMPY_TYPES = {pa.float16(): np.float16, pa.float32(): np.float32}

@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.chunks import Chunk, End
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.parquet_output import parquet_options
-from pipelines.records import Unit, UnitResult
+from pipelines.records import Chunk, End, Unit, UnitResult
 from pipelines.replay import unit_file
 from pipelines.retry_merge import OldRows, old_rows
 from pipelines.run_record import package_versions

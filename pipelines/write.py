@@ -17,12 +17,11 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines import failures, timings
-from pipelines.chunks import Chunk
+from pipelines.engine import counters, failures
+from pipelines.engine.ledger import MAX_OPEN_UNITS, MAX_WAITING_ROWS
 from pipelines.layout import EMBEDDINGS, REJECTS
-from pipelines.ledger import MAX_OPEN_UNITS, MAX_WAITING_ROWS
 from pipelines.parquet_output import ROW_GROUP_BYTES
-from pipelines.records import Unit, UnitResult
+from pipelines.records import Chunk, Unit, UnitResult
 from pipelines.replay import is_whole
 from pipelines.run_lock import check_held
 from pipelines.unit_record import NotARecordError, find_record
@@ -137,7 +136,7 @@ class _Write(beam.DoFn):
         if name not in self._open:
             self._open[name] = UnitWriter(self._layout, chunk.unit, self._attempt)
         writer = self._open[name]
-        timings.TALLY.add(chunk.rows.num_rows, chunk.rejects.num_rows)
+        counters.TALLY.add(chunk.rows.num_rows, chunk.rejects.num_rows)
         writer.add(chunk)
         self._keep_bounds()
         if writer.is_complete:
@@ -159,7 +158,7 @@ class _Write(beam.DoFn):
             failures.stop(self._layout.run, error)
             writer.discard()
             raise
-        timings.TALLY.add_unit()
+        counters.TALLY.add_unit()
         return result
 
     def _uploaded(self) -> UnitResult:

@@ -6,8 +6,9 @@ import fsspec
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import beam_effects, beam_flags, options
-from pipelines.over_files import parse_with_beam
+from pipelines import options
+from pipelines.engine import beam_effects, beam_options
+from pipelines.engine.per_file import parse_with_beam
 from pipelines.search import parser as search_parser
 
 NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]
@@ -16,7 +17,7 @@ VALUES = {int: "1", float: "1", None: "x", str: "x"}
 
 def flags_of_beam():
     """Yields each of Beam's flags with a value that it takes."""
-    for group in beam_flags._subclasses(PipelineOptions):
+    for group in beam_options._subclasses(PipelineOptions):
         if group.__module__.startswith("pipelines.") or "_add_argparse_args" not in vars(group):
             continue
         parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
@@ -98,7 +99,7 @@ def test_flags_without_effect_are_named_in_one_line(capsys):
 
 
 def test_hint_for_workers_is_a_flag_that_works(capsys, monkeypatch):
-    monkeypatch.setattr(beam_flags, "_has_google_cloud", lambda: True)
+    monkeypatch.setattr(beam_options, "_has_google_cloud", lambda: True)
     assert "did you mean --direct_num_workers?" in outcome(["--workers", "8"], capsys)[1]
     dataflow = ["--runner", "DataflowRunner", "--workers", "8"]
     assert "did you mean --num_workers?" in outcome(dataflow, capsys)[1]
@@ -110,7 +111,7 @@ def test_port_that_is_none_is_refused(capsys):
 
 
 def test_flags_of_one_runner_are_idle_with_another(capsys, monkeypatch):
-    monkeypatch.setattr(beam_flags, "_has_google_cloud", lambda: True)
+    monkeypatch.setattr(beam_options, "_has_google_cloud", lambda: True)
     dataflow = ["--runner", "DataflowRunner"]
     assert outcome([*dataflow, "--region", "r", "--num_workers", "8"], capsys)[0] == "works"
     assert (

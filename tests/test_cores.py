@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from clip_core.openmp import BOUNDS, DECIDED_BY, bound_waiting
-from pipelines import cores
-from pipelines.cores import threads_for, usable_cores
+from pipelines.engine import cores
+from pipelines.engine.cores import threads_for, usable_cores
 
 PLAIN = {name: value for name, value in os.environ.items() if name not in DECIDED_BY}
 

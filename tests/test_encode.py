@@ -10,7 +10,6 @@ from clip_core.encoding import CPU_IMAGES, buckets, encode_pairs, encode_pixels,
 from clip_core.preprocess import Preprocess
 from clip_core.ragged import CPU_TOKENS, MULTIPLE
 from pipelines import encode, options
-from pipelines.chunks import Vectors, make_chunk
 from pipelines.encode import (
     ClipHandler,
     EncoderFailedError,
@@ -20,7 +19,9 @@ from pipelines.encode import (
     load_models,
 )
 from pipelines.encoded_batch import RowsOfBatch
+from pipelines.engine.chunks import make_chunk
 from pipelines.job_parts import load_run_models
+from pipelines.records import Vectors
 from pipelines.score import similarity
 from schemas.rejects import Reason
 

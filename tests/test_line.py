@@ -13,8 +13,7 @@ from conftest import plan
 from test_embed import run, write_manifest
 
 from pipelines import encode, job_parts, options, score
-from pipelines.chunks import Chunk
-from pipelines.records import Unit, UnitResult
+from pipelines.records import Chunk, Unit, UnitResult
 
 PRISM = shutil.which("prism")
 RUNNERS = {

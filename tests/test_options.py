@@ -6,10 +6,11 @@ from apache_beam.options.pipeline_options import (
 )
 from conftest import flags_over
 
-from pipelines import beam_flags, cli, options
-from pipelines.beam_flags import runs_here
+from pipelines import cli, options
 from pipelines.command_line.exits import RunnerError
 from pipelines.command_line.parser import Parser
+from pipelines.engine import beam_options
+from pipelines.engine.beam_options import runs_here
 
 NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]
 
@@ -36,7 +37,7 @@ def test_defaults_are_those_of_the_contract():
 
 
 def test_beams_own_flags_ride_along(monkeypatch):
-    monkeypatch.setattr(beam_flags, "_has_google_cloud", lambda: True)
+    monkeypatch.setattr(beam_options, "_has_google_cloud", lambda: True)
     config, beam = options.parse(
         [*NEEDED, "--runner", "DataflowRunner", "--temp_location=gs://b/t"]
     )
@@ -135,13 +136,13 @@ def test_flags_that_a_runner_refuses_are_told_in_one_sentence(monkeypatch):
     def refuse(options):
         raise ValueError("Pipeline has validations errors: \nMissing required option: region.")
 
-    monkeypatch.setattr(beam_flags, "Pipeline", refuse)
+    monkeypatch.setattr(beam_options, "Pipeline", refuse)
     with pytest.raises(RunnerError, match="validations errors: Missing required option: region$"):
-        beam_flags.new_pipeline(options=PipelineOptions([]))
+        beam_options.new_pipeline(options=PipelineOptions([]))
 
 
 def test_dataflow_without_its_extra_names_it(capsys, monkeypatch):
-    monkeypatch.setattr(beam_flags, "_has_google_cloud", lambda: False)
+    monkeypatch.setattr(beam_options, "_has_google_cloud", lambda: False)
     place = ("--project", "my-project", "--region", "europe-west4", "--temp_location", "gs://b/tmp")
     message = refused([*NEEDED, "--runner", "DataflowRunner", *place], capsys)
     assert 'pip install "clip-beam[dataflow]"' in message

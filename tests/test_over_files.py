@@ -9,7 +9,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import write_scored
 
 from pipelines import cli
-from pipelines.over_files import over_files, parse_with_beam
+from pipelines.engine.per_file import over_files, parse_with_beam
 from pipelines.search import parser
 from pipelines.storage import listing
 
@@ -85,7 +85,7 @@ def test_what_a_runner_refuses_is_one_sentence(run, capsys, monkeypatch):
     def refuse(options):
         raise ValueError("Missing required option: region.")
 
-    monkeypatch.setattr("pipelines.beam_flags.Pipeline", refuse)
+    monkeypatch.setattr("pipelines.engine.beam_options.Pipeline", refuse)
     argv = ["filter", "--input", str(run), "--dry_run", "--top_fraction", "0.5", *RUNNER]
     assert cli.main(argv) == 2
     assert "Beam refuses its flags: Missing required option: region" in capsys.readouterr().err

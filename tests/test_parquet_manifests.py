@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import plan
 
-from pipelines.chunks import make_chunk
+from pipelines.engine.chunks import make_chunk
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row, RowFault

@@ -10,16 +10,17 @@ import pytest
 from conftest import make_row
 
 from clip_core.preprocess import Preprocess
-from pipelines import failures, pixel_budget, prepare
-from pipelines.chunks import ChunkCoder, End, chunk_rows, make_chunk
+from pipelines import pixel_budget, prepare
 from pipelines.decode import DecodedImage
+from pipelines.engine import failures
+from pipelines.engine.chunks import ChunkCoder, chunk_rows, make_chunk
+from pipelines.engine.ledger import MAX_OPEN_UNITS, Ledger
 from pipelines.image_work import ImageWork
-from pipelines.ledger import MAX_OPEN_UNITS, Ledger
 from pipelines.manifest import Columns
 from pipelines.model_inputs import ModelInputs
 from pipelines.pixel_budget import Account, Budget
 from pipelines.prepare import Prepare, _Prepare
-from pipelines.records import RowFault, Unit
+from pipelines.records import End, RowFault, Unit
 from schemas.rejects import Reason
 
 SIZE = 4

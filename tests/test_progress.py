@@ -5,8 +5,8 @@ from contextlib import redirect_stderr
 
 from pipelines import progress
 from pipelines.command_line.meter import meter
+from pipelines.engine.counters import Tally
 from pipelines.progress import Progress
-from pipelines.timings import Tally
 
 
 class Terminal(io.StringIO):

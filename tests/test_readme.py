@@ -9,7 +9,8 @@ import duckdb
 import pytest
 from conftest import write_scored
 
-from pipelines import beam_flags, check, cli, options
+from pipelines import check, cli, options
+from pipelines.engine import beam_options
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 STATEMENTS = [
@@ -61,7 +62,7 @@ def test_statements_give_what_their_comments_say(run):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_understood(command, monkeypatch):
-    monkeypatch.setattr(beam_flags, "_has_google_cloud", lambda: True)
+    monkeypatch.setattr(beam_options, "_has_google_cloud", lambda: True)
     name, *flags = shlex.split(command)[1:]
     assert name in cli.COMMANDS
     if name == "embed":  # those two go on to Beam's flags

@@ -15,7 +15,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 from conftest import encode_image, make_image
 from stores import BUCKET
 
-from pipelines import beam_flags, cli, embed
+from pipelines import cli, embed
+from pipelines.engine import beam_options
 from pipelines.storage import listing
 from pipelines.storage.redaction import ScrubbingFormatter, redact, redacted, scrub
 
@@ -119,7 +120,7 @@ def test_process_of_a_module_scrubs_what_libraries_make_of_tracebacks():
 def test_workers_scrub_what_they_log_and_send():
     code = (
         "import logging; from apache_beam.runners.worker import sdk_worker_main as worker\n"
-        f"worker._import_beam_plugins([{beam_flags.WORKER_PLUGIN!r}])\n"
+        f"worker._import_beam_plugins([{beam_options.WORKER_PLUGIN!r}])\n"
         "import sys, traceback\n"
         f"try: raise OSError('https://h/?sig={SECRET}')\n"
         "except OSError:\n"
@@ -133,13 +134,13 @@ def test_workers_scrub_what_they_log_and_send():
 
 @pytest.mark.parametrize(
     ("runner", "expected"),
-    [("FnApiRunner", []), ("PortableRunner", ["mine", beam_flags.WORKER_PLUGIN])],
+    [("FnApiRunner", []), ("PortableRunner", ["mine", beam_options.WORKER_PLUGIN])],
 )
 def test_workers_elsewhere_are_told_to(runner, expected):
     given = [] if runner == "FnApiRunner" else ["--beam_plugins", "mine"]
     options = PipelineOptions(["--runner", runner, "--job_endpoint", "localhost:1", *given])
     for _ in range(2):
-        beam_flags.new_pipeline(options)
+        beam_options.new_pipeline(options)
     assert (options.view_as(SetupOptions).beam_plugins or []) == expected
 
 

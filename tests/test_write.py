@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_row
 
-from pipelines import failures, write
-from pipelines.chunks import End, Vectors, make_chunk
+from pipelines import write
+from pipelines.engine import failures
+from pipelines.engine.chunks import make_chunk
 from pipelines.image_work import KNOWN_FIELDS
 from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY
 from pipelines.manifest import Columns
-from pipelines.records import Reject, Row, Selection, Unit, UnitResult
+from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
 from pipelines.resume import ResumeError, check_resumable, finished_units
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals, total

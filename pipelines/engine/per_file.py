@@ -37,7 +37,7 @@ def parse_with_beam(
     found, rest = flags.parse_known_args(argv)
     if not rest:
         return found, None
-    from pipelines.beam_flags import read_beam_flags, runs_here
+    from pipelines.engine.beam_options import read_beam_flags, runs_here
 
     options = read_beam_flags(rest, flags, rest, used=("--temp_location",))
     if not runs_here(options) and not _temp_location(options):
@@ -62,7 +62,7 @@ def over_files(
         return
     import apache_beam as beam
 
-    from pipelines.beam_flags import new_pipeline
+    from pipelines.engine.beam_options import new_pipeline
 
     with _scratch(options) as scratch:
         with new_pipeline(options) as pipeline:

@@ -18,16 +18,16 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import create_runner
 
-from pipelines.beam_effects import idle, refusal, worth_suggesting
 from pipelines.command_line.exits import RunnerError
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import expanded
-from pipelines.cores import usable_cores
-from pipelines.store_flags import use_stores
+from pipelines.engine.beam_effects import idle, refusal, worth_suggesting
+from pipelines.engine.cores import usable_cores
+from pipelines.engine.store_flags import use_stores
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.
 LOCAL_RUNNER = "FnApiRunner"
-WORKER_PLUGIN = "pipelines.worker_redaction"
+WORKER_PLUGIN = "pipelines.engine.worker_redaction"
 LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipelines.chunks import Chunk
+from pipelines.records import Chunk
 
 MAX_WAITING_ROWS = 20_000
 MAX_WAITING_BYTES = 64 << 20  # of vectors

@@ -1,0 +1,96 @@
+"""Makes chunks of rows, and carries them where a runner has to."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from pipelines.records import Chunk, End, Reject, Row, Unit, rejected_rows
+from schemas.embeddings import ROW_FIELDS
+
+CHUNK_ROWS = 64
+CHUNK_BYTES = 32 << 20  # of images that the manifest itself holds
+
+
+class ChunkCoder(beam.coders.Coder):
+    """Encodes a chunk where a runner has to carry one, which is before or behind the line."""
+
+    def encode(self, chunk: Chunk) -> bytes:
+        if chunk.lease is not None:
+            unit = chunk.unit.unit_id if chunk.unit else "of rows of one's own"
+            raise RuntimeError(
+                f"chunk {chunk.number} of unit {unit} holds pixels, which never travel: the runner "
+                "cut the line behind Prepare; give resource hints to the whole of it or to nothing"
+            )
+        return pickle.dumps(chunk, protocol=5)
+
+    def decode(self, encoded: bytes) -> Chunk:
+        return pickle.loads(encoded)  # written by this very job
+
+    def estimate_size(self, chunk: Chunk) -> int:
+        """Tells the size without encoding; Beam's byte counters would encode each sample."""
+        return chunk.nbytes
+
+    def is_deterministic(self) -> bool:
+        return False
+
+
+beam.coders.registry.register_coder(Chunk, ChunkCoder)
+
+
+def chunk_rows(batch_size: int) -> int:
+    """Returns the rows of a chunk: whole chunks fill a batch, as far as its size lets them."""
+    return batch_size // -(-batch_size // CHUNK_ROWS)
+
+
+def row_schema(kept: Sequence[pa.Field] = ()) -> pa.Schema:
+    """Returns the schema of a chunk's rows: what each table has of a row."""
+    return pa.schema([*ROW_FIELDS, *kept])
+
+
+def make_chunk(
+    records: Sequence[Row | Reject],
+    kept: Sequence[pa.Field] = (),
+    *,
+    unit: Unit | None = None,
+    number: int = 0,
+    end: End | None = None,
+) -> Chunk:
+    """Makes a chunk of rows, in their order."""
+    rows = [record for record in records if isinstance(record, Row)]
+    rejects = [record for record in records if isinstance(record, Reject)]
+    schema = row_schema(kept)
+    failed = _row_batch([reject.row for reject in rejects], schema)
+    return Chunk(
+        unit=unit,
+        number=number,
+        rows=_row_batch(rows, schema),
+        rejects=rejected_rows(failed, rejects),
+        index=np.arange(len(rows)),
+        images=tuple(rows),
+        end=end,
+    )
+
+
+def _row_batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
+    own = [[getattr(row, field.name) for row in rows] for field in ROW_FIELDS]
+    kept = [[row.kept.get(name) for row in rows] for name in schema.names[len(ROW_FIELDS) :]]
+    arrays = [_column(v, kind) for v, kind in zip([*own, *kept], schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        if pa.types.is_string(kind):  # of JSON whose rows disagree about the type
+            values = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+        elif pa.types.is_float64(kind):  # Arrow refuses integers that lose digits
+            values = [None if v is None else float(v) for v in values]
+        return pa.array(values, kind)
