@@ -17,9 +17,8 @@ from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
 from pipelines.job_parts import build
 from pipelines.layout import EMBEDDINGS, REJECTS
-from pipelines.parquet_output import parquet_bytes
+from pipelines.parquet_output import parquet_bytes, read_table
 from pipelines.records import Unit
-from pipelines.replay import read_table
 from pipelines.storage import listing, reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed
 from pipelines.unit_writer import OutputLayout

@@ -11,9 +11,9 @@ from typing import IO, Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipelines.damage import damaged
 from pipelines.layout import FINGERPRINT_KEY
 from pipelines.parquet_output import write_parquet
+from pipelines.run_json import damaged
 from pipelines.scored_tables import (
     ScoredTables,
     embedding_matrix,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -30,6 +31,7 @@ from pipelines.options import EmbedConfig
 from pipelines.read import ReadManifest
 from pipelines.records import Unit
 from pipelines.resume import check_not_own, check_replay
+from pipelines.run_lock import check_held
 from pipelines.storage import writing
 from pipelines.storage.redaction import redacted
 from pipelines.unit_writer import OutputLayout
@@ -191,7 +193,7 @@ def build(
         | "Spread" >> beam.Reshuffle()
         | ReadManifest(kept, rows, WrittenBy(layout), limit, layout.run)
         | embed_rows
-        | WriteUnits(layout)
+        | WriteUnits(layout, partial(check_held, layout.root, layout.run))
     )
 
 

@@ -12,8 +12,7 @@ from pipelines import webdataset
 from pipelines.manifest_files import FoundFiles, find_manifests
 from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
-from pipelines.replay import is_output_table, joined, unit_of_table
-from pipelines.replay_door import allowed_unit
+from pipelines.replay import allowed_unit, is_output_table, joined, unit_of_table
 from pipelines.storage import reading, uris
 from pipelines.storage.foreign_names import escaped, safe_stem
 from pipelines.text_manifests import scan_text

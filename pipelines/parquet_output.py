@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.storage import writing
+from pipelines.storage import reading, writing
 
 ROW_GROUP_BYTES = 64 << 20  # warehouses ask for 16 MiB and more
 
@@ -54,3 +54,9 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
         "write_statistics": plain,
         "write_page_checksum": True,
     }
+
+
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Reads a file of one of the two tables, its checksums verified."""
+    with reading.open_input(uri) as file:
+        return pq.read_table(file, columns=columns, page_checksum_verification=True)

@@ -21,7 +21,7 @@ from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
 from pipelines.parquet_manifests import read_ledger, read_parquet
 from pipelines.raw_rows import Fault, RawRow, reject, to_row
 from pipelines.records import Chunk, End, Reject, Row, Unit
-from pipelines.replay import selected_rows
+from pipelines.retry_merge import selected_rows
 from pipelines.text_manifests import read_text
 from pipelines.webdataset import read_webdataset
 from schemas.rejects import Reason

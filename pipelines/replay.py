@@ -2,32 +2,28 @@
 
 They are always read anew from the manifest they came from, never from the table: so members of
 tars, inline images and expected hashes are what they were in the first run. For that every file of
-a table holds its unit, as JSON, in its metadata. It may be a stranger's: `pipelines.replay_door`
-decides whether what it names is read.
+a table holds its unit, as JSON, in its metadata. It may be a stranger's, who
+by itself opens nothing but what lies in its run's directory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.layout import EMBEDDINGS, REJECTS
+from pipelines.fetch import allowed_file
 from pipelines.records import Selection, Unit
-from pipelines.storage import listing, reading, uris
-from pipelines.storage.redaction import MASK
-from pipelines.unit_record import UNIT_KEY, NotARecordError, UnitRecord, find_record
+from pipelines.storage import reading, uris
+from pipelines.storage.redaction import MASK, redact
+from pipelines.unit_record import UNIT_KEY, NotARecordError, find_record
 from schemas.manifest import ManifestError
 
-
-def is_of_tables(uri: str, output: str) -> bool:
-    """Tells whether a file or directory is one of the two tables of an output, or in one."""
-    root = uris.normalize(output)
-    own = tuple(uris.join(root, table, "") for table in (EMBEDDINGS, REJECTS))
-    return uris.join(uris.normalize(uri), "").startswith(own)
+_UNIT_ID = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # it names files of the output
 
 
 def is_output_table(schema: pa.Schema) -> bool:
@@ -88,87 +84,35 @@ def joined(one: Selection | None, other: Selection | None) -> Selection | None:
     return replace(one, tables=tables, count=None)
 
 
-def selected_rows(selection: Selection) -> list[int]:
-    """Looks up the source rows that are to be read again, sorted."""
-    found: set[int] = set()
-    for uri in selection.tables:
-        found.update(table_rows(uri, selection.reasons).to_pylist())
-    if selection.embedded is not None:
-        found.difference_update(table_rows(selection.embedded).to_pylist())
-    return sorted(found)
-
-
-def table_rows(uri: str, reasons: Collection[str] = ()) -> pa.ChunkedArray:
-    """Returns the source rows in a file of a table; of rejects perhaps those of some reasons."""
-    table = read_table(uri, ["source_row", *(["reason"] if reasons else [])])
-    if reasons:
-        table = table.filter(pc.field("reason").isin(list(reasons)))
-    return table["source_row"]
-
-
-def pending_units(
-    output: str,
-    units: Iterable[Unit],
-    embeddings: Mapping[str, UnitRecord],
-    rejects: Mapping[str, UnitRecord],
-    retried: Collection[str],
-) -> list[Unit]:
-    """Returns what a run has to do: unfinished units, torn ones, and the rejects it retries.
+def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) -> Unit:
+    """Returns a unit as it may be read: its manifest and the root of its images are allowed.
 
     Args:
-        embeddings, rejects: what the files of the two tables say of their units, by unit id.
-        retried: reasons of the rejects that are to be retried; empty for none.
+        table: the file whose metadata the unit is from.
+        allowed: URI prefixes beside the directory of the table's run.
+        trusted: whether all that the table names is read.
+
+    Raises:
+        ManifestError: names what is refused, and the flag that allows it.
     """
-    pending = []
-    for unit in units:
-        record = embeddings.get(unit.unit_id)
-        if record is None:
-            pending.append(unit)
-        elif not is_whole(record, rejects.get(unit.unit_id)):
-            pending.append(_torn(output, unit, record))
-        elif reasons := sorted(set(record.result.rejects) & set(retried)):
-            count = sum(record.result.rejects[reason] for reason in reasons)
-            pending.append(_again(output, unit, tuple(reasons), count))
-    return pending
-
-
-def is_whole(embeddings: UnitRecord, rejects: UnitRecord | None) -> bool:
-    """Tells whether both files of a unit were written by one attempt."""
-    if rejects is None:
-        return not embeddings.result.rejects
-    one, other = (
-        (record.result, record.run, record.attempt) for record in (embeddings, rejects)
-    )  # fmt: skip
-    return bool(embeddings.result.rejects) and one == other
-
-
-def unit_file(output: str, table: str, unit_id: str) -> str:
-    """Names the file of a unit in one of the two tables."""
-    return uris.join(output, table, f"{unit_id}.parquet")
-
-
-def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Reads a file of one of the two tables, its checksums verified."""
-    with reading.open_input(uri) as file:
-        return pq.read_table(file, columns=columns, page_checksum_verification=True)
-
-
-def _again(output: str, unit: Unit, reasons: tuple[str, ...], count: int | None) -> Unit:
-    embedded, rejected = (unit_file(output, name, unit.unit_id) for name in (EMBEDDINGS, REJECTS))
-    return replace(unit, only=Selection((rejected,), reasons, embedded, count))
-
-
-def _torn(output: str, unit: Unit, record: UnitRecord) -> Unit:
-    """Returns what to do with a unit whose retry was killed between its two files.
-
-    A retry writes embeddings first. Rows of the old rejects file that are not among them therefore
-    still lack an embedding, and are retried; should rows be missing, all of the unit is done anew.
-    """
-    again = _again(output, unit, (), None)
-    assert again.only is not None
-    rejected = again.only.tables[0]
-    if not listing.exists(rejected):
+    if not _UNIT_ID.fullmatch(unit.unit_id):
+        raise ManifestError(f"{table} calls its unit {unit.unit_id!r}, which names no unit")
+    if trusted or MASK in unit.uri:
         return unit
-    embedded = set(table_rows(str(again.only.embedded)).to_pylist())
-    every = embedded | set(table_rows(rejected).to_pylist())
-    return again if len(every) == record.result.rows_read else unit
+    places = (uris.parent(uris.parent(table)), *allowed)
+    uri = allowed_file(unit.uri, places)
+    if uri is None:
+        raise _refused(table, f"the manifest {redact(unit.uri)}", uris.parent(unit.uri))
+    # Images start at the manifest, or where it is allowed, too.
+    root = allowed_file(uris.join(unit.image_root, "x"), (uris.parent(uri), *places))
+    if root is None:
+        raise _refused(table, f"images from {redact(unit.image_root)}", unit.image_root)
+    return replace(unit, uri=uri)
+
+
+def _refused(table: str, what: str, place: str) -> ManifestError:
+    return ManifestError(
+        f"{table} is a table of a run, whose rows are read anew from where it says, and names "
+        f"{what}, which lies elsewhere; if that is where they came from, pass "
+        f"`--allow_manifests_from {shlex.quote(redact(place))}`"
+    )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
-from pipelines.layout import EMBEDDINGS, REJECTS
+from pipelines.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
 from pipelines.options import REASONS, EmbedConfig
-from pipelines.records import Unit
-from pipelines.replay import is_of_tables, pending_units
+from pipelines.records import Selection, Unit
+from pipelines.retry_merge import table_rows
 from pipelines.storage import listing, uris
 from pipelines.storage.redaction import redact
-from pipelines.unit_record import NotARecordError, UnitRecord, read_record
+from pipelines.unit_record import NotARecordError, UnitRecord, is_whole, read_record
 from schemas.manifest import Columns
 
 FOOTER_READERS = 16
@@ -150,3 +150,50 @@ def _read_footer(uri: str) -> UnitRecord:
         return read_record(uri)
     except NotARecordError as error:
         raise ResumeError(f"{error}; use another `--output`, or `--overwrite`") from error
+
+
+def pending_units(
+    output: str,
+    units: Iterable[Unit],
+    embeddings: Mapping[str, UnitRecord],
+    rejects: Mapping[str, UnitRecord],
+    retried: Collection[str],
+) -> list[Unit]:
+    """Returns what a run has to do: unfinished units, torn ones, and the rejects it retries.
+
+    Args:
+        embeddings, rejects: what the files of the two tables say of their units, by unit id.
+        retried: reasons of the rejects that are to be retried; empty for none.
+    """
+    pending = []
+    for unit in units:
+        record = embeddings.get(unit.unit_id)
+        if record is None:
+            pending.append(unit)
+        elif not is_whole(record, rejects.get(unit.unit_id)):
+            pending.append(_torn(output, unit, record))
+        elif reasons := sorted(set(record.result.rejects) & set(retried)):
+            count = sum(record.result.rejects[reason] for reason in reasons)
+            pending.append(_again(output, unit, tuple(reasons), count))
+    return pending
+
+
+def _again(output: str, unit: Unit, reasons: tuple[str, ...], count: int | None) -> Unit:
+    embedded, rejected = (unit_file(output, name, unit.unit_id) for name in (EMBEDDINGS, REJECTS))
+    return replace(unit, only=Selection((rejected,), reasons, embedded, count))
+
+
+def _torn(output: str, unit: Unit, record: UnitRecord) -> Unit:
+    """Returns what to do with a unit whose retry was killed between its two files.
+
+    A retry writes embeddings first. Rows of the old rejects file that are not among them therefore
+    still lack an embedding, and are retried; should rows be missing, all of the unit is done anew.
+    """
+    again = _again(output, unit, (), None)
+    assert again.only is not None
+    rejected = again.only.tables[0]
+    if not listing.exists(rejected):
+        return unit
+    embedded = set(table_rows(str(again.only.embedded)).to_pylist())
+    every = embedded | set(table_rows(rejected).to_pylist())
+    return again if len(every) == record.result.rows_read else unit

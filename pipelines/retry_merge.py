@@ -5,15 +5,15 @@ Rows are told by their key, and both tables lie in its order. Doing it twice cha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.layout import EMBEDDINGS, REJECTS
+from pipelines.parquet_output import read_table
 from pipelines.records import Selection
-from pipelines.replay import selected_rows, table_rows
 from pipelines.storage import listing, reading
 
 BATCH_ROWS = 1024
@@ -70,3 +70,21 @@ def old_rows(only: Selection, embeddings: pa.Schema, rejects: pa.Schema) -> dict
         EMBEDDINGS: OldRows(str(only.embedded), embeddings, again),
         REJECTS: OldRows(only.tables[0], rejects, gone),
     }
+
+
+def selected_rows(selection: Selection) -> list[int]:
+    """Looks up the source rows that are to be read again, sorted."""
+    found: set[int] = set()
+    for uri in selection.tables:
+        found.update(table_rows(uri, selection.reasons).to_pylist())
+    if selection.embedded is not None:
+        found.difference_update(table_rows(selection.embedded).to_pylist())
+    return sorted(found)
+
+
+def table_rows(uri: str, reasons: Collection[str] = ()) -> pa.ChunkedArray:
+    """Returns the source rows in a file of a table; of rejects perhaps those of some reasons."""
+    table = read_table(uri, ["source_row", *(["reason"] if reasons else [])])
+    if reasons:
+        table = table.filter(pc.field("reason").isin(list(reasons)))
+    return table["source_row"]

@@ -1,4 +1,7 @@
-"""Reads run.json, of which nothing is believed that has not the form that `embed` gives it."""
+"""Reads run.json, of which nothing is believed that has not the form that `embed` gives it.
+
+And what is said of a run that cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.damage import damaged
 from pipelines.storage import reading
 
 MAX_RUN_JSON_BYTES = 16 << 20
+MEND = "remove it and run `embed` again"  # of a file of a run that is damaged
 
 
 def read_record(uri: str) -> Mapping[str, Any]:
@@ -44,3 +47,19 @@ def _problem(record: Any) -> str | None:
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             return f"expected counts and seconds of 0 or more, got {value!r:.40}"
     return None
+
+
+class ScoredTablesError(ValueError):
+    """A directory that `embed` did not write, or a part of it that cannot be read."""
+
+
+class DamagedFileError(ScoredTablesError):
+    """A file of a run that cannot be read: no wrong usage, whenever it is found."""
+
+    exit_status = 1
+
+
+def damaged(uri: str, error: Exception) -> DamagedFileError:
+    """Returns what is to be raised of a file, with the one advice there is."""
+    reason = str(error).split("\n", 1)[0]
+    return DamagedFileError(f"{uri} is damaged ({reason}); {MEND}")

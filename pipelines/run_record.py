@@ -6,17 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipelines.layout import ATTEMPTS_JSON, RUN_JSON, SUCCESS
 from pipelines.records import UnitResult
 from pipelines.storage import listing, uris, writing
-from pipelines.unit_record import UnitRecord
-
-# The packages whose release can change a value in the tables.
-VERSIONED = ("clip-beam", "apache-beam", "ftfy", "numpy", "pillow", "pyarrow", "regex", "torch")
+from pipelines.unit_record import UnitRecord, package_versions
 
 
 @dataclass(frozen=True)
@@ -49,18 +44,6 @@ def total(results: Iterable[UnitResult]) -> Totals:
         embedded += result.embedded
         rejects.update(result.rejects)
     return Totals(units, rows_read, embedded, dict(sorted(rejects.items())))
-
-
-@lru_cache(maxsize=1)
-def package_versions() -> dict[str, str]:
-    """Returns the releases installed here of the packages that can change a value."""
-    found = {}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree
-            found[name] = "unknown"
-    return found
 
 
 def write_run_record(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +24,8 @@ from schemas.manifest import Columns
 
 UNIT_KEY = b"clip_beam.source_unit"
 VERSION = 1
+# The packages whose release can change a value in the tables.
+VERSIONED = ("clip-beam", "apache-beam", "ftfy", "numpy", "pillow", "pyarrow", "regex", "torch")
 
 
 class NotARecordError(ValueError):
@@ -116,3 +120,25 @@ def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names(kind: Any) -> Iterator[str]:
     return (field.name for field in fields(kind))
+
+
+def is_whole(embeddings: UnitRecord, rejects: UnitRecord | None) -> bool:
+    """Tells whether both files of a unit were written by one attempt."""
+    if rejects is None:
+        return not embeddings.result.rejects
+    one, other = (
+        (record.result, record.run, record.attempt) for record in (embeddings, rejects)
+    )  # fmt: skip
+    return bool(embeddings.result.rejects) and one == other
+
+
+@lru_cache(maxsize=1)
+def package_versions() -> dict[str, str]:
+    """Returns the releases installed here of the packages that can change a value."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree
+            found[name] = "unknown"
+    return found

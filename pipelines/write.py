@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +22,7 @@ from pipelines.engine.ledger import MAX_OPEN_UNITS, MAX_WAITING_ROWS
 from pipelines.layout import EMBEDDINGS, REJECTS
 from pipelines.parquet_output import ROW_GROUP_BYTES
 from pipelines.records import Chunk, Unit, UnitResult
-from pipelines.replay import is_whole
-from pipelines.run_lock import check_held
-from pipelines.unit_record import NotARecordError, find_record
+from pipelines.unit_record import NotARecordError, find_record, is_whole
 from pipelines.unit_writer import ConservationError, OutputLayout, UnitWriter
 
 __all__ = ["ConservationError", "OutputLayout", "WriteUnits", "WrittenBy"]
@@ -62,19 +60,26 @@ class WriteUnits(beam.PTransform):
     Produces: a `UnitResult` for each unit, once its files are in place.
     Counters: `write_usec`; the results hold the counts.
 
+    Args:
+        check_held: called before a unit gets its files; raises if the output is another run's now.
+
     Raises:
         ConservationError: in the job, when rows read are not rows embedded plus rows rejected.
     """
 
     layout: OutputLayout
+    check_held: Callable[[], object] = lambda: None
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[UnitResult]:
-        return chunks | "Write" >> beam.ParDo(_Write(self.layout)).with_output_types(UnitResult)
+        return chunks | "Write" >> beam.ParDo(
+            _Write(self.layout, self.check_held)
+        ).with_output_types(UnitResult)
 
 
 class _Write(beam.DoFn):
-    def __init__(self, layout: OutputLayout) -> None:
+    def __init__(self, layout: OutputLayout, check_held: Callable[[], object]) -> None:
         self._layout = layout
+        self._check_held = check_held
         self._usec = Metrics.counter(WriteUnits, "write_usec")
 
     def setup(self) -> None:
@@ -152,7 +157,7 @@ class _Write(beam.DoFn):
         try:
             with _UPLOADS:
                 self._check_going_on()
-                check_held(self._layout.root, self._layout.run)
+                self._check_held()
                 writer.publish()
         except BaseException as error:
             failures.stop(self._layout.run, error)
