@@ -38,8 +38,8 @@ from pipelines.image_work import ImageWork
 from pipelines.job_parts import build
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_inputs import ModelInputs
+from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Row, Vectors
-from pipelines.unit_writer import OutputLayout
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
 from pipelines.image_work import KNOWN_FIELDS
+from pipelines.output.unit_writer import OutputLayout, UnitWriter
 from pipelines.records import Chunk, End, Row, Unit, Vectors
-from pipelines.unit_writer import OutputLayout, UnitWriter
 from schemas.embeddings import embeddings_schema
 from schemas.manifest import Columns
 from schemas.rejects import rejects_schema

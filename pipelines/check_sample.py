@@ -16,12 +16,12 @@ from pipelines.embed_rows import EmbedRows
 from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
 from pipelines.job_parts import build
-from pipelines.layout import EMBEDDINGS, REJECTS
-from pipelines.parquet_output import parquet_bytes, read_table
+from pipelines.output.layout import EMBEDDINGS, REJECTS
+from pipelines.output.parquet import parquet_bytes, read_table
+from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Unit
 from pipelines.storage import listing, reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed
-from pipelines.unit_writer import OutputLayout
 from pipelines.webdataset import IMAGE_FIELDS
 from schemas.embeddings import model_column
 

@@ -25,10 +25,8 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.engine.per_file import over_files, parse_with_beam
 from pipelines.label_tables import labels_batch, labels_file
-from pipelines.overwriting import check_room, make_room
-from pipelines.plots import heat_map
-from pipelines.query_model import load_query_model
-from pipelines.scored_tables import (
+from pipelines.output.overwriting import check_room, make_room
+from pipelines.output.scored_tables import (
     FINGERPRINT_KEY,
     ScoredTables,
     ScoredTablesError,
@@ -36,11 +34,13 @@ from pipelines.scored_tables import (
     embedding_matrix,
     row_count,
 )
+from pipelines.output.whole_runs import open_whole
+from pipelines.plots import heat_map
+from pipelines.query_model import load_query_model
 from pipelines.storage import uris, writing
 from pipelines.storage.redaction import redact
 from pipelines.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.truth import TruthError, read_truth
-from pipelines.whole_runs import open_whole
 from schemas.embeddings import ROW_FIELDS
 from schemas.labels import KEY_NAMES
 

@@ -23,13 +23,14 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from clip_core.ranking import auroc
-from pipelines import classify, embed, filter, layout, report
+from pipelines import classify, embed, filter, report
 from pipelines.command_line import exits
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place
 from pipelines.kept_rows import OUTPUTS
-from pipelines.overwriting import check_room
+from pipelines.output import layout
+from pipelines.output.overwriting import check_room
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.scenes import BACKGROUNDS

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import options as flags
-from pipelines import overwriting, run_record, summary
+from pipelines import run_record, summary
 from pipelines.command_line import exits
 from pipelines.command_line.exits import (
     FAILED,
@@ -38,10 +38,13 @@ from pipelines.job_parts import (
     load_run_models,
     plan_of,
 )
-from pipelines.layout import EMBEDDINGS, OUTPUTS, REJECTS
 from pipelines.manifest import Plan
 from pipelines.manifest_files import left_out_line
 from pipelines.options import EmbedConfig
+from pipelines.output import overwriting
+from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS
+from pipelines.output.unit_record import NotARecordError
+from pipelines.output.unit_writer import ConservationError, OutputLayout
 from pipelines.progress import Progress
 from pipelines.records import Unit, UnitResult
 from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons
@@ -51,8 +54,6 @@ from pipelines.storage import uris
 from pipelines.storage.partial_files import remove_partials
 from pipelines.storage.redaction import redact, redacted
 from pipelines.storage.stores import StoreFault
-from pipelines.unit_record import NotARecordError
-from pipelines.unit_writer import ConservationError, OutputLayout
 
 ATTEMPTS = 2  # at the units of a run; the second at what a runner that tries bundles again has torn
 # While one bundle scores and writes, another keeps the model busy.

@@ -20,10 +20,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 from pipelines.encode import ClipHandler
 from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
 from pipelines.image_work import ImageWork
+from pipelines.output.arrow_rows import embeddings_batch
 from pipelines.prepare import Prepare
 from pipelines.records import Chunk, Row
 from pipelines.score import ScorePairs
-from pipelines.tables import embeddings_batch
 from schemas.embeddings import ROW_FIELDS, embeddings_schema
 
 

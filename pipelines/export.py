@@ -15,11 +15,11 @@ from pipelines.export_bigquery import BigQuery
 from pipelines.export_datacomp import KEYS, datacomp
 from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.exported_run import ExportedRun, ExportError, Layout
-from pipelines.overwriting import make_room
-from pipelines.scored_tables import ScoredTablesError, row_count
+from pipelines.output.overwriting import make_room
+from pipelines.output.scored_tables import ScoredTablesError, row_count
+from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from pipelines.storage import uris
 from pipelines.storage.redaction import redact
-from pipelines.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

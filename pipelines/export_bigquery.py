@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from pipelines.exported_run import ExportedRun, ExportError
-from pipelines.layout import EMBEDDINGS, REJECTS
-from pipelines.scored_tables import file_schema
+from pipelines.output.layout import EMBEDDINGS, REJECTS
+from pipelines.output.scored_tables import file_schema
 from pipelines.storage import uris, writing
 from schemas.bigquery import bigquery_schema
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.exported_run import VECTORS, ExportedRun, check_vectors, write_npy, write_rows
-from pipelines.scored_tables import row_count
+from pipelines.output.scored_tables import row_count
 from pipelines.storage import uris, writing
 
 _KEY = ("uid", "source", "source_row")

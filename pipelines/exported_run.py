@@ -11,10 +11,10 @@ from typing import IO, Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipelines.layout import FINGERPRINT_KEY
-from pipelines.parquet_output import write_parquet
-from pipelines.run_json import damaged
-from pipelines.scored_tables import (
+from pipelines.output.layout import FINGERPRINT_KEY
+from pipelines.output.parquet import write_parquet
+from pipelines.output.run_json import damaged
+from pipelines.output.scored_tables import (
     ScoredTables,
     embedding_matrix,
     iterate_batches,

@@ -23,14 +23,8 @@ from pipelines.exact_duplicates import exact_duplicates
 from pipelines.kept_rows import KEPT, OUTPUTS, KeptRows, is_kept
 from pipelines.language import english_rule
 from pipelines.near_duplicates import near_duplicates
-from pipelines.overwriting import make_room
-from pipelines.row_rules import (
-    PRESETS,
-    Preset,
-    Rule,
-    similarity_rule,
-)
-from pipelines.scored_tables import (
+from pipelines.output.overwriting import make_room
+from pipelines.output.scored_tables import (
     ScoredTables,
     ScoredTablesError,
     check_columns,
@@ -38,12 +32,18 @@ from pipelines.scored_tables import (
     iterate_batches,
     row_count,
 )
+from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
+from pipelines.row_rules import (
+    PRESETS,
+    Preset,
+    Rule,
+    similarity_rule,
+)
 from pipelines.selection import Selection
 from pipelines.sql_predicates import PredicateError, sql_rule
 from pipelines.storage import uris
 from pipelines.storage.redaction import redacted
 from pipelines.top_fraction import Counts, histogram, threshold_of_fraction
-from pipelines.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from schemas.embeddings import model_column
 
 if TYPE_CHECKING:

@@ -28,14 +28,14 @@ from pipelines.image_work import ImageWork
 from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.model_inputs import ModelInputs
 from pipelines.options import EmbedConfig
+from pipelines.output.unit_writer import OutputLayout
+from pipelines.output.write_units import WriteUnits, WrittenBy
 from pipelines.read import ReadManifest
 from pipelines.records import Unit
 from pipelines.resume import check_not_own, check_replay
 from pipelines.run_lock import check_held
 from pipelines.storage import writing
 from pipelines.storage.redaction import redacted
-from pipelines.unit_writer import OutputLayout
-from pipelines.write import WriteUnits, WrittenBy
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 

@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.per_file import over_files
-from pipelines.layout import EMBEDDINGS
-from pipelines.parquet_output import write_parquet
-from pipelines.scored_tables import ScoredTables, file_schema
+from pipelines.output.layout import EMBEDDINGS
+from pipelines.output.parquet import write_parquet
+from pipelines.output.scored_tables import ScoredTables, file_schema
 from pipelines.selection import Part, Selection
 from pipelines.storage import listing, uris, writing
 from pipelines.storage.redaction import redact

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from clip_core.zero_shot import softmax
-from pipelines.parquet_output import parquet_bytes
+from pipelines.output.parquet import parquet_bytes
 from schemas.labels import KEY_NAMES, LABELS_SCHEMA
 
 

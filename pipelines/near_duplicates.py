@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 
 from pipelines.exact_duplicates import scores_of
-from pipelines.scored_tables import embedding_matrix
+from pipelines.output.scored_tables import embedding_matrix
 from pipelines.selection import Selection
 
 MISSED = 0.01  # share of pairs right at the threshold that no table brings together

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.engine.per_file import over_files
-from pipelines.scored_tables import (
+from pipelines.output.scored_tables import (
     ROW_COLUMNS,
     ScoredRow,
     ScoredTables,

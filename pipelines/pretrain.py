@@ -48,7 +48,7 @@ from pipelines.engine.cores import threads_for, usable_cores
 from pipelines.fetch import FetchPolicy, fetch_image
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_directories import first_foreign, holds_model, put_model
-from pipelines.overwriting import OutputExistsError
+from pipelines.output.overwriting import OutputExistsError
 from pipelines.pretrain_progress import TrainingProgress, print_summary
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row

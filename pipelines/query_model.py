@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.places import place
-from pipelines.scored_tables import ScoredTables
+from pipelines.output.scored_tables import ScoredTables
 from pipelines.storage.redaction import redact
 from pipelines.trust import TRUST
 

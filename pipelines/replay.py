@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.fetch import allowed_file
+from pipelines.output.unit_record import UNIT_KEY, NotARecordError, find_record
 from pipelines.records import Selection, Unit
 from pipelines.storage import reading, uris
 from pipelines.storage.redaction import MASK, redact
-from pipelines.unit_record import UNIT_KEY, NotARecordError, find_record
 from schemas.manifest import ManifestError
 
 _UNIT_ID = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # it names files of the output

@@ -13,21 +13,21 @@ from pipelines.command_line.optional_packages import MissingExtraError, require
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place
 from pipelines.engine.per_file import parse_with_beam
-from pipelines.plots import require_matplotlib
-from pipelines.report_page import render_report
-from pipelines.run_statistics import Statistics, cut_of_fraction, gather
-from pipelines.scored_tables import (
+from pipelines.output.scored_tables import (
     ScoredRow,
     ScoredTables,
     ScoredTablesError,
     open_tables,
     row_count,
 )
+from pipelines.output.whole_runs import add_input_flag, what_is_missing
+from pipelines.plots import require_matplotlib
+from pipelines.report_page import render_report
+from pipelines.run_statistics import Statistics, cut_of_fraction, gather
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
 from pipelines.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
 from pipelines.trust import Trust, add_trust_flags, trust_of
-from pipelines.whole_runs import add_input_flag, what_is_missing
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

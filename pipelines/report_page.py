@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines import plots
 from pipelines.html_pages import render
+from pipelines.output.scored_tables import ScoredRow, ScoredTables
 from pipelines.run_statistics import (
     BINS,
     Statistics,
@@ -19,7 +20,6 @@ from pipelines.run_statistics import (
     quantile,
     rows_kept,
 )
-from pipelines.scored_tables import ScoredRow, ScoredTables
 from pipelines.storage.redaction import redact
 from pipelines.summary import IN_TURN, THREADS
 from pipelines.thumbnails import Thumbnail

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import Any
 
-from pipelines.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
 from pipelines.options import REASONS, EmbedConfig
+from pipelines.output.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
+from pipelines.output.merging import table_rows
+from pipelines.output.unit_record import NotARecordError, UnitRecord, is_whole, read_record
 from pipelines.records import Selection, Unit
-from pipelines.retry_merge import table_rows
 from pipelines.storage import listing, uris
 from pipelines.storage.redaction import redact
-from pipelines.unit_record import NotARecordError, UnitRecord, is_whole, read_record
 from schemas.manifest import Columns
 
 FOOTER_READERS = 16

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.layout import ATTEMPTS_JSON, RUN_JSON, SUCCESS
+from pipelines.output.layout import ATTEMPTS_JSON, RUN_JSON, SUCCESS
+from pipelines.output.unit_record import UnitRecord, package_versions
 from pipelines.records import UnitResult
 from pipelines.storage import listing, uris, writing
-from pipelines.unit_record import UnitRecord, package_versions
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.engine.per_file import over_files
-from pipelines.scored_tables import (
+from pipelines.output.scored_tables import (
     ROW_COLUMNS,
     ScoredRow,
     ScoredTables,

@@ -18,15 +18,16 @@ from pipelines.engine.per_file import parse_with_beam
 from pipelines.fetch import MAX_IMAGE_BYTES
 from pipelines.html_pages import render
 from pipelines.nearest import nearest_rows
-from pipelines.query_model import add_model_flags, load_query_model
-from pipelines.records import RowFault
-from pipelines.scored_tables import (
+from pipelines.output.scored_tables import (
     ScoredRow,
     ScoredTables,
     ScoredTablesError,
     check_columns,
     row_count,
 )
+from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
+from pipelines.query_model import add_model_flags, load_query_model
+from pipelines.records import RowFault
 from pipelines.storage import reading, writing
 from pipelines.storage.redaction import redact
 from pipelines.thumbnails import (
@@ -37,7 +38,6 @@ from pipelines.thumbnails import (
     thumbnails,
 )
 from pipelines.trust import Trust, add_trust_flags, trust_of
-from pipelines.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel

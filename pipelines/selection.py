@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.engine.per_file import over_files
+from pipelines.output.scored_tables import iterate_batches, row_count
 from pipelines.row_rules import Rule
-from pipelines.scored_tables import iterate_batches, row_count
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

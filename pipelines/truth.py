@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 
 from pipelines.manifest_files import format_of
-from pipelines.scored_tables import iterate_batches
+from pipelines.output.scored_tables import iterate_batches
 from pipelines.storage import reading
 from pipelines.storage.compression import decompressed
 from pipelines.text_records import DELIMITERS

@@ -22,8 +22,8 @@ from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
 from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.output.scored_tables import FINGERPRINT_KEY
 from pipelines.records import Row
-from pipelines.scored_tables import FINGERPRINT_KEY
 from pipelines.storage import reading
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema

@@ -6,7 +6,7 @@ from conftest import write_scored
 
 from pipelines.exact_duplicates import exact_duplicates
 from pipelines.near_duplicates import choose_hashing, near_duplicates
-from pipelines.scored_tables import open_tables
+from pipelines.output.scored_tables import open_tables
 from pipelines.selection import Selection
 
 

@@ -13,7 +13,7 @@ from pipelines.embed_rows import EmbedRows, ToChunks, ToRows
 from pipelines.encode import ClipHandler, ModelSpec, load_models
 from pipelines.image_work import ImageWork
 from pipelines.model_inputs import ModelInputs
-from pipelines.write import OutputLayout, WriteUnits
+from pipelines.output.write_units import OutputLayout, WriteUnits
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 

@@ -12,7 +12,7 @@ from conftest import write_scored
 from embedding_reader import EmbeddingReader
 
 from pipelines import cli, export
-from pipelines.layout import FINGERPRINT_KEY
+from pipelines.output.layout import FINGERPRINT_KEY
 
 DIM = 8
 BOXES = pa.list_(pa.list_(pa.float64()))

@@ -16,8 +16,8 @@ from test_replay import run, write_parquet, write_tar
 from pipelines import cli, selection
 from pipelines import filter as filtering
 from pipelines.command_line.exits import RunnerError
-from pipelines.layout import FINGERPRINT_KEY
-from pipelines.scored_tables import open_tables
+from pipelines.output.layout import FINGERPRINT_KEY
+from pipelines.output.scored_tables import open_tables
 
 UIDS = [f"{n:032x}" for n in (255, 3, 2**127, 16, 7, 1)]
 SCORES = [0.9, 0.1, 0.5, 0.3, 0.5, 0.7]

@@ -12,8 +12,8 @@ import pytest
 from conftest import encode_image, make_image, write_scored
 
 from pipelines import cli
-from pipelines.overwriting import OutputExistsError, check_room, make_room, remove_partials
-from pipelines.own_files import Origin, origin_of
+from pipelines.output.overwriting import OutputExistsError, check_room, make_room, remove_partials
+from pipelines.output.own_files import Origin, origin_of
 
 # Command, the names it writes in its output, and one that it surely writes.
 COMMANDS = {

@@ -12,13 +12,13 @@ import pytest
 from conftest import encode_image, flags_over, make_image
 
 from pipelines import embed, replay
-from pipelines.layout import RESULT_KEY
+from pipelines.output.layout import RESULT_KEY
+from pipelines.output.unit_record import UNIT_KEY, unit_from_json, unit_to_json
 from pipelines.read import read_unit
 from pipelines.records import Selection, Unit
 from pipelines.resume import finished_units
 from pipelines.storage import writing
 from pipelines.storage.partial_files import PartialFile
-from pipelines.unit_record import UNIT_KEY, unit_from_json, unit_to_json
 from schemas.manifest import Columns, ManifestError
 
 ROWS = 12

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from conftest import write_scored
 
+from pipelines.output.scored_tables import open_tables
 from pipelines.run_statistics import (
     BINS,
     cut_of_fraction,
@@ -10,7 +11,6 @@ from pipelines.run_statistics import (
     rows_kept,
     similarity_bins,
 )
-from pipelines.scored_tables import open_tables
 from pipelines.top_fraction import histogram, threshold_of_fraction
 
 

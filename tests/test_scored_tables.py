@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_scored
 
-from pipelines.layout import FINGERPRINT_KEY
-from pipelines.scored_tables import (
+from pipelines.output.layout import FINGERPRINT_KEY
+from pipelines.output.scored_tables import (
     ScoredTablesError,
     embedding_matrix,
     iterate_batches,

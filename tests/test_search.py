@@ -9,7 +9,7 @@ import clip_core
 from clip_core.encoding import encode_pixels
 from pipelines import cli
 from pipelines.nearest import nearest_rows
-from pipelines.scored_tables import open_tables
+from pipelines.output.scored_tables import open_tables
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\nnext line"
 
@@ -32,7 +32,9 @@ def many(tmp_path_factory):
 def test_nearest_are_those_of_a_full_sort(many, top_k, batch_rows, monkeypatch):
     tables, vectors = many
     monkeypatch.setattr(
-        "pipelines.scored_tables.ScoredTables.batches.__defaults__", (batch_rows,), raising=True
+        "pipelines.output.scored_tables.ScoredTables.batches.__defaults__",
+        (batch_rows,),
+        raising=True,
     )
     query = unit(np.arange(8))
     expected = np.argsort(-(vectors @ query))[:top_k]

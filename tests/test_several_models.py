@@ -9,7 +9,7 @@ import pytest
 from test_embed import run, write_manifest
 
 from pipelines import classify, cli, embed, report, search
-from pipelines.layout import FINGERPRINT_KEY
+from pipelines.output.layout import FINGERPRINT_KEY
 from schemas.embeddings import MODEL_COLUMNS, embeddings_schema, model_names
 
 

@@ -18,8 +18,8 @@ import clip_core
 from pipelines import cli, plots
 from pipelines.fetch import allowed_file
 from pipelines.manifest import file_id
+from pipelines.output.unit_record import UNIT_KEY, unit_to_json
 from pipelines.storage import reading
-from pipelines.unit_record import UNIT_KEY, unit_to_json
 
 PICTURE = encode_image(make_image(), "PNG")
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.scored_tables import ScoredTablesError
+from pipelines.output.scored_tables import ScoredTablesError
 from pipelines.truth import TruthError, read_truth
 
 EXPECTED = {"a": "red", "b": "7"}

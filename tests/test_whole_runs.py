@@ -7,8 +7,8 @@ import pytest
 from conftest import write_scored
 
 from pipelines import cli, plots
-from pipelines.scored_tables import open_tables
-from pipelines.whole_runs import IncompleteRunError, open_whole, what_is_missing
+from pipelines.output.scored_tables import open_tables
+from pipelines.output.whole_runs import IncompleteRunError, open_whole, what_is_missing
 
 ROWS = [{"text": f"caption {n}", "similarity": n / 10} for n in range(4)]
 COMMANDS = {

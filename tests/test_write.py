@@ -8,18 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_row
 
-from pipelines import write
 from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
 from pipelines.image_work import KNOWN_FIELDS
-from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY
 from pipelines.manifest import Columns
+from pipelines.output import write_units
+from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY
+from pipelines.output.unit_writer import ConservationError, OutputLayout
+from pipelines.output.write_units import WrittenBy, _Write
 from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
 from pipelines.resume import ResumeError, check_resumable, finished_units
 from pipelines.run_lock import LockLostError, RunLock
 from pipelines.run_record import Totals, total
-from pipelines.unit_writer import ConservationError, OutputLayout
-from pipelines.write import WrittenBy, _Write
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import Reason, rejects_schema
 
@@ -174,7 +174,7 @@ def test_half_precision_and_kept_columns(tmp_path):
 
 
 def test_what_waits_for_a_row_group_is_bounded_over_all_units(layout, tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr(write_units, "ROW_GROUP_BYTES", 20_000)
     units = [replace(UNIT, unit_id=f"unit-{n}") for n in range(3)]
     chunks = [
         chunk(range(10 * n, 10 * n + 10), n, (30, 300) if n == 29 else None, unit)
@@ -191,7 +191,7 @@ def test_what_waits_for_a_row_group_is_bounded_over_all_units(layout, tmp_path, 
 
 
 def test_bundle_that_lets_too_much_wait_fails(layout, monkeypatch):
-    monkeypatch.setattr(write, "MAX_WAITING_ROWS", 3)
+    monkeypatch.setattr(write_units, "MAX_WAITING_ROWS", 3)
     with pytest.raises(ConservationError, match="4 rows of 1 units wait for an earlier chunk"):
         written(layout, chunk([2, 3], 1), chunk([4, 5], 2))
     many = [chunk([0], 0, None, replace(UNIT, unit_id=f"unit-{n}")) for n in range(6)]
@@ -310,7 +310,7 @@ def test_rejects_for_other_reasons_stay(layout, tmp_path):
 
 
 def test_retry_of_many_rows_merges_batch_by_batch(layout, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.retry_merge.BATCH_ROWS", 7)
+    monkeypatch.setattr("pipelines.output.merging.BATCH_ROWS", 7)
     whole(layout, *(reject(n) if n % 3 else n for n in range(100)))
     again = [n for n in range(100) if n % 3]
     now = [reject(n) if n % 2 else n for n in again]

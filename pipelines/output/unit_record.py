@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.layout import FINGERPRINT_KEY, RESULT_KEY, VERSIONS_KEY
+from pipelines.output.layout import FINGERPRINT_KEY, RESULT_KEY, VERSIONS_KEY
 from pipelines.records import Unit, UnitResult
 from pipelines.storage import reading
 from pipelines.storage.redaction import redact

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from pipelines.own_files import Origin, origin_of
+from pipelines.output.own_files import Origin, origin_of
 from pipelines.storage import listing, uris, writing
 from pipelines.storage.stores import is_local
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.layout import FINGERPRINT_KEY, SUCCESS
+from pipelines.output.layout import FINGERPRINT_KEY, SUCCESS
 from pipelines.storage import reading, uris
 
 MAX_RECORD_BYTES = 16 << 20

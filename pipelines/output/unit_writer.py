@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.layout import EMBEDDINGS, REJECTS, unit_file
-from pipelines.parquet_output import parquet_options
+from pipelines.output.arrow_rows import embeddings_batch
+from pipelines.output.layout import EMBEDDINGS, REJECTS, unit_file
+from pipelines.output.merging import OldRows, old_rows
+from pipelines.output.parquet import parquet_options
+from pipelines.output.unit_record import find_record, metadata_of, package_versions, result_metadata
 from pipelines.records import Chunk, End, Unit, UnitResult
-from pipelines.retry_merge import OldRows, old_rows
 from pipelines.storage import listing, writing
 from pipelines.storage.partial_files import PartialFile
-from pipelines.tables import embeddings_batch
-from pipelines.unit_record import find_record, metadata_of, package_versions, result_metadata
 
 
 class ConservationError(RuntimeError):

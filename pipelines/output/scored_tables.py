@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
-from pipelines.run_json import ScoredTablesError, damaged, read_record
+from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
+from pipelines.output.run_json import ScoredTablesError, damaged, read_record
 from pipelines.storage import listing, reading, uris
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
 

@@ -19,11 +19,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import counters, failures
 from pipelines.engine.ledger import MAX_OPEN_UNITS, MAX_WAITING_ROWS
-from pipelines.layout import EMBEDDINGS, REJECTS
-from pipelines.parquet_output import ROW_GROUP_BYTES
+from pipelines.output.layout import EMBEDDINGS, REJECTS
+from pipelines.output.parquet import ROW_GROUP_BYTES
+from pipelines.output.unit_record import NotARecordError, find_record, is_whole
+from pipelines.output.unit_writer import ConservationError, OutputLayout, UnitWriter
 from pipelines.records import Chunk, Unit, UnitResult
-from pipelines.unit_record import NotARecordError, find_record, is_whole
-from pipelines.unit_writer import ConservationError, OutputLayout, UnitWriter
 
 __all__ = ["ConservationError", "OutputLayout", "WriteUnits", "WrittenBy"]
 

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from pipelines.command_line.places import place
-from pipelines.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
-from pipelines.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
+from pipelines.output.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
+from pipelines.output.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
 from pipelines.storage import listing, uris
 
 _COUNTED = {EMBEDDINGS: "embedded", REJECTS: "rejected"}  # table: its rows among run.json's counts

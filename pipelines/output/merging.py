@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.layout import EMBEDDINGS, REJECTS
-from pipelines.parquet_output import read_table
+from pipelines.output.layout import EMBEDDINGS, REJECTS
+from pipelines.output.parquet import read_table
 from pipelines.records import Selection
 from pipelines.storage import listing, reading
 
