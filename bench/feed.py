@@ -29,12 +29,12 @@ import clip_core
 from bench.pairs import caption
 from clip_core.preprocess import Preprocess
 from pipelines import encode
-from pipelines.decode import DecodedImage
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import ClipHandler, LoadedModels, ModelSpec
 from pipelines.encoded_batch import Encoded, RowsOfBatch
 from pipelines.engine.cores import Threads
 from pipelines.image_work import ImageWork
+from pipelines.images.decode import DecodedImage
 from pipelines.job_parts import build
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_inputs import ModelInputs

@@ -24,6 +24,7 @@ from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.engine.per_file import over_files, parse_with_beam
+from pipelines.images.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.label_tables import labels_batch, labels_file
 from pipelines.output.overwriting import check_room, make_room
 from pipelines.output.scored_tables import (
@@ -39,7 +40,6 @@ from pipelines.plots import heat_map
 from pipelines.query_model import load_query_model
 from pipelines.storage import uris, writing
 from pipelines.storage.redaction import redact
-from pipelines.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.truth import TruthError, read_truth
 from schemas.embeddings import ROW_FIELDS
 from schemas.labels import KEY_NAMES

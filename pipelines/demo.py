@@ -28,13 +28,13 @@ from pipelines.command_line import exits
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place
+from pipelines.images.trust import MANIFESTS
 from pipelines.kept_rows import OUTPUTS
 from pipelines.output import layout
 from pipelines.output.overwriting import check_room
 from pipelines.sample import TRUTH, write_sample
 from pipelines.sample_rows import SampleConfig
 from pipelines.scenes import BACKGROUNDS
-from pipelines.trust import MANIFESTS
 
 MARKER = ".clip-beam-demo"  # a directory that holds it was made here and may be made anew
 # What the commands write, by the directory in the output that each of them gets.

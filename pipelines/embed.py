@@ -30,7 +30,7 @@ from pipelines.engine import counters, failures
 from pipelines.engine.beam_options import new_pipeline, runs_here, use_local_threads
 from pipelines.engine.cores import Threads
 from pipelines.engine.memory import return_freed_memory
-from pipelines.isolation import WorkerLostError
+from pipelines.images.decode_pool import WorkerLostError
 from pipelines.job_parts import (
     build,
     embed_rows_of,

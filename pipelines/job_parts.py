@@ -11,7 +11,6 @@ import apache_beam as beam
 import pyarrow as pa
 
 from clip_core.loading import ClipModel
-from pipelines.decode import DecodeLimits
 from pipelines.embed_rows import EmbedRows
 from pipelines.encode import (
     BATCH_SIZE,
@@ -23,8 +22,9 @@ from pipelines.encode import (
 )
 from pipelines.engine.chunks import chunk_rows
 from pipelines.engine.cores import Threads
-from pipelines.fetch import FetchPolicy
 from pipelines.image_work import ImageWork
+from pipelines.images.decode import DecodeLimits
+from pipelines.images.fetch import FetchPolicy
 from pipelines.manifest import ManifestRequest, Plan, plan_units
 from pipelines.model_inputs import ModelInputs
 from pipelines.options import EmbedConfig

@@ -16,8 +16,8 @@ from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_f
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import manifest_place, place
 from pipelines.engine.beam_options import read_beam_flags
-from pipelines.trust import MANIFESTS, add_replay_flags
-from pipelines.urls import check_prefix
+from pipelines.images.sources import check_prefix
+from pipelines.images.trust import MANIFESTS, add_replay_flags
 from schemas.rejects import Reason
 
 MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")

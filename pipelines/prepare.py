@@ -19,7 +19,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from pipelines.engine import failures
 from pipelines.engine.ledger import Ledger
 from pipelines.image_work import STEPS, ImageWork, Job, WorkThreads
-from pipelines.pixel_budget import BUDGET, Account
+from pipelines.images.pixel_budget import BUDGET, Account
 from pipelines.records import Chunk
 
 # Rows in flight: enough to keep the threads busy while a batch is encoded.

@@ -43,9 +43,10 @@ from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place, manifest_place, place
-from pipelines.decode import DecodeLimits, decode_image
 from pipelines.engine.cores import threads_for, usable_cores
-from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.images.decode import DecodeLimits, decode_image
+from pipelines.images.fetch import FetchPolicy, fetch_image
+from pipelines.images.trust import add_replay_flags
 from pipelines.manifest import ManifestRequest, plan_units
 from pipelines.model_directories import first_foreign, holds_model, put_model
 from pipelines.output.overwriting import OutputExistsError
@@ -53,7 +54,6 @@ from pipelines.pretrain_progress import TrainingProgress, print_summary
 from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training_data import DecodedData, DecodedSplit, source_files
-from pipelines.trust import add_replay_flags
 
 TRAINING = "training"  # in the output: the decoded data and the checkpoint
 CHECKPOINT = "checkpoint.pt"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.places import place
+from pipelines.images.trust import TRUST
 from pipelines.output.scored_tables import ScoredTables
 from pipelines.storage.redaction import redact
-from pipelines.trust import TRUST
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel

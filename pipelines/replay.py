@@ -16,7 +16,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.fetch import allowed_file
+from pipelines.images.fetch import allowed_file
 from pipelines.output.unit_record import UNIT_KEY, NotARecordError, find_record
 from pipelines.records import Selection, Unit
 from pipelines.storage import reading, uris

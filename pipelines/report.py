@@ -13,6 +13,7 @@ from pipelines.command_line.optional_packages import MissingExtraError, require
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place
 from pipelines.engine.per_file import parse_with_beam
+from pipelines.images.trust import Trust, add_trust_flags, trust_of
 from pipelines.output.scored_tables import (
     ScoredRow,
     ScoredTables,
@@ -27,7 +28,6 @@ from pipelines.run_statistics import Statistics, cut_of_fraction, gather
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
 from pipelines.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
-from pipelines.trust import Trust, add_trust_flags, trust_of
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -13,10 +13,11 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import require
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place, readable_place
-from pipelines.decode import DecodeLimits, decode_image
 from pipelines.engine.per_file import parse_with_beam
-from pipelines.fetch import MAX_IMAGE_BYTES
 from pipelines.html_pages import render
+from pipelines.images.decode import DecodeLimits, decode_image
+from pipelines.images.fetch import MAX_IMAGE_BYTES
+from pipelines.images.trust import Trust, add_trust_flags, trust_of
 from pipelines.nearest import nearest_rows
 from pipelines.output.scored_tables import (
     ScoredRow,
@@ -37,7 +38,6 @@ from pipelines.thumbnails import (
     thumbnail_uri,
     thumbnails,
 )
-from pipelines.trust import Trust, add_trust_flags, trust_of
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel

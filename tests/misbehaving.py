@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from clip_core.preprocess import Preprocess
-from pipelines.decode import DecodedImage, DecodeLimits, decode_image
+from pipelines.images.decode import DecodedImage, DecodeLimits, decode_image
 from pipelines.records import RowFault
 from schemas.rejects import Reason
 

@@ -22,7 +22,7 @@ def python(code, **environment):
 
 @pytest.mark.parametrize(
     "module", ["clip_core", "clip_core.tokenizer", "pipelines.cli", "pipelines.embed", "bench"]
-    + ["pipelines.decode_worker", "pipelines.encode", "pipelines.report"],
+    + ["pipelines.images.decode_worker", "pipelines.encode", "pipelines.report"],
 )  # fmt: skip
 def test_every_way_in_bounds_the_wait_before_torch_is_loaded(module):
     code = (

@@ -8,7 +8,7 @@ from conftest import encode_image, make_image
 from PIL import Image, ImageFile
 
 from clip_core.preprocess import Preprocess
-from pipelines.decode import DecodeLimits, decode_image
+from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.records import RowFault
 from schemas.rejects import Reason
 

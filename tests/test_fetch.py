@@ -9,7 +9,7 @@ import pytest
 import requests
 from conftest import make_row
 
-from pipelines.fetch import FetchPolicy, allowed_uri, fetch_image
+from pipelines.images.fetch import FetchPolicy, allowed_uri, fetch_image
 from pipelines.records import RowFault
 from pipelines.storage import reading, retries
 from pipelines.storage.retries import RetryPolicy

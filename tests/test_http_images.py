@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import make_row
 
-from pipelines import http_images
-from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.images import http
+from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.records import RowFault
 from pipelines.storage.retries import RetryPolicy
 from schemas.rejects import Reason
@@ -63,7 +63,7 @@ def server():
 
 @pytest.fixture
 def loopback_allowed(monkeypatch):
-    monkeypatch.setattr(http_images, "is_public", lambda address: True)
+    monkeypatch.setattr(http, "is_public", lambda address: True)
 
 
 def fetch(url, *allowed, max_bytes=1000):
@@ -206,7 +206,7 @@ def test_one_private_address_among_public_ones_spoils_the_host(monkeypatch):
 
 def test_redirect_is_checked_like_a_first_request(server, monkeypatch):
     """The first address passes; those it redirects to do not."""
-    monkeypatch.setattr(http_images, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(http, "is_public", lambda address: address == "127.0.0.1")
     targets = [
         f"http://127.0.0.2:{server.port}/a.png",
         f"http://2130706434:{server.port}/a.png",
@@ -297,7 +297,7 @@ def test_drip_ends_with_the_time(
     server, loopback_allowed, monkeypatch, version, length, connection
 ):
     """Each byte comes in time, the whole never does."""
-    monkeypatch.setattr(http_images, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(http, "MAX_SECONDS", 0.1)
     monkeypatch.setattr(Handler, "protocol_version", version)
     headers = {"Content-Length": length, "Connection": connection}
     server.answers["/x"] = (200, headers, [b"x"] * 100)
@@ -380,7 +380,7 @@ def test_certificate_is_checked_against_the_name_and_not_the_address(
     context.load_cert_chain(tmp_path / "pem")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     trusting = ssl.create_default_context(cadata=certificate.decode())
-    monkeypatch.setattr(http_images, "_tls_context", lambda: trusting)
+    monkeypatch.setattr(http, "_tls_context", lambda: trusting)
     here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **settings: here)
     root = f"https://{host}:{server.port}/"

@@ -15,9 +15,10 @@ from conftest import encode_image, make_image
 from misbehaving import LIMITS, PREPROCESS, misbehaving
 
 from clip_core.preprocess import Preprocess
-from pipelines import embed, isolation
-from pipelines.decode import decode_image
-from pipelines.isolation import DecodeWorkers, WorkerLostError, decode_isolated
+from pipelines import embed
+from pipelines.images import decode_pool
+from pipelines.images.decode import decode_image
+from pipelines.images.decode_pool import DecodeWorkers, WorkerLostError, decode_isolated
 from pipelines.records import RowFault
 from schemas.rejects import Reason
 
@@ -46,7 +47,7 @@ def test_environment_of_workers_holds_only_what_is_known_to_be_harmless(monkeypa
     for name in SECRETS:
         monkeypatch.setenv(name, "pl4nted")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    found = isolation.worker_environment()
+    found = decode_pool.worker_environment()
     assert "pl4nted" not in found.values()
     assert found["PATH"] == os.environ["PATH"] and found["OMP_NUM_THREADS"] == "1"
 
@@ -145,7 +146,7 @@ def test_closing_ends_the_processes():
 
 
 def test_machine_that_starts_no_process_is_no_fault_of_a_row(monkeypatch):
-    monkeypatch.setattr(isolation, "_CODE", "import sys; sys.exit(3)  # {path} {fd}")
+    monkeypatch.setattr(decode_pool, "_CODE", "import sys; sys.exit(3)  # {path} {fd}")
     with pytest.raises(WorkerLostError, match="could not start: the decoder ended with status 3"):
         DecodeWorkers([PREPROCESS], LIMITS).decode(b"")
 
@@ -154,7 +155,7 @@ def test_workers_end_with_the_process_that_started_them():
     code = (
         "import os, sys; sys.path.insert(0, 'tests')\n"
         "from misbehaving import *\n"
-        "from pipelines.isolation import DecodeWorkers\n"
+        "from pipelines.images.decode_pool import DecodeWorkers\n"
         "print(DecodeWorkers([PREPROCESS], LIMITS, misbehaving).decode(b'pid').original_width)\n"
         "sys.stdout.flush(); os._exit(9)"
     )
@@ -180,12 +181,14 @@ def test_isolated_job_gives_what_the_other_gives(tmp_path, model_dir):
     for part in ("embeddings", "rejects"):
         one, two = (ds.dataset(tmp_path / name / part).to_table() for name in "ab")
         assert one.equals(two)
-    isolation.shared_workers.cache_clear()
+    decode_pool.shared_workers.cache_clear()
 
 
 def test_processes_are_shared_by_the_pipelines_of_a_run():
     data = encode_image(make_image())
     decode_isolated(data, [PREPROCESS], LIMITS)
-    workers = isolation.shared_workers((PREPROCESS,), LIMITS)
-    assert workers is isolation.shared_workers((Preprocess(32),), LIMITS) and len(workers._all) == 1
+    workers = decode_pool.shared_workers((PREPROCESS,), LIMITS)
+    assert (
+        workers is decode_pool.shared_workers((Preprocess(32),), LIMITS) and len(workers._all) == 1
+    )
     workers.close()

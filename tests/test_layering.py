@@ -61,7 +61,7 @@ def test_files_stay_small(path):
 @pytest.mark.parametrize(
     "module",
     ["clip_core", "clip_core.tokenizer", "pipelines", "pipelines.cli", "pipelines.sample"]
-    + ["pipelines.decode_worker", "pipelines.isolation"],
+    + ["pipelines.images.decode_worker", "pipelines.images.decode_pool"],
 )
 def test_light_modules_import_neither_torch_nor_beam(module):
     code = f"import sys, {module}; assert not {{'torch', 'apache_beam'}} & set(sys.modules)"

@@ -13,7 +13,7 @@ from conftest import encode_image, make_image, make_row
 from stores import is_media, seeded
 
 from pipelines import embed
-from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.records import RowFault
 from pipelines.storage import listing, partial_files, reading, uris
 from pipelines.storage import stores as filesystems

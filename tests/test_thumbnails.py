@@ -11,9 +11,9 @@ import pytest
 from conftest import encode_image, make_image, plan
 from PIL import Image
 
+from pipelines.images.trust import Trust
 from pipelines.output.unit_record import UNIT_KEY, unit_to_json
 from pipelines.thumbnails import SIDE, source_units, thumbnails
-from pipelines.trust import Trust
 
 MINE = Trust(run=True)
 

@@ -11,7 +11,7 @@ from conftest import make_row
 from torture_images import bad_images, bombs
 from torture_manifests import FORMS, bad_manifests, read_manifest, unaccounted
 
-from pipelines.fetch import FetchPolicy, fetch_image
+from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.records import Reject, RowFault
 from pipelines.storage import listing
 from schemas.rejects import Reason

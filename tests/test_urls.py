@@ -1,7 +1,7 @@
 import pytest
 
-from pipelines.http_images import is_public
-from pipelines.urls import RefusedURL, is_under, parse_url
+from pipelines.images.http import is_public
+from pipelines.images.sources import RefusedURL, is_under, parse_url
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from clip_core.preprocess import Preprocess
 from pipelines import embed
-from pipelines.decode import DecodeLimits, decode_image
+from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.records import RowFault
 
 MAX_BOMB_S = 2.0

@@ -24,7 +24,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from pipelines import embed, job_parts
-from pipelines.fetch import FetchPolicy
+from pipelines.images.fetch import FetchPolicy
 from pipelines.storage import stores
 from pipelines.storage.retries import RetryPolicy
 

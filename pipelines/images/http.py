@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from urllib.parse import urljoin
 
-from pipelines.urls import RefusedURL, Url, parse_url
+from pipelines.images.sources import RefusedURL, Url, parse_url
 
 MAX_REDIRECTS = 5
 MAX_SECONDS = 60.0  # of one attempt, redirects included; resolving a name may add to it

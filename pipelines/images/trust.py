@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.command_line.places import place
-from pipelines.fetch import FetchPolicy, allowed_file
+from pipelines.images.fetch import FetchPolicy, allowed_file
+from pipelines.images.sources import check_prefix
 from pipelines.records import RowFault
 from pipelines.storage import uris
 from pipelines.storage.redaction import redact
-from pipelines.urls import check_prefix
 from schemas.rejects import Reason
 
 IMAGES, MANIFESTS, TRUST = "--allow_images_from", "--allow_manifests_from", "--trust_run"

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipelines.http_images import TooManyBytes, read_http
+from pipelines.images.http import TooManyBytes, read_http
+from pipelines.images.sources import HTTP_SCHEMES, RefusedURL, is_under, parse_url
 from pipelines.records import Row, RowFault
 from pipelines.storage import reading, stores, uris
 from pipelines.storage.redaction import scrub
 from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, http_code, with_retries
-from pipelines.urls import HTTP_SCHEMES, RefusedURL, is_under, parse_url
 from schemas.rejects import Reason
 
 SCHEMES = ("file", "memory", "gs", "gcs", "s3", "s3a")

@@ -1,4 +1,4 @@
-"""The main loop of a worker process of `pipelines.isolation`.
+"""The main loop of a worker process of `pipelines.images.decode_pool`.
 
 Reads from a socket a pickled (decoder, preprocessings, limits), then images. Answers each with a
 JSON object: the reason and detail of a reject; or width and height, and then the bytes of the

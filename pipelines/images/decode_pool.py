@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from clip_core.preprocess import Preprocess
-from pipelines.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
+from pipelines.images.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
 from pipelines.records import RowFault
 from schemas.rejects import Reason
 
@@ -38,7 +38,7 @@ END_S = 5.0  # for a process that has crashed to be gone
 MAX_ANSWER_BYTES = 1 << 16
 # The worker looks for modules where this process does, but here first, so that a folder called
 # `pipelines` in the working directory cannot take this package's place.
-_CODE = "import sys; sys.path[:] = {path!r}; from pipelines.decode_worker import main; main({fd})"
+_CODE = "import sys; sys.path[:] = {path!r}; from pipelines.images.decode_worker import main; main({fd})"
 _ROOT = str(Path(__file__).parents[1])
 # What a worker's environment has: what Python, shared libraries and their threads are set up by.
 # Keys and tokens have no business in a process that looks at bytes of strangers.
