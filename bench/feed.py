@@ -36,7 +36,7 @@ from pipelines.engine.cores import Threads
 from pipelines.image_work import ImageWork
 from pipelines.images.decode import DecodedImage
 from pipelines.job_parts import build
-from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.manifests.planning import ManifestRequest, plan_units
 from pipelines.model_inputs import ModelInputs
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Row, Vectors

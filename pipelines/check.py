@@ -32,8 +32,8 @@ from pipelines.job_parts import (
     load_run_models,
     plan_of,
 )
-from pipelines.manifest import Plan
-from pipelines.manifest_files import left_out_line
+from pipelines.manifests.files import left_out_line
+from pipelines.manifests.planning import Plan
 from pipelines.options import EmbedConfig
 from pipelines.records import Unit
 from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons

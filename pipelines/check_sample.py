@@ -16,13 +16,13 @@ from pipelines.embed_rows import EmbedRows
 from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
 from pipelines.job_parts import build
+from pipelines.manifests.webdataset import IMAGE_FIELDS
 from pipelines.output.layout import EMBEDDINGS, REJECTS
 from pipelines.output.parquet import parquet_bytes, read_table
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Unit
 from pipelines.storage import listing, reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed
-from pipelines.webdataset import IMAGE_FIELDS
 from schemas.embeddings import model_column
 
 MAX_UNITS = 10  # that a sample is taken from

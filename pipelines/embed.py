@@ -38,8 +38,8 @@ from pipelines.job_parts import (
     load_run_models,
     plan_of,
 )
-from pipelines.manifest import Plan
-from pipelines.manifest_files import left_out_line
+from pipelines.manifests.files import left_out_line
+from pipelines.manifests.planning import Plan
 from pipelines.options import EmbedConfig
 from pipelines.output import overwriting
 from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS

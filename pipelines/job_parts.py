@@ -25,12 +25,12 @@ from pipelines.engine.cores import Threads
 from pipelines.image_work import ImageWork
 from pipelines.images.decode import DecodeLimits
 from pipelines.images.fetch import FetchPolicy
-from pipelines.manifest import ManifestRequest, Plan, plan_units
+from pipelines.manifests.planning import ManifestRequest, Plan, plan_units
+from pipelines.manifests.read import ReadManifest
 from pipelines.model_inputs import ModelInputs
 from pipelines.options import EmbedConfig
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.output.write_units import WriteUnits, WrittenBy
-from pipelines.read import ReadManifest
 from pipelines.records import Unit
 from pipelines.resume import check_not_own, check_replay
 from pipelines.run_lock import check_held

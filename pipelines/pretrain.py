@@ -47,11 +47,11 @@ from pipelines.engine.cores import threads_for, usable_cores
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.images.trust import add_replay_flags
-from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.manifests.planning import ManifestRequest, plan_units
+from pipelines.manifests.read import read_unit
 from pipelines.model_directories import first_foreign, holds_model, put_model
 from pipelines.output.overwriting import OutputExistsError
 from pipelines.pretrain_progress import TrainingProgress, print_summary
-from pipelines.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training_data import DecodedData, DecodedSplit, source_files
 

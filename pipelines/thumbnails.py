@@ -15,15 +15,15 @@ from clip_core.preprocess import Preprocess
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import FetchPolicy, allowed_file, allowed_roots, fetch_image, image_uri
 from pipelines.images.trust import IMAGES, TRUST, NotTrustedError, Trust
-from pipelines.manifest import file_id
-from pipelines.manifest_files import format_of
+from pipelines.manifests.files import format_of
+from pipelines.manifests.parquet.reader import read_footer, read_parquet
+from pipelines.manifests.planning import file_id
+from pipelines.manifests.rows import to_row
+from pipelines.manifests.webdataset import columns_of, read_webdataset
 from pipelines.output.scored_tables import file_schema
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json
-from pipelines.parquet_manifests import read_footer, read_parquet
-from pipelines.raw_rows import to_row
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.storage import uris
-from pipelines.webdataset import columns_of, read_webdataset
 from schemas.manifest import ColumnOverrides, Columns, resolve_columns
 from schemas.rejects import Reason
 

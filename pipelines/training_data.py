@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.manifest import ManifestRequest, manifest_files
+from pipelines.manifests.planning import ManifestRequest, manifest_files
 from pipelines.records import Reject, Row, RowFault
 from pipelines.storage import reading
 from pipelines.storage.redaction import redact

@@ -7,11 +7,11 @@ import io
 import json
 from collections.abc import Iterator
 
-from pipelines.manifest_files import format_of
+from pipelines.manifests.files import format_of
+from pipelines.manifests.text_records import DELIMITERS
 from pipelines.output.scored_tables import iterate_batches
 from pipelines.storage import reading
 from pipelines.storage.compression import decompressed
-from pipelines.text_records import DELIMITERS
 
 
 class TruthError(ValueError):

@@ -21,7 +21,7 @@ from clip_core.model import Clip
 from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
-from pipelines.manifest import ManifestRequest, plan_units
+from pipelines.manifests.planning import ManifestRequest, plan_units
 from pipelines.output.scored_tables import FINGERPRINT_KEY
 from pipelines.records import Row
 from pipelines.storage import reading

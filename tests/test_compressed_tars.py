@@ -8,7 +8,7 @@ import pytest
 import zstandard
 from test_webdataset import make_tar, read, sample
 
-from pipelines import webdataset
+from pipelines.manifests import webdataset
 from pipelines.records import Row
 from schemas.rejects import Reason
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import encode_image, make_image, plan
 from test_webdataset import make_tar
 
-from pipelines.read import read_unit
+from pipelines.manifests.read import read_unit
 from pipelines.records import Reject
 from schemas.rejects import Reason
 

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import plan
 
-from pipelines import limited_parquet, parquet_manifests, parquet_pages
-from pipelines.limited_parquet import limited_batches
-from pipelines.parquet_manifests import DamagedParquet, read_footer
-from pipelines.parquet_pages import page_header
-from pipelines.read import read_unit
+from pipelines.manifests.parquet import limited, pages, reader
+from pipelines.manifests.parquet.limited import limited_batches
+from pipelines.manifests.parquet.pages import page_header
+from pipelines.manifests.parquet.reader import DamagedParquet, read_footer
+from pipelines.manifests.read import read_unit
 from pipelines.records import Reject
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason
@@ -22,8 +22,8 @@ from schemas.rejects import Reason
 LONG = "x" * (20 << 20)
 PEAK = """if True:
     import sys
-    from pipelines.manifest import ManifestRequest, plan_units
-    from pipelines.read import read_unit
+    from pipelines.manifests.planning import ManifestRequest, plan_units
+    from pipelines.manifests.read import read_unit
 
     def peak_mb():
         text = open("/proc/self/status").read().split("VmHWM:")[1]
@@ -122,7 +122,7 @@ def test_path_beside_a_picture_is_bounded(tmp_path):
 
 
 def everything_is_suspicious(monkeypatch):
-    monkeypatch.setattr(parquet_pages, "MAX_HEAVY_BYTES", -1)
+    monkeypatch.setattr(pages, "MAX_HEAVY_BYTES", -1)
 
 
 def test_process_with_a_limit_reads_the_same(tmp_path, monkeypatch):
@@ -154,7 +154,7 @@ def test_process_with_a_limit_tells_what_is_damaged(tmp_path, monkeypatch):
 
 
 def test_what_needs_more_than_the_limit_is_rejected(tmp_path, monkeypatch):
-    monkeypatch.setattr(limited_parquet, "MAX_MEMORY_BYTES", 60 << 20)
+    monkeypatch.setattr(limited, "MAX_MEMORY_BYTES", 60 << 20)
     path = write(tmp_path / "m.parquet", rows_of(text=repeated(LONG * 2, 3, pa.string())))
     found = records(path)
     assert [record.reason for record in found] == [Reason.MANIFEST_UNREADABLE] * 3
@@ -171,16 +171,16 @@ def test_file_of_a_store_is_copied_for_the_process(tmp_path):
 def test_large_footer_is_tried_in_a_process_with_a_limit(tmp_path, monkeypatch):
     path = write(tmp_path / "m.parquet", rows_of(**{f"column {n}": [n] for n in range(5000)}))
     assert read_footer(str(path)).rows == 1
-    monkeypatch.setattr(limited_parquet, "MAX_MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(limited, "MAX_MEMORY_BYTES", 1 << 20)
     assert read_footer(str(path)).rows == 1
-    monkeypatch.setattr(parquet_manifests, "MAX_FOOTER_BYTES", 10)
+    monkeypatch.setattr(reader, "MAX_FOOTER_BYTES", 10)
     with pytest.raises(DamagedParquet, match="more than 1 MB"):
         read_footer(str(path))
 
 
 def test_file_cannot_have_more_rows_than_its_bytes_allow(tmp_path, monkeypatch):
     path = write(tmp_path / "m.parquet", rows_of(text=["a"] * 5000))
-    monkeypatch.setattr(parquet_manifests, "MAX_ROWS_PER_BYTE", 1)
+    monkeypatch.setattr(reader, "MAX_ROWS_PER_BYTE", 1)
     with pytest.raises(ManifestError, match="cannot have 5000 rows in"):
         plan(path)
 
@@ -227,7 +227,7 @@ def test_faults_that_are_not_the_files_stay_what_they_are(tmp_path, monkeypatch,
     def failing(*_):
         raise error
 
-    monkeypatch.setattr("pipelines.parquet_pages.WatchedFile.read", failing)
+    monkeypatch.setattr("pipelines.manifests.parquet.pages.WatchedFile.read", failing)
     with pytest.raises(type(error)):
         list(read_unit(unit))
 

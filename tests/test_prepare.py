@@ -18,7 +18,7 @@ from pipelines.image_work import ImageWork
 from pipelines.images import pixel_budget
 from pipelines.images.decode import DecodedImage
 from pipelines.images.pixel_budget import Account, Budget
-from pipelines.manifest import Columns
+from pipelines.manifests.planning import Columns
 from pipelines.model_inputs import ModelInputs
 from pipelines.prepare import Prepare, _Prepare
 from pipelines.records import End, RowFault, Unit

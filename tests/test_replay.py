@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encode_image, flags_over, make_image
 
-from pipelines import embed, replay
+from pipelines import embed
+from pipelines.manifests import run_tables
+from pipelines.manifests.read import read_unit
 from pipelines.output.layout import RESULT_KEY
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json, unit_to_json
-from pipelines.read import read_unit
 from pipelines.records import Selection, Unit
 from pipelines.resume import finished_units
 from pipelines.storage import writing
@@ -273,7 +274,9 @@ def test_unit_is_written_down_without_credentials_and_then_asked_for():
     text = unit_to_json(unit)
     assert "word" not in text and "1234" not in text and "host/m.jsonl" in text
     with pytest.raises(ManifestError, match="credentials, which are not kept; pass that manifest"):
-        replay.unit_of_table("r.parquet", pa.schema([], {UNIT_KEY: text}), unit_from_json(text), ())
+        run_tables.unit_of_table(
+            "r.parquet", pa.schema([], {UNIT_KEY: text}), unit_from_json(text), ()
+        )
 
 
 def test_both_tables_of_a_run_are_one_manifest(failed, model_dir, tmp_path):
@@ -309,11 +312,11 @@ def test_only_the_wanted_rows_are_read_and_no_further(tmp_path):
 
 
 def test_table_without_a_source_is_a_plain_manifest():
-    assert not replay.is_output_table(pa.schema([("url", pa.string())]))
+    assert not run_tables.is_output_table(pa.schema([("url", pa.string())]))
     with pytest.raises(ManifestError, match="not there any more"):
         unit = Unit("u", "/none/m.csv", "csv", Columns(), "/", 0, 1)
         schema = pa.schema([], {UNIT_KEY: unit_to_json(unit)})
-        replay.unit_of_table("r.parquet", schema, unit, ())
+        run_tables.unit_of_table("r.parquet", schema, unit, ())
 
 
 HOSTILE = {

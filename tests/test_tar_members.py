@@ -8,8 +8,8 @@ import pytest
 from test_webdataset import make_tar, read, sample
 from torture_manifests import with_header
 
+from pipelines.manifests.tar_members import MAX_HEADER_BYTES, DamagedTar, TarMembers
 from pipelines.records import Reject
-from pipelines.tar_members import MAX_HEADER_BYTES, DamagedTar, TarMembers
 from schemas.rejects import Reason
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -178,7 +178,7 @@ def test_caption_that_is_too_long_leaves_its_beginning(tmp_path):
 
 
 def test_picture_that_is_not_used_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.webdataset.MAX_MEMBER_BYTES", 20)
+    monkeypatch.setattr("pipelines.manifests.webdataset.MAX_MEMBER_BYTES", 20)
     row = read(tmp_path, make_tar(*sample("1"), ("1.png", b"x" * 30)))[0]
     assert row.url.endswith("1.jpg")
 
@@ -195,7 +195,7 @@ def test_faults_that_are_not_the_tars_stay_what_they_are(tmp_path, monkeypatch, 
     def failing(*_):
         raise error
 
-    monkeypatch.setattr("pipelines.webdataset._read", failing)
+    monkeypatch.setattr("pipelines.manifests.webdataset._read", failing)
     with pytest.raises(type(error)):
         read(tmp_path, make_tar(*sample("1")))
 

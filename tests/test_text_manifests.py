@@ -10,8 +10,10 @@ import pytest
 import zstandard
 from conftest import plan
 
-from pipelines import raw_rows, text_manifests, text_records
-from pipelines.read import read_unit
+from pipelines.manifests import rows as raw_rows
+from pipelines.manifests import text as text_manifests
+from pipelines.manifests import text_records
+from pipelines.manifests.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.storage import reading
 from schemas.manifest import ManifestError

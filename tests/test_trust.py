@@ -17,7 +17,7 @@ from conftest import encode_image, make_image, plan, write_scored
 import clip_core
 from pipelines import cli, plots
 from pipelines.images.fetch import allowed_file
-from pipelines.manifest import file_id
+from pipelines.manifests.planning import file_id
 from pipelines.output.unit_record import UNIT_KEY, unit_to_json
 from pipelines.storage import reading
 

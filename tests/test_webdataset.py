@@ -6,8 +6,8 @@ import tarfile
 import pytest
 from conftest import plan
 
-from pipelines import webdataset
-from pipelines.read import read_unit
+from pipelines.manifests import webdataset
+from pipelines.manifests.read import read_unit
 from pipelines.records import Reject, Row
 from pipelines.storage import reading
 from pipelines.storage.retries import AttemptsFailed

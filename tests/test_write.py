@@ -11,7 +11,7 @@ from conftest import make_row
 from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
 from pipelines.image_work import KNOWN_FIELDS
-from pipelines.manifest import Columns
+from pipelines.manifests.planning import Columns
 from pipelines.output import write_units
 from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY
 from pipelines.output.unit_writer import ConservationError, OutputLayout

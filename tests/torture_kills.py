@@ -22,7 +22,8 @@ import os, signal, sys
 sys.path[:0] = ["tests", "."]
 import torch
 torch.set_num_threads(1)
-from pipelines import embed, encode, unit_writer
+from pipelines import embed, encode
+from pipelines.output import unit_writer
 from pipelines.storage import partial_files, reading, writing
 left = int(sys.argv[1])
 def struck(owner, name):

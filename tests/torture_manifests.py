@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import zstandard
 from torture_images import DAMAGES
 
-from pipelines.manifest import ManifestRequest, plan_units
-from pipelines.read import read_unit
+from pipelines.manifests.planning import ManifestRequest, plan_units
+from pipelines.manifests.read import read_unit
 from pipelines.records import Reject
 from schemas.manifest import ManifestError
 

@@ -38,8 +38,11 @@ END_S = 5.0  # for a process that has crashed to be gone
 MAX_ANSWER_BYTES = 1 << 16
 # The worker looks for modules where this process does, but here first, so that a folder called
 # `pipelines` in the working directory cannot take this package's place.
-_CODE = "import sys; sys.path[:] = {path!r}; from pipelines.images.decode_worker import main; main({fd})"
-_ROOT = str(Path(__file__).parents[1])
+_CODE = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from pipelines.images.decode_worker import main; main({fd})"
+)
+_ROOT = str(Path(__file__).parents[2])
 # What a worker's environment has: what Python, shared libraries and their threads are set up by.
 # Keys and tokens have no business in a process that looks at bytes of strangers.
 _ENVIRONMENT = re.compile(

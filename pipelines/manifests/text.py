@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.raw_rows import MAX_RECORD_BYTES, Fault, RawRow
+from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault, RawRow
+from pipelines.manifests.text_records import TOO_LONG, TextRecords, open_text
 from pipelines.records import Unit
 from pipelines.storage.compression import DamagedStream, is_compressed
-from pipelines.text_records import TOO_LONG, TextRecords, open_text
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason
 

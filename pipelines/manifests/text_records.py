@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from pipelines.raw_rows import MAX_RECORD_BYTES, Fault
+from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault
 from pipelines.storage import reading
 from pipelines.storage.compression import decompressed, is_compressed
 from schemas.manifest import ManifestError

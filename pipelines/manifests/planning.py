@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipelines import webdataset
-from pipelines.manifest_files import FoundFiles, find_manifests
+from pipelines.manifests import webdataset
+from pipelines.manifests.files import FoundFiles, find_manifests
+from pipelines.manifests.parquet.reader import DamagedParquet, read_footer
+from pipelines.manifests.run_tables import allowed_unit, is_output_table, joined, unit_of_table
+from pipelines.manifests.text import scan_text
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json
-from pipelines.parquet_manifests import DamagedParquet, read_footer
 from pipelines.records import Unit
-from pipelines.replay import allowed_unit, is_output_table, joined, unit_of_table
 from pipelines.storage import reading, uris
 from pipelines.storage.foreign_names import escaped, safe_stem
-from pipelines.text_manifests import scan_text
 from schemas.manifest import ColumnOverrides, Columns, ManifestError, plain_type, resolve_columns
 
 DEFAULT_ROWS_PER_UNIT = 10_000

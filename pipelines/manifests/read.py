@@ -18,12 +18,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import counters, failures
 from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
+from pipelines.manifests.parquet.reader import read_ledger, read_parquet
+from pipelines.manifests.rows import Fault, RawRow, reject, to_row
+from pipelines.manifests.text import read_text
+from pipelines.manifests.webdataset import read_webdataset
 from pipelines.output.merging import selected_rows
-from pipelines.parquet_manifests import read_ledger, read_parquet
-from pipelines.raw_rows import Fault, RawRow, reject, to_row
 from pipelines.records import Chunk, End, Reject, Row, Unit
-from pipelines.text_manifests import read_text
-from pipelines.webdataset import read_webdataset
 from schemas.rejects import Reason
 
 UNITS_AHEAD = 3  # that are opened while one is handed out

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from pipelines.limited_parquet import check_footer, limited_batches
-from pipelines.parquet_batches import DamagedParquet, ParquetBatches, damage_named
-from pipelines.parquet_pages import SuspiciousPages
-from pipelines.raw_rows import Fault, RawRow
+from pipelines.manifests.parquet.batches import DamagedParquet, ParquetBatches, damage_named
+from pipelines.manifests.parquet.limited import check_footer, limited_batches
+from pipelines.manifests.parquet.pages import SuspiciousPages
+from pipelines.manifests.rows import Fault, RawRow
 from pipelines.records import Unit
 from pipelines.storage import reading
 from schemas.manifest import DOWNLOADED, Columns

@@ -19,13 +19,16 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from pipelines.parquet_batches import DamagedParquet
-from pipelines.parquet_worker import DAMAGED
+from pipelines.manifests.parquet.batches import DamagedParquet
+from pipelines.manifests.parquet.worker import DAMAGED
 from pipelines.storage.stores import is_local, locate
 
 MAX_MEMORY_BYTES = 480 << 20
-_ROOT = str(Path(__file__).parents[1])
-_CODE = "import sys; sys.path[:] = {path!r}; from pipelines.parquet_worker import main; main()"
+_ROOT = str(Path(__file__).parents[3])
+_CODE = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from pipelines.manifests.parquet.worker import main; main()"
+)
 # Arrow's own allocator reserves more than the limit; threads have stacks.
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.manifests.webdataset import IMAGE_FIELDS
 from pipelines.output.layout import is_of_tables
 from pipelines.storage import listing, uris
 from pipelines.storage.compression import SUFFIXES
-from pipelines.webdataset import IMAGE_FIELDS
 from schemas.manifest import ManifestError
 
 FORMATS = {

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.parquet_pages import TooManyRows, WatchedFile
-from pipelines.raw_rows import MAX_TEXT_BYTES
+from pipelines.manifests.parquet.pages import TooManyRows, WatchedFile
+from pipelines.manifests.rows import MAX_TEXT_BYTES
 from schemas.manifest import mapped_type
 
 BUFFER_BYTES = 8 << 20  # read at once of a column; else it would be a whole row group's

@@ -1,4 +1,4 @@
-"""The processes of `pipelines.limited_parquet`: each reads a part of one file and ends.
+"""The processes of `pipelines.manifests.parquet.limited`: each reads a part of one file and ends.
 
 Rows go to stdout as an Arrow stream; what is wrong with the file goes to stderr in one line.
 """
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 
 from pipelines.engine.memory import limit_memory
-from pipelines.parquet_batches import DamagedParquet, ParquetBatches, damage_named
+from pipelines.manifests.parquet.batches import DamagedParquet, ParquetBatches, damage_named
 
 DAMAGED, TOO_LARGE = 3, 4  # exit status
 

@@ -15,20 +15,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
-from pipelines.raw_rows import (
+from pipelines.manifests.rows import (
     MAX_RECORD_BYTES,
     MAX_TEXT_BYTES,
     SHOWN_TEXT_CHARS,
     Fault,
     RawRow,
 )
+from pipelines.manifests.tar_members import DamagedTar, Member, TarMembers
 from pipelines.records import Unit
 from pipelines.storage import reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed, is_compressed
 from pipelines.storage.foreign_names import escaped
 from pipelines.storage.redaction import redact
 from pipelines.storage.retries import AttemptsFailed, is_transient
-from pipelines.tar_members import DamagedTar, Member, TarMembers
 from schemas.manifest import (
     ERROR_NAME,
     STATUS_NAME,
