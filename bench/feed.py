@@ -28,16 +28,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 import clip_core
 from bench.pairs import caption
 from clip_core.preprocess import Preprocess
-from pipelines import encode
-from pipelines.embed_rows import EmbedRows
-from pipelines.encode import ClipHandler, LoadedModels, ModelSpec
-from pipelines.encoded_batch import Encoded, RowsOfBatch
+from pipelines.encoding import handler
+from pipelines.encoding.embed_rows import EmbedRows
+from pipelines.encoding.encoded_batch import Encoded, RowsOfBatch
+from pipelines.encoding.handler import ClipHandler
+from pipelines.encoding.image_work import ImageWork
+from pipelines.encoding.model_inputs import ModelInputs
+from pipelines.encoding.models import LoadedModels, ModelSpec
 from pipelines.engine.cores import Threads
-from pipelines.image_work import ImageWork
 from pipelines.images.decode import DecodedImage
 from pipelines.job_parts import build
 from pipelines.manifests.planning import ManifestRequest, plan_units
-from pipelines.model_inputs import ModelInputs
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Row, Vectors
 from schemas.embeddings import embeddings_schema
@@ -116,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     stub = LoadedModels(
         (replace(tiny, clip=SimpleNamespace(config=_config())),), Threads(1, 1, 1, 1)
     )  # type: ignore[arg-type]
-    encode.load_models = lambda specs: stub  # type: ignore[assignment]
-    encode.encode_rows = stub_rows  # type: ignore[assignment]
+    handler.load_models = lambda specs: stub  # type: ignore[assignment]
+    handler.encode_rows = stub_rows  # type: ignore[assignment]
     inputs = ModelInputs.of([Preprocess(SIZE)], [tiny.tokenizer])
     checkpoint = tiny.fingerprint["checkpoint_sha256"]
     embed_rows = EmbedRows(

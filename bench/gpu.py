@@ -29,7 +29,7 @@ from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import load
 from clip_core.variants import VARIANTS
 from clip_core.verification import measure as measure_drift
-from pipelines.encode import BATCH_SIZE, ModelSpec, load_models, resolve_precision
+from pipelines.encoding.models import BATCH_SIZE, ModelSpec, load_models, resolve_precision
 from pipelines.engine.cores import usable_cores
 
 PICTURES = 256  # drawn; a run shows them again and again

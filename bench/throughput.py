@@ -31,7 +31,7 @@ from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import load
 from clip_core.preprocess import RESAMPLINGS, Preprocess
 from clip_core.variants import VARIANTS
-from pipelines.encode import ModelSpec, load_models
+from pipelines.encoding.models import ModelSpec, load_models
 from pipelines.engine.cores import usable_cores
 from pipelines.summary import time_lines
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipelines.encoding.image_work import KNOWN_FIELDS
 from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
-from pipelines.image_work import KNOWN_FIELDS
 from pipelines.output.unit_writer import OutputLayout, UnitWriter
 from pipelines.records import Chunk, End, Row, Unit, Vectors
 from schemas.embeddings import embeddings_schema

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.embed_rows import EmbedRows
+from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
 from pipelines.job_parts import build

@@ -24,8 +24,8 @@ from pipelines.command_line.exits import (
     RunnerError,
     Terminated,
 )
-from pipelines.embed_rows import EmbedRows
-from pipelines.encode import EncoderFailedError, ModelChangedError
+from pipelines.encoding.embed_rows import EmbedRows
+from pipelines.encoding.handler import EncoderFailedError, ModelChangedError
 from pipelines.engine import counters, failures
 from pipelines.engine.beam_options import new_pipeline, runs_here, use_local_threads
 from pipelines.engine.cores import Threads

@@ -11,10 +11,12 @@ import apache_beam as beam
 import pyarrow as pa
 
 from clip_core.loading import ClipModel
-from pipelines.embed_rows import EmbedRows
-from pipelines.encode import (
+from pipelines.encoding.embed_rows import EmbedRows
+from pipelines.encoding.handler import ClipHandler
+from pipelines.encoding.image_work import ImageWork
+from pipelines.encoding.model_inputs import ModelInputs
+from pipelines.encoding.models import (
     BATCH_SIZE,
-    ClipHandler,
     ModelSpec,
     load_models,
     resolve_device,
@@ -22,12 +24,10 @@ from pipelines.encode import (
 )
 from pipelines.engine.chunks import chunk_rows
 from pipelines.engine.cores import Threads
-from pipelines.image_work import ImageWork
 from pipelines.images.decode import DecodeLimits
 from pipelines.images.fetch import FetchPolicy
 from pipelines.manifests.planning import ManifestRequest, Plan, plan_units
 from pipelines.manifests.read import ReadManifest
-from pipelines.model_inputs import ModelInputs
 from pipelines.options import EmbedConfig
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.output.write_units import WriteUnits, WrittenBy

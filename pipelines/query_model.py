@@ -45,7 +45,7 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
         ValueError: if it cannot be loaded.
     """
     import clip_core
-    from pipelines.encode import use_threads
+    from pipelines.encoding.models import use_threads
 
     name = options.model or _named_by_run(tables, options.trust_run)
     # What run.json says about its own model says nothing about another one.
@@ -95,7 +95,7 @@ def _named_by_run(tables: ScoredTables, trusted: bool) -> str:
 def _device(name: str | None) -> str:
     if name != "auto":
         return name or "cpu"
-    from pipelines.encode import resolve_device
+    from pipelines.encoding.models import resolve_device
 
     return resolve_device(name)
 

@@ -12,7 +12,7 @@ from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place
-from pipelines.encode import resolve_device, resolve_precision, use_threads
+from pipelines.encoding.models import resolve_device, resolve_precision, use_threads
 
 
 def parser() -> argparse.ArgumentParser:

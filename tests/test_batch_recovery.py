@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.batch_recovery import GROW_AFTER, BatchLimit, BatchRecovery
+from pipelines.encoding.batch_recovery import GROW_AFTER, BatchLimit, BatchRecovery
 
 
 class OutOfMemory(RuntimeError):

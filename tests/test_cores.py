@@ -22,7 +22,7 @@ def python(code, **environment):
 
 @pytest.mark.parametrize(
     "module", ["clip_core", "clip_core.tokenizer", "pipelines.cli", "pipelines.embed", "bench"]
-    + ["pipelines.images.decode_worker", "pipelines.encode", "pipelines.report"],
+    + ["pipelines.images.decode_worker", "pipelines.encoding.handler", "pipelines.report"],
 )  # fmt: skip
 def test_every_way_in_bounds_the_wait_before_torch_is_loaded(module):
     code = (
@@ -66,7 +66,7 @@ def test_the_users_number_of_threads_counts(monkeypatch):
 def test_models_are_loaded_with_the_threads_they_gain_from():
     code = (
         "import torch\n"
-        "from pipelines.encode import ModelSpec, load_models\n"
+        "from pipelines.encoding.handler import ModelSpec, load_models\n"
         "loaded = load_models((ModelSpec('tiny'),))\n"
         "print(loaded.threads.torch, torch.get_num_threads())"
     )
@@ -123,7 +123,7 @@ def test_pinned_cores_count(monkeypatch, tmp_path):
 
 def test_torch_is_told_what_was_decided(monkeypatch):
     from clip_core import load
-    from pipelines.encode import use_threads
+    from pipelines.encoding.models import use_threads
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()

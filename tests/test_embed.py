@@ -174,13 +174,14 @@ def test_killed_run_completes_to_the_same_set(tmp_path, model_dir):
 # A run that waits a little in each batch, so that a signal meets it half-way.
 SLOW_EMBED = """
 import sys, time
-from pipelines import embed, encode
+from pipelines import embed
 from pipelines.command_line import exits
-whole = encode.encode_pairs
+from pipelines.encoding import handler
+whole = handler.encode_pairs
 def slow(*arguments):
     time.sleep(0.3)
     return whole(*arguments)
-encode.encode_pairs = slow
+handler.encode_pairs = slow
 manifest, output, model = sys.argv[1:]
 flags = ["--manifest", manifest, "--output", output, "--model", model, "--rows_per_unit", "5"]
 exits.run(lambda: embed.main(flags))
@@ -223,7 +224,7 @@ def test_signal_inside_a_stage_ends_the_run_with_its_status(
     def struck(*arguments):
         raise error
 
-    monkeypatch.setattr("pipelines.encode.encode_pairs", struck)
+    monkeypatch.setattr("pipelines.encoding.handler.encode_pairs", struck)
     assert run(manifest, tmp_path / "out", model_dir) == status
     assert "finished units are kept, run again to go on" in capsys.readouterr().err
 
@@ -416,7 +417,7 @@ def test_lost_device_is_one_sentence_and_rejects_nothing(
     def lost(*arguments):
         raise RuntimeError("CUDA error: device lost")
 
-    monkeypatch.setattr("pipelines.encode.encode_pairs", lost)
+    monkeypatch.setattr("pipelines.encoding.handler.encode_pairs", lost)
     assert run(manifest, tmp_path / "out", model_dir) == 1
     message = capsys.readouterr().err
     assert "cannot encode even a blank picture (RuntimeError: CUDA error: device lost)" in message

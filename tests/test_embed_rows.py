@@ -9,10 +9,11 @@ from conftest import encode_image, make_image, make_row
 from clip_core.bpe_training import learn_merges
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
-from pipelines.embed_rows import EmbedRows, ToChunks, ToRows
-from pipelines.encode import ClipHandler, ModelSpec, load_models
-from pipelines.image_work import ImageWork
-from pipelines.model_inputs import ModelInputs
+from pipelines.encoding.embed_rows import EmbedRows, ToChunks, ToRows
+from pipelines.encoding.handler import ClipHandler
+from pipelines.encoding.image_work import ImageWork
+from pipelines.encoding.model_inputs import ModelInputs
+from pipelines.encoding.models import ModelSpec, load_models
 from pipelines.output.write_units import OutputLayout, WriteUnits
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema

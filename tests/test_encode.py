@@ -9,20 +9,21 @@ from clip_core import encoding
 from clip_core.encoding import CPU_IMAGES, buckets, encode_pairs, encode_pixels, encode_tokens
 from clip_core.preprocess import Preprocess
 from clip_core.ragged import CPU_TOKENS, MULTIPLE
-from pipelines import encode, options
-from pipelines.encode import (
+from pipelines import options
+from pipelines.encoding import handler as encode
+from pipelines.encoding import models
+from pipelines.encoding.encoded_batch import RowsOfBatch
+from pipelines.encoding.handler import (
     ClipHandler,
     EncoderFailedError,
     ModelChangedError,
-    ModelSpec,
     batch_limit,
-    load_models,
 )
-from pipelines.encoded_batch import RowsOfBatch
+from pipelines.encoding.models import ModelSpec, load_models
+from pipelines.encoding.score import similarity
 from pipelines.engine.chunks import make_chunk
 from pipelines.job_parts import load_run_models
 from pipelines.records import Vectors
-from pipelines.score import similarity
 from schemas.rejects import Reason
 
 
@@ -292,9 +293,9 @@ def test_batches_come_formed_and_are_counted_without_pickling(handler, tokenizer
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a GPU")
 def test_auto_means_the_cpu_and_fp32_without_a_gpu():
-    assert encode.resolve_device("auto") == "cpu"
-    assert encode.resolve_precision("auto", "cpu") == "fp32"
-    assert encode.resolve_precision("bf16", "cpu") == "bf16"
+    assert models.resolve_device("auto") == "cpu"
+    assert models.resolve_precision("auto", "cpu") == "fp32"
+    assert models.resolve_precision("bf16", "cpu") == "bf16"
 
 
 def test_score_is_the_cosine_and_never_above_one():

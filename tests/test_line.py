@@ -12,7 +12,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import plan
 from test_embed import run, write_manifest
 
-from pipelines import encode, job_parts, options, score
+from pipelines import job_parts, options
+from pipelines.encoding import handler, score
 from pipelines.records import Chunk, Unit, UnitResult
 
 PRISM = shutil.which("prism")
@@ -126,13 +127,13 @@ def test_first_file_is_there_long_before_the_end(manifest, model_dir, tmp_path, 
     """With units of three rows, the first files are there while later batches are encoded."""
     seen = []
 
-    whole = encode.encode_pairs
+    whole = handler.encode_pairs
 
     def looking(*arguments):
         seen.append(len(list((tmp_path / "out").glob("embeddings/*.parquet"))))
         return whole(*arguments)
 
-    monkeypatch.setattr(encode, "encode_pairs", looking)
+    monkeypatch.setattr(handler, "encode_pairs", looking)
     flags = ("--rows_per_unit", "3", "--batch_size", "3")
     assert run(manifest, tmp_path / "out", model_dir, *flags) == 0
     assert seen[0] == 0 and seen[-1] >= len(seen) // 3

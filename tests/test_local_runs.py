@@ -7,7 +7,7 @@ import pytest
 from test_embed import embeddings, run, write_manifest
 
 from clip_core.encoding import encode_pairs
-from pipelines.encode import ClipHandler
+from pipelines.encoding.handler import ClipHandler
 from pipelines.storage import partial_files
 
 
@@ -42,7 +42,7 @@ def test_gpu_is_fed_by_two_threads_with_a_unit_each(
         together.wait()
         return encode_pairs(*arguments)
 
-    monkeypatch.setattr("pipelines.encode.encode_pairs", waiting)
+    monkeypatch.setattr("pipelines.encoding.handler.encode_pairs", waiting)
     assert run(manifest, tmp_path / "out", model_dir, "--rows_per_unit", "10") == 0
     assert embeddings(tmp_path / "out").num_rows == 16
     assert "workers    start" in capsys.readouterr().out
@@ -58,7 +58,7 @@ def test_processor_encodes_one_batch_at_a_time(manifest, tmp_path, model_dir, mo
         finally:
             busy.release()
 
-    monkeypatch.setattr("pipelines.encode.encode_pairs", alone)
+    monkeypatch.setattr("pipelines.encoding.handler.encode_pairs", alone)
     assert run(manifest, tmp_path / "out", model_dir, "--rows_per_unit", "4") == 0
 
 

@@ -10,17 +10,17 @@ import pytest
 from conftest import make_row
 
 from clip_core.preprocess import Preprocess
-from pipelines import prepare
+from pipelines.encoding import prepare
+from pipelines.encoding.image_work import ImageWork
+from pipelines.encoding.model_inputs import ModelInputs
+from pipelines.encoding.prepare import Prepare, _Prepare
 from pipelines.engine import failures
 from pipelines.engine.chunks import ChunkCoder, chunk_rows, make_chunk
 from pipelines.engine.ledger import MAX_OPEN_UNITS, Ledger
-from pipelines.image_work import ImageWork
 from pipelines.images import pixel_budget
 from pipelines.images.decode import DecodedImage
 from pipelines.images.pixel_budget import Account, Budget
 from pipelines.manifests.planning import Columns
-from pipelines.model_inputs import ModelInputs
-from pipelines.prepare import Prepare, _Prepare
 from pipelines.records import End, RowFault, Unit
 from schemas.rejects import Reason
 

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_row
 
+from pipelines.encoding.image_work import KNOWN_FIELDS
 from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
-from pipelines.image_work import KNOWN_FIELDS
 from pipelines.manifests.planning import Columns
 from pipelines.output import write_units
 from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY

@@ -22,7 +22,8 @@ import os, signal, sys
 sys.path[:0] = ["tests", "."]
 import torch
 torch.set_num_threads(1)
-from pipelines import embed, encode
+from pipelines import embed
+from pipelines.encoding import handler
 from pipelines.output import unit_writer
 from pipelines.storage import partial_files, reading, writing
 left = int(sys.argv[1])
@@ -35,7 +36,7 @@ def struck(owner, name):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **settings)
     setattr(owner, name, wrapped)
-for owner, name in ((os, "replace"), (os, "fsync"), (writing, "remove"), (encode, "encode_rows"),
+for owner, name in ((os, "replace"), (os, "fsync"), (writing, "remove"), (handler, "encode_rows"),
                     (reading, "read_whole"), (embed, "remove_partials"),
                     (partial_files.PartialFile, "publish"), (unit_writer._TableFile, "write_group")):
     struck(owner, name)

@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,47 +14,20 @@ import torch
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
-import clip_core.loading
 from clip_core.encoding import encode_pairs
-from clip_core.inference import ready_to_encode
 from clip_core.loading import ClipModel
-from pipelines.batch_recovery import BatchLimit, BatchRecovery
-from pipelines.encoded_batch import Encoded, RowsOfBatch
+from pipelines.encoding.batch_recovery import BatchLimit, BatchRecovery
+from pipelines.encoding.encoded_batch import Encoded, RowsOfBatch
+from pipelines.encoding.models import LoadedModels, ModelSpec, load_models
 from pipelines.engine import failures
-from pipelines.engine.cores import Threads, threads_for
 from pipelines.records import Chunk, RowFault
 from pipelines.storage.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
-BATCH_SIZE = {"cpu": 64, "cuda": 512}
 # On a processor a second batch would only take the first one's cores; on a GPU it fills its gaps.
 _ONE_AT_A_TIME = threading.Lock()
 # What torch says on a CPU, where it has no class of its own for it.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Which model a worker loads, and how. Small enough to travel in the pipeline's graph.
-
-    Attributes:
-        uri: name, file or directory, as `clip_core.load` takes it.
-        device, precision: resolved, never `auto`.
-        arch, activation, vocab: what the checkpoint itself does not tell, or None.
-        cache: directory of downloaded models, or None for the usual one.
-        image_policy: when pictures are converted to RGB.
-        compiled: whether to compile its blocks on a GPU.
-    """
-
-    uri: str
-    device: str = "cpu"
-    precision: str = "fp32"
-    arch: str | None = None
-    activation: str | None = None
-    vocab: str | None = None
-    cache: str | None = None
-    image_policy: str = "openai"
-    compiled: bool = False
 
 
 class ModelChangedError(RuntimeError):
@@ -64,69 +36,6 @@ class ModelChangedError(RuntimeError):
 
 class EncoderFailedError(RuntimeError):
     """The device or its memory is at fault, and not a row."""
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedModels:
-    """The models of a run, in its order, and the threads of this process.
-
-    Beam keeps a weak reference, which no tuple can have.
-    """
-
-    models: tuple[ClipModel, ...]
-    threads: Threads
-
-
-@lru_cache(maxsize=1)
-def load_models(specs: tuple[ModelSpec, ...]) -> LoadedModels:
-    """Loads models once per process: all threads share them."""
-    models = tuple(_load(spec) for spec in specs)
-    threads = use_threads(models)
-    for model, spec in zip(models, specs, strict=True):
-        ready_to_encode(model.clip, spec.compiled)
-    return LoadedModels(models, threads)
-
-
-def use_threads(models: Sequence[ClipModel]) -> Threads:
-    """Lets torch compute in as many threads as these models gain from; returns who gets what.
-
-    Args:
-        models: as they were loaded; `ready_to_encode` makes other tensors of their parameters.
-    """
-    sizes = [sum(p.numel() for p in model.clip.parameters()) for model in models]
-    threads = threads_for(max(sizes))
-    if threads.torch is not None:
-        torch.set_num_threads(threads.torch)
-    return threads
-
-
-def _load(spec: ModelSpec) -> ClipModel:
-    return clip_core.loading.load(
-        spec.uri,
-        device=spec.device,
-        precision=spec.precision,
-        arch=spec.arch,
-        activation=spec.activation,
-        vocab=spec.vocab,
-        cache_dir=spec.cache,
-        image_policy=spec.image_policy,
-    )
-
-
-def resolve_device(name: str) -> str:
-    """Returns `cuda` or `cpu` for `auto`, else the name as given."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def resolve_precision(name: str, device: str) -> str:
-    """Returns the precision for `auto`: fp32 on a CPU, bf16 or else fp16 on a GPU."""
-    if name != "auto":
-        return name
-    if not device.startswith("cuda"):
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 @lru_cache(maxsize=1)

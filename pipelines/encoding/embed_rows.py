@@ -17,13 +17,13 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines.encode import ClipHandler
+from pipelines.encoding.handler import ClipHandler
+from pipelines.encoding.image_work import ImageWork
+from pipelines.encoding.prepare import Prepare
+from pipelines.encoding.score import ScorePairs
 from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
-from pipelines.image_work import ImageWork
 from pipelines.output.arrow_rows import embeddings_batch
-from pipelines.prepare import Prepare
 from pipelines.records import Chunk, Row
-from pipelines.score import ScorePairs
 from schemas.embeddings import ROW_FIELDS, embeddings_schema
 
 

@@ -13,12 +13,12 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from pipelines.encoding.model_inputs import ModelInputs
 from pipelines.engine.cores import threads_for, usable_cores
 from pipelines.images.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
 from pipelines.images.decode_pool import decode_isolated
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.images.pixel_budget import Account
-from pipelines.model_inputs import ModelInputs
 from pipelines.records import Chunk, Row, RowFault
 
 
