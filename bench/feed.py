@@ -37,10 +37,10 @@ from pipelines.encoding.model_inputs import ModelInputs
 from pipelines.encoding.models import LoadedModels, ModelSpec
 from pipelines.engine.cores import Threads
 from pipelines.images.decode import DecodedImage
-from pipelines.job_parts import build
 from pipelines.manifests.planning import ManifestRequest, plan_units
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Row, Vectors
+from pipelines.runs.job import build
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 

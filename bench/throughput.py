@@ -33,7 +33,7 @@ from clip_core.preprocess import RESAMPLINGS, Preprocess
 from clip_core.variants import VARIANTS
 from pipelines.encoding.models import ModelSpec, load_models
 from pipelines.engine.cores import usable_cores
-from pipelines.summary import time_lines
+from pipelines.runs.summary import time_lines
 
 Pairs = list[tuple[bytes, str]]
 BATCH = 64

@@ -7,75 +7,17 @@ remedy. Exit status: 0 when nothing would go wrong, 1 when something would, 2 on
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TypeVar
+from collections.abc import Sequence
 
-from pipelines import options as flags
-from pipelines.check_sample import SampleResult, dotted_keys, embed_sample
 from pipelines.command_line import exits
 from pipelines.command_line.parser import Parser
 from pipelines.engine.beam_options import runs_here
-from pipelines.job_parts import (
-    RunModels,
-    embed_rows_of,
-    fingerprint_of,
-    layout_of,
-    load_run_models,
-    plan_of,
-)
-from pipelines.manifests.files import left_out_line
-from pipelines.manifests.planning import Plan
-from pipelines.options import EmbedConfig
-from pipelines.records import Unit
-from pipelines.resume import check_resumable, finished_units, pending_of, retried_reasons
-from pipelines.run_lock import check_unlocked, lock_uri
-from pipelines.storage import stores, uris, writing
-from pipelines.storage.redaction import redact, scrub
-from schemas.manifest import Columns
+from pipelines.runs import options as flags
+from pipelines.runs.preflight import Findings, check, number
+from pipelines.storage.redaction import scrub
 
 SAMPLE_ROWS = 200
-MAX_FILES_SHOWN = 5
-MANY = 0.5  # a larger share of rejects is a problem whatever `--max_reject_fraction` allows
-T = TypeVar("T")
-
-# What to do about rejects, where a flag or the operator can do something.
-REMEDIES = {
-    "not_allowed": "allow the images' prefix with `--allow_images_from`",
-    "not_found": "check `--image_root`, which relative paths start from",
-    "forbidden": "check the credentials of this machine for the images' store",
-    "fetch_failed": "check the network and the images' store",
-    "missing_image": "check `--image_column`",
-    "empty_text": "check `--text_column`",
-    "malformed_row": "look at `detail` in the rejects of a run; the file may be of another format",
-    "manifest_truncated": "write the manifest file again",
-    "manifest_unreadable": "write the manifest file again",
-    "deep_pixels": "scale these images to 8 bits, or pass `--deep_images clip`",
-    "unsupported_format": "convert these images to JPEG, PNG or WebP",
-}
-
-
-@dataclass
-class Findings:
-    """What the checks have found so far."""
-
-    problems: list[str] = field(default_factory=list)
-
-    def attempt(self, step: Callable[[], T]) -> T | None:
-        """Returns what a step returns; what it refuses becomes a problem, and None is returned."""
-        try:
-            return step()
-        except (ValueError, OSError, RuntimeError) as error:
-            self.problems.append(" ".join(str(error).split()) or type(error).__name__)
-            return None
 
 
 @exits.command
@@ -96,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in findings.problems:
         print(f"problem    {scrub(problem)}")
     count = len(findings.problems)
-    print(f"{_number(count, 'problem')} found")
+    print(f"{number(count, 'problem')} found")
     return 1 if findings.problems else 0
 
 
@@ -105,155 +47,6 @@ def parser() -> Parser:
     own = flags.parser("check", "Say what would go wrong in `embed`, and how long it would take.")
     own.add_argument("--sample", type=int, default=SAMPLE_ROWS, help=f"rows [{SAMPLE_ROWS}]")
     return own
-
-
-def check(config: EmbedConfig, sample: int, here: bool, findings: Findings) -> None:
-    """Runs all checks, each as far as those before it allow."""
-    plan = findings.attempt(lambda: plan_of(config))
-    if plan is not None:
-        _check_manifest(plan, findings)
-    models = findings.attempt(lambda: _loaded(config, here))
-    findings.attempt(lambda: _check_writable(config.output))
-    if plan is None or models is None:
-        return
-    findings.attempt(lambda: _check_output(config, plan, models))
-    result = findings.attempt(lambda: _embedded(config, plan, models, sample))
-    if result is not None and result.rows:
-        _judge(result, config, findings)
-        _estimate(result, plan)
-
-
-def _check_manifest(plan: Plan, findings: Findings) -> None:
-    files = {unit.uri: unit for unit in plan.units}
-    known = f"{plan.rows} rows" if plan.rows is not None else "rows are counted when tars are read"
-    print(f"manifest   {_number(len(files), 'file')}, {_number(len(plan.units), 'unit')}, {known}")
-    by_file = Counter[str]()
-    for unit in plan.units:
-        by_file[unit.uri] += unit.rows_to_read or 0
-        if unit.damage:
-            uri = redact(unit.uri)
-            findings.problems.append(f"{uri} is damaged: {unit.damage}; write it again")
-    for uri, unit in list(files.items())[:MAX_FILES_SHOWN]:
-        rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else "tar"
-        print(f"           {redact(uri)}: {rows}; {_columns(unit.columns)}")
-        _check_keys(unit, findings)
-    if len(files) > MAX_FILES_SHOWN:
-        print(f"           and {len(files) - MAX_FILES_SHOWN} more")
-    if plan.left_out:
-        print(f"           left out: {left_out_line(plan.left_out)}")
-    if not plan.units:
-        findings.problems.append("the manifest has no rows")
-
-
-def _check_keys(unit: Unit, findings: Findings) -> None:
-    dotted = findings.attempt(lambda: dotted_keys(unit))
-    if dotted:
-        findings.problems.append(
-            f"{redact(unit.uri)} has keys with dots, such as {dotted[0]!r}: a sample's key ends at "
-            "the first dot, so its image is not found; write the tar with other keys"
-        )
-
-
-def _columns(columns: Columns) -> str:
-    names = ("uid", "image_uri", "image_bytes", "text", "sha256")
-    found = [(name, getattr(columns, name)) for name in names]
-    named = ", ".join(f"{name} {spelt!r}" for name, spelt in found if spelt and spelt[0] != "/")
-    return named or "members told by their extensions"
-
-
-def _loaded(config: EmbedConfig, here: bool) -> RunModels:
-    models = load_run_models(config, here)
-    for name, spec, model in zip(models.names, models.specs, models.loaded, strict=True):
-        about = model.fingerprint
-        print(
-            f"model      {f'{name}: ' if name else ''}{about['architecture']}; "
-            f"{model.config.embed_dim} dimensions; on {spec.device} in {spec.precision}; "
-            f"tokenizer {about['tokenizer']}"
-        )
-    return models
-
-
-def _check_writable(output: str) -> None:
-    made = _absent_directories(output)
-    probe = uris.join(output, f"_check-{secrets.token_hex(4)}")
-    try:
-        writing.write_atomically(probe, b"")
-        writing.remove(probe)
-        with suppress(OSError):  # not empty any more: somebody else has begun there
-            for directory in made:
-                os.rmdir(directory)
-    except OSError as error:
-        raise OSError(f"`--output` {output} cannot be written: {error}") from error
-    check_unlocked(lock_uri(output), time.time())
-    print(f"output     {redact(output)} can be written")
-
-
-def _absent_directories(uri: str) -> list[str]:
-    """Returns the local directories of a path that are not there, the deepest first."""
-    path = uris.normalize(uri)
-    chain = [path, *map(str, Path(path).parents)] if stores.is_local(path) else []
-    return [directory for directory in chain if not os.path.exists(directory)]
-
-
-def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
-    finished = finished_units(config.output)
-    if config.overwrite:
-        print(f"           {len(finished)} units there, which `--overwrite` removes")
-        return
-    check_resumable(finished, plan.units, fingerprint_of(models, config))
-    if finished:
-        pending = pending_of(plan.units, finished, config.output, retried_reasons(config))
-        print(f"           {len(finished)} units are finished, {len(pending)} left to do")
-
-
-def _embedded(config: EmbedConfig, plan: Plan, models: RunModels, sample: int) -> SampleResult:
-    with TemporaryDirectory() as folder:
-        layout = replace(layout_of(plan, models, config), root=folder)
-        return embed_sample(plan.units, sample, embed_rows_of(models, config), layout)
-
-
-def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> None:
-    reasons = ", ".join(f"{name} {count}" for name, count in result.rejects.most_common())
-    rejected = result.rejects.total()
-    print(
-        f"sample     {result.rows} rows: {result.rows - rejected} embedded, {rejected} rejected"
-        + (f" ({reasons})" if reasons else "")
-        + f", {result.truncated} captions cut"
-    )
-    for name, count in result.rejects.most_common():
-        detail = result.details[name]
-        remedy = f"; {REMEDIES[name]}" if name in REMEDIES else ""
-        print(f"           {name}, {count / result.rows:.1%}, such as row {detail}{remedy}")
-    share = rejected / result.rows
-    if share > min(config.max_reject_fraction, MANY):
-        worst = result.rejects.most_common(1)[0][0]
-        findings.problems.append(
-            f"{share:.1%} of the sample were rejected, most as {worst}"
-            + (f"; {REMEDIES[worst]}" if worst in REMEDIES else "")
-        )
-    if result.repeated_ids:
-        print(f"           {result.repeated_ids} ids are there more than once; all rows are kept")
-
-
-def _estimate(result: SampleResult, plan: Plan) -> None:
-    rows = plan.rows or 1_000_000
-    what = f"{rows} rows" if plan.rows else "each million rows"
-    seconds, size = rows / result.rows_per_s, rows * result.bytes_per_row
-    print(
-        f"estimate   {what}: about {_duration(seconds)} on this machine at "
-        f"{result.rows_per_s:.0f} rows/s, and {size / 1e6:.1f} MB of output"
-    )
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 
 
 def _check_before_embedding(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    from pipelines.options import read_config
+    from pipelines.runs.options import read_config
 
     config = read_config(argv)
     if not isinstance(config.model, str):

@@ -20,8 +20,8 @@ from pipelines.run_statistics import (
     quantile,
     rows_kept,
 )
+from pipelines.runs.summary import IN_TURN, THREADS
 from pipelines.storage.redaction import redact
-from pipelines.summary import IN_TURN, THREADS
 from pipelines.thumbnails import Thumbnail
 
 Gallery = Sequence[tuple[ScoredRow, Thumbnail]]

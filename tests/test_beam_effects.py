@@ -6,9 +6,9 @@ import fsspec
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import options
 from pipelines.engine import beam_effects, beam_options
 from pipelines.engine.per_file import parse_with_beam
+from pipelines.runs import options
 from pipelines.search import parser as search_parser
 
 NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]

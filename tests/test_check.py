@@ -9,7 +9,7 @@ import pytest
 from conftest import encode_image, make_image
 
 from pipelines import check, embed
-from pipelines.run_lock import lock_uri
+from pipelines.runs.lock import lock_uri
 from pipelines.storage import writing
 
 

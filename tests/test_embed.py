@@ -18,7 +18,8 @@ from conftest import encode_image, make_image
 
 from clip_core.loading import load
 from pipelines import embed
-from pipelines.run_lock import RunLock
+from pipelines.runs import execution
+from pipelines.runs.lock import RunLock
 from pipelines.storage import listing
 
 ROOT = Path(__file__).parents[1]
@@ -399,13 +400,13 @@ def test_two_runs_into_one_output_are_kept_apart(manifest, tmp_path, model_dir, 
 
 
 def test_run_whose_output_was_taken_over_stops(manifest, tmp_path, model_dir, capsys, monkeypatch):
-    original = embed._run_pipeline
+    original = execution._run_pipeline
 
     def taken_over(*arguments):
         (tmp_path / "out" / "_RUNNING").write_text('{"run": "other"}')
         return original(*arguments)
 
-    monkeypatch.setattr(embed, "_run_pipeline", taken_over)
+    monkeypatch.setattr(execution, "_run_pipeline", taken_over)
     assert run(manifest, tmp_path / "out", model_dir) == 1
     assert "another run has taken over the output" in capsys.readouterr().err
     assert not (tmp_path / "out" / "_SUCCESS").exists()

@@ -9,7 +9,6 @@ from clip_core import encoding
 from clip_core.encoding import CPU_IMAGES, buckets, encode_pairs, encode_pixels, encode_tokens
 from clip_core.preprocess import Preprocess
 from clip_core.ragged import CPU_TOKENS, MULTIPLE
-from pipelines import options
 from pipelines.encoding import handler as encode
 from pipelines.encoding import models
 from pipelines.encoding.encoded_batch import RowsOfBatch
@@ -22,8 +21,9 @@ from pipelines.encoding.handler import (
 from pipelines.encoding.models import ModelSpec, load_models
 from pipelines.encoding.score import similarity
 from pipelines.engine.chunks import make_chunk
-from pipelines.job_parts import load_run_models
 from pipelines.records import Vectors
+from pipelines.runs import options
+from pipelines.runs.job import load_run_models
 from schemas.rejects import Reason
 
 

@@ -12,9 +12,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import plan
 from test_embed import run, write_manifest
 
-from pipelines import job_parts, options
 from pipelines.encoding import handler, score
 from pipelines.records import Chunk, Unit, UnitResult
+from pipelines.runs import job, options
 
 PRISM = shutil.which("prism")
 RUNNERS = {
@@ -51,10 +51,10 @@ def test_graph_is_one_line_without_grouping_and_with_types(manifest, model_dir, 
     ]
     config, _ = options.parse(flags)
     found = plan(manifest)
-    models = job_parts.load_run_models(config, here=True)
+    models = job.load_run_models(config, here=True)
     pipeline = beam.Pipeline(options=PipelineOptions([]))
-    layout = job_parts.layout_of(found, models, config)
-    job_parts.build(pipeline, found.units, job_parts.embed_rows_of(models, config), layout)
+    layout = job.layout_of(found, models, config)
+    job.build(pipeline, found.units, job.embed_rows_of(models, config), layout)
     leaves = [node for node in walk(pipeline.transforms_stack[0]) if not node.parts]
     names = [node.full_label for node in leaves]
     behind = names.index(next(name for name in names if "Read" in name and "Units" not in name))

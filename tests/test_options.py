@@ -6,11 +6,12 @@ from apache_beam.options.pipeline_options import (
 )
 from conftest import flags_over
 
-from pipelines import cli, options
+from pipelines import cli
 from pipelines.command_line.exits import RunnerError
 from pipelines.command_line.parser import Parser
 from pipelines.engine import beam_options
 from pipelines.engine.beam_options import runs_here
+from pipelines.runs import options
 
 NEEDED = ["--manifest", "m.csv", "--output", "out", "--model", "tiny"]
 

@@ -73,7 +73,7 @@ def test_every_flag_that_names_a_place_expands_it(home, command, flag):
 
     module = import_module(f"pipelines.{command}")
     if command == "embed":
-        from pipelines import options
+        from pipelines.runs import options
 
         flags = options.parser("embed", "")
     else:
@@ -87,7 +87,7 @@ def test_every_flag_that_names_a_place_expands_it(home, command, flag):
 
 
 def test_named_model_expands_too(home):
-    from pipelines.options import models_of
+    from pipelines.runs.options import models_of
 
     assert models_of(["b32=~/m.pt", "l14=x"]) == {"b32": f"{home}/m.pt", "l14": "x"}
 

@@ -3,10 +3,10 @@ import sys
 import time
 from contextlib import redirect_stderr
 
-from pipelines import progress
 from pipelines.command_line.meter import meter
 from pipelines.engine.counters import Tally
-from pipelines.progress import Progress
+from pipelines.runs import progress
+from pipelines.runs.progress import Progress
 
 
 class Terminal(io.StringIO):

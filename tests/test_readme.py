@@ -9,8 +9,9 @@ import duckdb
 import pytest
 from conftest import write_scored
 
-from pipelines import check, cli, options
+from pipelines import check, cli
 from pipelines.engine import beam_options
+from pipelines.runs import options
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 STATEMENTS = [

@@ -17,7 +17,7 @@ from pipelines.manifests.read import read_unit
 from pipelines.output.layout import RESULT_KEY
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json, unit_to_json
 from pipelines.records import Selection, Unit
-from pipelines.resume import finished_units
+from pipelines.runs.resume import finished_units
 from pipelines.storage import writing
 from pipelines.storage.partial_files import PartialFile
 from schemas.manifest import Columns, ManifestError

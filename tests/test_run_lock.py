@@ -8,8 +8,8 @@ import time
 import fsspec
 import pytest
 
-from pipelines import run_lock
-from pipelines.run_lock import STALE_S, LockLostError, OutputLockedError, RunLock, lock_uri
+from pipelines.runs import lock as run_lock
+from pipelines.runs.lock import STALE_S, LockLostError, OutputLockedError, RunLock, lock_uri
 from pipelines.storage import listing, reading, writing
 
 

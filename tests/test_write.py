@@ -17,9 +17,9 @@ from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIO
 from pipelines.output.unit_writer import ConservationError, OutputLayout
 from pipelines.output.write_units import WrittenBy, _Write
 from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
-from pipelines.resume import ResumeError, check_resumable, finished_units
-from pipelines.run_lock import LockLostError, RunLock
-from pipelines.run_record import Totals, total
+from pipelines.runs.lock import LockLostError, RunLock
+from pipelines.runs.record import Totals, total
+from pipelines.runs.resume import ResumeError, check_resumable, finished_units
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import Reason, rejects_schema
 

@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from pipelines import embed, job_parts
+from pipelines import embed
 from pipelines.images.fetch import FetchPolicy
+from pipelines.runs import job
 from pipelines.storage import stores
 from pipelines.storage.retries import RetryPolicy
 
@@ -124,15 +125,15 @@ class FaultyMemory(MemoryFileSystem):
 @contextlib.contextmanager
 def faulty_store() -> Iterator[None]:
     """Puts the faulty store in the place of `memory://`."""
-    before = job_parts.FetchPolicy, stores.RETRIES
+    before = job.FetchPolicy, stores.RETRIES
     at_once = RetryPolicy(backoff_s=0)
     fsspec.register_implementation("memory", FaultyMemory, clobber=True)
-    job_parts.FetchPolicy = partial(FetchPolicy, retries=at_once)
+    job.FetchPolicy = partial(FetchPolicy, retries=at_once)
     stores.RETRIES = at_once
     try:
         yield
     finally:
-        job_parts.FetchPolicy, stores.RETRIES = before
+        job.FetchPolicy, stores.RETRIES = before
         fsspec.register_implementation("memory", MemoryFileSystem, clobber=True)
         MemoryFileSystem.store.clear()
 

@@ -25,6 +25,7 @@ torch.set_num_threads(1)
 from pipelines import embed
 from pipelines.encoding import handler
 from pipelines.output import unit_writer
+from pipelines.runs import execution
 from pipelines.storage import partial_files, reading, writing
 left = int(sys.argv[1])
 def struck(owner, name):
@@ -37,7 +38,7 @@ def struck(owner, name):
         return original(*arguments, **settings)
     setattr(owner, name, wrapped)
 for owner, name in ((os, "replace"), (os, "fsync"), (writing, "remove"), (handler, "encode_rows"),
-                    (reading, "read_whole"), (embed, "remove_partials"),
+                    (reading, "read_whole"), (execution, "remove_partials"),
                     (partial_files.PartialFile, "publish"), (unit_writer._TableFile, "write_group")):
     struck(owner, name)
 sys.exit(embed.main(sys.argv[2:]))

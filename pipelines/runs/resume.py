@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import Any
 
-from pipelines.options import REASONS, EmbedConfig
 from pipelines.output.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
 from pipelines.output.merging import table_rows
 from pipelines.output.unit_record import NotARecordError, UnitRecord, is_whole, read_record
 from pipelines.records import Selection, Unit
+from pipelines.runs.options import REASONS, EmbedConfig
 from pipelines.storage import listing, uris
 from pipelines.storage.redaction import redact
 from schemas.manifest import Columns

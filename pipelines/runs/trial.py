@@ -15,12 +15,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
-from pipelines.job_parts import build
 from pipelines.manifests.webdataset import IMAGE_FIELDS
 from pipelines.output.layout import EMBEDDINGS, REJECTS
 from pipelines.output.parquet import parquet_bytes, read_table
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Unit
+from pipelines.runs.job import build
 from pipelines.storage import listing, reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed
 from schemas.embeddings import model_column

@@ -28,12 +28,12 @@ from pipelines.images.decode import DecodeLimits
 from pipelines.images.fetch import FetchPolicy
 from pipelines.manifests.planning import ManifestRequest, Plan, plan_units
 from pipelines.manifests.read import ReadManifest
-from pipelines.options import EmbedConfig
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.output.write_units import WriteUnits, WrittenBy
 from pipelines.records import Unit
-from pipelines.resume import check_not_own, check_replay
-from pipelines.run_lock import check_held
+from pipelines.runs.lock import check_held
+from pipelines.runs.options import EmbedConfig
+from pipelines.runs.resume import check_not_own, check_replay
 from pipelines.storage import writing
 from pipelines.storage.redaction import redacted
 from schemas.embeddings import embeddings_schema
