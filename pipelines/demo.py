@@ -28,8 +28,8 @@ from pipelines.command_line import exits
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place
+from pipelines.curation.kept_rows import OUTPUTS
 from pipelines.images.trust import MANIFESTS
-from pipelines.kept_rows import OUTPUTS
 from pipelines.output import layout
 from pipelines.output.overwriting import check_room
 from pipelines.sample import TRUTH, write_sample

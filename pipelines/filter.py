@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines import language
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place
+from pipelines.curation import language
+from pipelines.curation.exact_duplicates import exact_duplicates
+from pipelines.curation.kept_mask import Selection
+from pipelines.curation.kept_rows import KEPT, OUTPUTS, KeptRows, is_kept
+from pipelines.curation.language import english_rule
+from pipelines.curation.near_duplicates import near_duplicates
+from pipelines.curation.rules import PRESETS, Preset, Rule, similarity_rule
+from pipelines.curation.sql_rules import PredicateError, sql_rule
+from pipelines.curation.top_fraction import Counts, histogram, threshold_of_fraction
 from pipelines.engine.per_file import over_files, parse_with_beam
-from pipelines.exact_duplicates import exact_duplicates
-from pipelines.kept_rows import KEPT, OUTPUTS, KeptRows, is_kept
-from pipelines.language import english_rule
-from pipelines.near_duplicates import near_duplicates
 from pipelines.output.overwriting import make_room
 from pipelines.output.scored_tables import (
     ScoredTables,
@@ -33,17 +37,8 @@ from pipelines.output.scored_tables import (
     row_count,
 )
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
-from pipelines.row_rules import (
-    PRESETS,
-    Preset,
-    Rule,
-    similarity_rule,
-)
-from pipelines.selection import Selection
-from pipelines.sql_predicates import PredicateError, sql_rule
 from pipelines.storage import uris
 from pipelines.storage.redaction import redacted
-from pipelines.top_fraction import Counts, histogram, threshold_of_fraction
 from schemas.embeddings import model_column
 
 if TYPE_CHECKING:

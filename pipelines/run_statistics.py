@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.curation.top_fraction import index_of_fraction
 from pipelines.engine.per_file import over_files
 from pipelines.output.scored_tables import (
     ROW_COLUMNS,
@@ -24,7 +25,6 @@ from pipelines.output.scored_tables import (
     row_count,
     rows_at,
 )
-from pipelines.top_fraction import index_of_fraction
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import write_scored
 
-from pipelines.exact_duplicates import exact_duplicates
-from pipelines.near_duplicates import choose_hashing, near_duplicates
+from pipelines.curation.exact_duplicates import exact_duplicates
+from pipelines.curation.kept_mask import Selection
+from pipelines.curation.near_duplicates import choose_hashing, near_duplicates
 from pipelines.output.scored_tables import open_tables
-from pipelines.selection import Selection
 
 
 def digest(name):

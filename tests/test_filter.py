@@ -13,9 +13,10 @@ import pytest
 from conftest import write_scored
 from test_replay import run, write_parquet, write_tar
 
-from pipelines import cli, selection
+from pipelines import cli
 from pipelines import filter as filtering
 from pipelines.command_line.exits import RunnerError
+from pipelines.curation import kept_mask
 from pipelines.output.layout import FINGERPRINT_KEY
 from pipelines.output.scored_tables import open_tables
 
@@ -293,7 +294,7 @@ def test_beam_flags_that_do_not_suffice_are_wrong_usage(scored, capsys, monkeypa
     def refuse(*arguments):
         raise RunnerError("Beam refuses its flags: no region")
 
-    monkeypatch.setattr(selection, "over_files", refuse)
+    monkeypatch.setattr(kept_mask, "over_files", refuse)
     flags = ("--dry_run", "--min_similarity", "0.5", "--runner", "FnApiRunner")
     assert filtered(scored, *flags) == 2
     assert capsys.readouterr().err == "clip-beam filter: Beam refuses its flags: no region\n"

@@ -5,10 +5,10 @@ import pytest
 from conftest import write_scored
 from test_filter import filtered
 
-from pipelines import language
 from pipelines.command_line import optional_packages
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.language import english_rule
+from pipelines.curation import language
+from pipelines.curation.language import english_rule
 
 TEXTS = {
     "a photo of a dog on the beach": True,

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.row_rules import PRESETS, similarity_rule
-from pipelines.sql_predicates import PredicateError, sql_rule
+from pipelines.curation.rules import PRESETS, similarity_rule
+from pipelines.curation.sql_rules import PredicateError, sql_rule
 
 SCHEMA = pa.schema(
     [

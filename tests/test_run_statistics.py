@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from conftest import write_scored
 
+from pipelines.curation.top_fraction import histogram, threshold_of_fraction
 from pipelines.output.scored_tables import open_tables
 from pipelines.run_statistics import (
     BINS,
@@ -11,7 +12,6 @@ from pipelines.run_statistics import (
     rows_kept,
     similarity_bins,
 )
-from pipelines.top_fraction import histogram, threshold_of_fraction
 
 
 def gathered(root, units, examples=3, **settings):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.top_fraction import histogram, threshold_of_fraction
+from pipelines.curation.top_fraction import histogram, threshold_of_fraction
 
 
 def by_sorting(scores, fraction):

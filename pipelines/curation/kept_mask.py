@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from pipelines.curation.rules import Rule
 from pipelines.engine.per_file import over_files
 from pipelines.output.scored_tables import iterate_batches, row_count
-from pipelines.row_rules import Rule
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipelines.curation.kept_mask import Part, Selection
 from pipelines.engine.per_file import over_files
 from pipelines.output.layout import EMBEDDINGS
 from pipelines.output.parquet import write_parquet
 from pipelines.output.scored_tables import ScoredTables, file_schema
-from pipelines.selection import Part, Selection
 from pipelines.storage import listing, uris, writing
 from pipelines.storage.redaction import redact
 from pipelines.uid_subset import is_hex, write_subset

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.command_line.optional_packages import require
-from pipelines.row_rules import Rule, mask
+from pipelines.curation.rules import Rule, mask
 
 
 class PredicateError(ValueError):

@@ -15,9 +15,9 @@ from typing import IO
 
 import numpy as np
 
-from pipelines.exact_duplicates import scores_of
+from pipelines.curation.exact_duplicates import scores_of
+from pipelines.curation.kept_mask import Selection
 from pipelines.output.scored_tables import embedding_matrix
-from pipelines.selection import Selection
 
 MISSED = 0.01  # share of pairs right at the threshold that no table brings together
 ROWS_PER_BUCKET = 64  # wanted on average

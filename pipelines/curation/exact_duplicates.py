@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from pipelines.selection import Selection
+from pipelines.curation.kept_mask import Selection
 
 BUCKET_BITS = 6  # 10 million rows: 64 files of 5 MB
 # Half as long as the digest: the chance of two alike among a billion pictures is 1e-21.

