@@ -18,14 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from clip_core import zero_shot
-from pipelines.accuracy import Accuracy
-from pipelines.classify_flags import parser, read_prompts
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.engine.per_file import over_files, parse_with_beam
 from pipelines.images.trust import IMAGES, MANIFESTS, TRUST
-from pipelines.label_tables import labels_batch, labels_file
 from pipelines.output.overwriting import check_room, make_room
 from pipelines.output.scored_tables import (
     FINGERPRINT_KEY,
@@ -37,10 +34,13 @@ from pipelines.output.scored_tables import (
 )
 from pipelines.output.whole_runs import open_whole
 from pipelines.plots import heat_map
-from pipelines.query_model import load_query_model
+from pipelines.queries.accuracy import Accuracy
+from pipelines.queries.labels import labels_batch, labels_file
+from pipelines.queries.prompts import parser, read_prompts
+from pipelines.queries.query_model import load_query_model
+from pipelines.queries.true_classes import TruthError, read_truth
 from pipelines.storage import uris, writing
 from pipelines.storage.redaction import redact
-from pipelines.truth import TruthError, read_truth
 from schemas.embeddings import ROW_FIELDS
 from schemas.labels import KEY_NAMES
 

@@ -18,7 +18,6 @@ from pipelines.html_pages import render
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import MAX_IMAGE_BYTES
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
-from pipelines.nearest import nearest_rows
 from pipelines.output.scored_tables import (
     ScoredRow,
     ScoredTables,
@@ -27,7 +26,8 @@ from pipelines.output.scored_tables import (
     row_count,
 )
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
-from pipelines.query_model import add_model_flags, load_query_model
+from pipelines.queries.nearest import nearest_rows
+from pipelines.queries.query_model import add_model_flags, load_query_model
 from pipelines.records import RowFault
 from pipelines.storage import reading, writing
 from pipelines.storage.redaction import redact

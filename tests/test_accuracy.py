@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipelines.accuracy import Accuracy
+from pipelines.queries.accuracy import Accuracy
 
 
 def logits(*labels, count=3):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from clip_core.zero_shot import SIMPLE_TEMPLATES
-from pipelines.label_lists import read_labels, read_templates
+from pipelines.queries.label_lists import read_labels, read_templates
 
 RGB = ("red", "green", "blue")
 

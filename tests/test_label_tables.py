@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.label_tables import labels_batch, labels_file
+from pipelines.queries.labels import labels_batch, labels_file
 from schemas.labels import LABELS_SCHEMA
 
 

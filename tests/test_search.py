@@ -8,8 +8,8 @@ from conftest import encode_image, make_image, write_scored
 import clip_core
 from clip_core.encoding import encode_pixels
 from pipelines import cli
-from pipelines.nearest import nearest_rows
 from pipelines.output.scored_tables import open_tables
+from pipelines.queries.nearest import nearest_rows
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\nnext line"
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.output.scored_tables import ScoredTablesError
-from pipelines.truth import TruthError, read_truth
+from pipelines.queries.true_classes import TruthError, read_truth
 
 EXPECTED = {"a": "red", "b": "7"}
 

@@ -9,10 +9,10 @@ from clip_core import zero_shot
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import manifest_place, place, readable_place
 from pipelines.images.trust import add_trust_flags
-from pipelines.label_lists import read_labels, read_templates
 from pipelines.output.whole_runs import add_incomplete_flag
 from pipelines.plots import require_matplotlib
-from pipelines.query_model import add_model_flags
+from pipelines.queries.label_lists import read_labels, read_templates
+from pipelines.queries.query_model import add_model_flags
 
 TOP_K = 5
 MOST_PLOTTED = 1000  # classes, whose matrix has a million places
