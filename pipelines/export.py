@@ -11,10 +11,10 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place
 from pipelines.engine.per_file import over_files, parse_with_beam
-from pipelines.export_bigquery import BigQuery
-from pipelines.export_datacomp import KEYS, datacomp
-from pipelines.export_layouts import ClipRetrieval, Laion, SeparateTables
-from pipelines.exported_run import ExportedRun, ExportError, Layout
+from pipelines.exports.bigquery import BigQuery
+from pipelines.exports.datacomp import KEYS, datacomp
+from pipelines.exports.exported_run import ExportedRun, ExportError, Layout
+from pipelines.exports.layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.output.overwriting import make_room
 from pipelines.output.scored_tables import ScoredTablesError, row_count
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.curation.kept_mask import Part, Selection
 from pipelines.engine.per_file import over_files
+from pipelines.exports.uid_subset import is_hex, write_subset
 from pipelines.output.layout import EMBEDDINGS
 from pipelines.output.parquet import write_parquet
 from pipelines.output.scored_tables import ScoredTables, file_schema
 from pipelines.storage import listing, uris, writing
 from pipelines.storage.redaction import redact
-from pipelines.uid_subset import is_hex, write_subset
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

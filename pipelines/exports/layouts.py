@@ -9,7 +9,13 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.exported_run import VECTORS, ExportedRun, check_vectors, write_npy, write_rows
+from pipelines.exports.exported_run import (
+    VECTORS,
+    ExportedRun,
+    check_vectors,
+    write_npy,
+    write_rows,
+)
 from pipelines.output.scored_tables import row_count
 from pipelines.storage import uris, writing
 

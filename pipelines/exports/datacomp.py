@@ -12,10 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipelines.exported_run import ExportedRun, ExportError, check_vectors, write_npz, write_rows
+from pipelines.exports.exported_run import (
+    ExportedRun,
+    ExportError,
+    check_vectors,
+    write_npz,
+    write_rows,
+)
+from pipelines.exports.uid_subset import is_hex, write_subset
 from pipelines.output.scored_tables import iterate_batches
 from pipelines.storage import uris
-from pipelines.uid_subset import is_hex, write_subset
 from schemas.embeddings import model_column, model_names
 
 SUBSET = "subset.npy"

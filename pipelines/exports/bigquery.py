@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipelines.exported_run import ExportedRun, ExportError
+from pipelines.exports.exported_run import ExportedRun, ExportError
 from pipelines.output.layout import EMBEDDINGS, REJECTS
 from pipelines.output.scored_tables import file_schema
 from pipelines.storage import uris, writing
