@@ -63,7 +63,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["clip_core*", "pipelines*", "schemas*"]),
-    package_data={"clip_core": ["models/tiny/*"], "pipelines": ["pages/*"]},
+    package_data={"clip_core": ["models/tiny/*"], "pipelines.pages": ["templates/*"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["clip-beam=pipelines.cli:console_script"]},

@@ -33,7 +33,7 @@ from pipelines.output.scored_tables import (
     row_count,
 )
 from pipelines.output.whole_runs import open_whole
-from pipelines.plots import heat_map
+from pipelines.pages.plots import heat_map
 from pipelines.queries.accuracy import Accuracy
 from pipelines.queries.labels import labels_batch, labels_file
 from pipelines.queries.prompts import parser, read_prompts

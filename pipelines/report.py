@@ -22,12 +22,12 @@ from pipelines.output.scored_tables import (
     row_count,
 )
 from pipelines.output.whole_runs import add_input_flag, what_is_missing
-from pipelines.plots import require_matplotlib
-from pipelines.report_page import render_report
-from pipelines.run_statistics import Statistics, cut_of_fraction, gather
+from pipelines.pages.plots import require_matplotlib
+from pipelines.pages.report_page import render_report
+from pipelines.pages.statistics import Statistics, cut_of_fraction, gather
+from pipelines.pages.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
-from pipelines.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -14,7 +14,6 @@ from pipelines.command_line.optional_packages import require
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import place, readable_place
 from pipelines.engine.per_file import parse_with_beam
-from pipelines.html_pages import render
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import MAX_IMAGE_BYTES
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
@@ -26,18 +25,19 @@ from pipelines.output.scored_tables import (
     row_count,
 )
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
-from pipelines.queries.nearest import nearest_rows
-from pipelines.queries.query_model import add_model_flags, load_query_model
-from pipelines.records import RowFault
-from pipelines.storage import reading, writing
-from pipelines.storage.redaction import redact
-from pipelines.thumbnails import (
+from pipelines.pages.rendering import render
+from pipelines.pages.thumbnails import (
     Thumbnail,
     remedy_lines,
     source_units,
     thumbnail_uri,
     thumbnails,
 )
+from pipelines.queries.nearest import nearest_rows
+from pipelines.queries.query_model import add_model_flags, load_query_model
+from pipelines.records import RowFault
+from pipelines.storage import reading, writing
+from pipelines.storage.redaction import redact
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel

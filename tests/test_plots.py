@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import plots
+from pipelines.pages import plots
 
 ROOT = Path(__file__).parents[1]
 DRAW = """

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encode_image, make_image, write_scored
 
-from pipelines import cli, report, run_statistics
+from pipelines import cli, report
 from pipelines.command_line.exits import RunnerError
+from pipelines.pages import statistics
 
 HOSTILE = '</title></style><script>document.title="owned"</script><img src=x onerror=alert(1)>"\'&'
 RECORD = {
@@ -197,7 +198,7 @@ def test_beam_flags_that_do_not_suffice_are_wrong_usage(tmp_path, capsys, monkey
     def refuse(*arguments):
         raise RunnerError("Beam refuses its flags: no region")
 
-    monkeypatch.setattr(run_statistics, "over_files", refuse)
+    monkeypatch.setattr(statistics, "over_files", refuse)
     write_scored(tmp_path, [[{}]])
     argv = [
         "--input",

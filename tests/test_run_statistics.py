@@ -4,7 +4,7 @@ from conftest import write_scored
 
 from pipelines.curation.top_fraction import histogram, threshold_of_fraction
 from pipelines.output.scored_tables import open_tables
-from pipelines.run_statistics import (
+from pipelines.pages.statistics import (
     BINS,
     cut_of_fraction,
     gather,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.images.trust import Trust
 from pipelines.output.unit_record import UNIT_KEY, unit_to_json
-from pipelines.thumbnails import SIDE, source_units, thumbnails
+from pipelines.pages.thumbnails import SIDE, source_units, thumbnails
 
 MINE = Trust(run=True)
 
@@ -131,7 +131,7 @@ def test_store_with_errors_of_its_own_costs_only_its_pictures(tmp_path, monkeypa
     def refuse(uri):
         raise NoCredentialsError("unable to locate credentials")
 
-    monkeypatch.setattr("pipelines.thumbnails.read_footer", refuse)
+    monkeypatch.setattr("pipelines.pages.thumbnails.read_footer", refuse)
     (found,) = thumbnails([Scored(str(tmp_path / "m.parquet"), 0)], {}, {}, MINE)
     assert found.reason == "manifest unreadable"
 

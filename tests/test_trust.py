@@ -15,10 +15,11 @@ import pytest
 from conftest import encode_image, make_image, plan, write_scored
 
 import clip_core
-from pipelines import cli, plots
+from pipelines import cli
 from pipelines.images.fetch import allowed_file
 from pipelines.manifests.planning import file_id
 from pipelines.output.unit_record import UNIT_KEY, unit_to_json
+from pipelines.pages import plots
 from pipelines.storage import reading
 
 PICTURE = encode_image(make_image(), "PNG")

@@ -6,9 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_scored
 
-from pipelines import cli, plots
+from pipelines import cli
 from pipelines.output.scored_tables import open_tables
 from pipelines.output.whole_runs import IncompleteRunError, open_whole, what_is_missing
+from pipelines.pages import plots
 
 ROWS = [{"text": f"caption {n}", "similarity": n / 10} for n in range(4)]
 COMMANDS = {

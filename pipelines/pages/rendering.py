@@ -1,4 +1,4 @@
-"""Fills the templates of `pages/`: self-contained HTML that runs nothing and fetches nothing."""
+"""Fills the templates beside it: self-contained HTML that runs nothing and fetches nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills a template of `pages/`; every value is escaped unless it is an SVG of `plots`."""
+    """Fills a template; every value is escaped unless it is an SVG of `plots`."""
     return _environment().get_template(template).render(**values)
 
 
@@ -19,7 +19,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("pipelines", "pages"),
+        loader=PackageLoader("pipelines.pages", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import plots
-from pipelines.html_pages import render
 from pipelines.output.scored_tables import ScoredRow, ScoredTables
-from pipelines.run_statistics import (
+from pipelines.pages import plots
+from pipelines.pages.rendering import render
+from pipelines.pages.statistics import (
     BINS,
     Statistics,
     bin_floor,
@@ -20,9 +20,9 @@ from pipelines.run_statistics import (
     quantile,
     rows_kept,
 )
+from pipelines.pages.thumbnails import Thumbnail
 from pipelines.runs.summary import IN_TURN, THREADS
 from pipelines.storage.redaction import redact
-from pipelines.thumbnails import Thumbnail
 
 Gallery = Sequence[tuple[ScoredRow, Thumbnail]]
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9)
