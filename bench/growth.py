@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.pairs import random_model
 from clip_core.variants import VARIANTS
 from pipelines.sample import write_sample
-from pipelines.sample_rows import SampleConfig
+from pipelines.samples.rows import SampleConfig
 
 SIZES = (1_000, 2_000, 4_000, 8_000, 16_000)
 

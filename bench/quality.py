@@ -17,10 +17,10 @@ from PIL import Image
 import clip_core
 from clip_core.encoding import encode_pixels, encode_tokens
 from clip_core.loading import ClipModel
-from clip_core.ranking import auroc
 from clip_core.zero_shot import zero_shot_weights
-from pipelines.sample_rows import SampleConfig, SampleRow, make_row
-from pipelines.scenes import COLOURS, SHAPES, Scene, random_scene, scene_rng
+from pipelines.samples.ranking import auroc
+from pipelines.samples.rows import SampleConfig, SampleRow, make_row
+from pipelines.samples.scenes import COLOURS, SHAPES, Scene, random_scene, scene_rng
 
 TEMPLATES = ("a {}", "a photo of a {}", "this is a {}", "the picture shows a {}")
 BATCH = 256

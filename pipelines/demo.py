@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 
-from clip_core.ranking import auroc
 from pipelines import classify, embed, filter, report
 from pipelines.command_line import exits
 from pipelines.command_line.optional_packages import MissingExtraError
@@ -33,8 +32,9 @@ from pipelines.images.trust import MANIFESTS
 from pipelines.output import layout
 from pipelines.output.overwriting import check_room
 from pipelines.sample import TRUTH, write_sample
-from pipelines.sample_rows import SampleConfig
-from pipelines.scenes import BACKGROUNDS
+from pipelines.samples.ranking import auroc
+from pipelines.samples.rows import SampleConfig
+from pipelines.samples.scenes import BACKGROUNDS
 
 MARKER = ".clip-beam-demo"  # a directory that holds it was made here and may be made anew
 # What the commands write, by the directory in the output that each of them gets.

@@ -28,8 +28,8 @@ from pipelines.command_line import exits
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place
 from pipelines.engine.cores import usable_cores
-from pipelines.sample_rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
-from pipelines.scenes import PAIR_CHOICES
+from pipelines.samples.rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
+from pipelines.samples.scenes import PAIR_CHOICES
 
 FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
 TRUTH = "_truth.jsonl"  # the underscore keeps it out when the directory is read as a manifest

@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from pipelines.captions import Meaning, Mention, is_true, swap_word, write_caption
-from pipelines.scenes import (
+from pipelines.samples.captions import Meaning, Mention, is_true, swap_word, write_caption
+from pipelines.samples.scenes import (
     COLOURS,
     HELD_OUT_PAIRS,
     SHAPES,

@@ -10,8 +10,8 @@ from conftest import write_scored
 import clip_core
 from bench.quality import embed_images
 from pipelines import cli
-from pipelines.sample_rows import SampleConfig, make_row
-from pipelines.scenes import COLOURS, SHAPES
+from pipelines.samples.rows import SampleConfig, make_row
+from pipelines.samples.scenes import COLOURS, SHAPES
 
 ROWS = 60
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import write_scored
 
 import clip_core
-from clip_core.ranking import auroc
 from pipelines import demo
 from pipelines.sample import TRUTH
+from pipelines.samples.ranking import auroc
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from conftest import flags_over
 import clip_core
 from pipelines import cli, pretrain
 from pipelines.sample import write_sample
-from pipelines.sample_rows import SampleConfig
+from pipelines.samples.rows import SampleConfig
 
 FLAGS = ["--epochs", "1", "--batch_size", "16", "--holdout_fraction", "0.2", "--warmup_steps", "1"]
 

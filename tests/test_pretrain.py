@@ -11,7 +11,7 @@ import clip_core
 from pipelines import pretrain, training_data
 from pipelines.records import RowFault
 from pipelines.sample import write_sample
-from pipelines.sample_rows import SampleConfig
+from pipelines.samples.rows import SampleConfig
 from pipelines.training_data import DataError, decode_manifest, open_decoded, split_of
 from schemas.rejects import Reason
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clip_core.ranking import auroc
+from pipelines.samples.ranking import auroc
 
 
 @pytest.mark.parametrize(

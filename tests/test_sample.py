@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipelines import sample
 from pipelines.sample import FORMATS, TRUTH, write_sample
-from pipelines.sample_rows import DAMAGES, SampleConfig, make_row
-from pipelines.scenes import BACKGROUNDS, COLOURS, HELD_OUT_PAIRS, SHAPES
+from pipelines.samples.rows import DAMAGES, SampleConfig, make_row
+from pipelines.samples.scenes import BACKGROUNDS, COLOURS, HELD_OUT_PAIRS, SHAPES
 
 SMALL = {"image_size": 32}
 

@@ -4,7 +4,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pipelines.scenes import (
+from pipelines.samples.scenes import (
     BACKGROUNDS,
     COLOURS,
     HELD_OUT_PAIRS,

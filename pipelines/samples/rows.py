@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.captions import Caption, is_true, swap_word, write_caption
-from pipelines.scenes import (
+from pipelines.samples.captions import Caption, is_true, swap_word, write_caption
+from pipelines.samples.scenes import (
     HELD_OUT_PAIRS,
     PAIR_CHOICES,
     Scene,

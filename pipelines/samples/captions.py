@@ -11,7 +11,7 @@ from itertools import permutations
 
 import numpy as np
 
-from pipelines.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneObject
+from pipelines.samples.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneObject
 
 # Said from `SAID` on; true up to `TRUE`: what lies between is neither clearly large nor small.
 LARGE_SAID, LARGE_TRUE = 0.60, 0.48
