@@ -12,7 +12,7 @@ from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place, place
-from pipelines.model_directories import first_foreign, put_model
+from pipelines.training.model_directories import first_foreign, put_model
 
 
 def parser() -> argparse.ArgumentParser:

@@ -38,7 +38,6 @@ from clip_core.saving import DTYPES, save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
 from clip_core.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
-from pipelines import training_data
 from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.parser import Parser
@@ -49,11 +48,12 @@ from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.images.trust import add_replay_flags
 from pipelines.manifests.planning import ManifestRequest, plan_units
 from pipelines.manifests.read import read_unit
-from pipelines.model_directories import first_foreign, holds_model, put_model
 from pipelines.output.overwriting import OutputExistsError
-from pipelines.pretrain_progress import TrainingProgress, print_summary
 from pipelines.records import Reject, Row
-from pipelines.training_data import DecodedData, DecodedSplit, source_files
+from pipelines.training import decoded_data
+from pipelines.training.decoded_data import DecodedData, DecodedSplit, source_files
+from pipelines.training.model_directories import first_foreign, holds_model, put_model
+from pipelines.training.progress import TrainingProgress, print_summary
 
 TRAINING = "training"  # in the output: the decoded data and the checkpoint
 CHECKPOINT = "checkpoint.pt"
@@ -211,7 +211,7 @@ def _check_room(output: Path, overwrite: bool) -> None:
     """
     if not holds_model(output) or (not overwrite and (output / TRAINING / CHECKPOINT).exists()):
         return
-    foreign = first_foreign(output, training_data.is_own_file)
+    foreign = first_foreign(output, decoded_data.is_own_file)
     if foreign is not None:
         raise OutputExistsError(
             f"{output} holds a model and {foreign}, which is of no model of this program; name "
@@ -313,10 +313,10 @@ def _model(
 
 def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedData:
     """Decodes in the first process while the others wait, then opens the result in each."""
-    directory = options.output / TRAINING / training_data.FOLDER
+    directory = options.output / TRAINING / decoded_data.FOLDER
     if _rank() == 0:
         if options.overwrite:
-            training_data.remove_training(options.output / TRAINING)
+            decoded_data.remove_training(options.output / TRAINING)
         size = variant.vision.image_size
         preprocess = Preprocess(size, variant.mean, variant.std)
         request = ManifestRequest(
@@ -324,7 +324,7 @@ def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedDa
             allowed=tuple(options.allow_manifests_from),
             trust_run=options.trust_run,
         )
-        training_data.decode_manifest(
+        decoded_data.decode_manifest(
             tqdm(_rows(request), desc="decode", unit=" rows", disable=None),
             _Decoder(preprocess),
             directory,
@@ -339,7 +339,7 @@ def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedDa
         )
     if dist.is_initialized():
         dist.barrier()
-    return training_data.open_decoded(directory)
+    return decoded_data.open_decoded(directory)
 
 
 def _rows(request: ManifestRequest) -> Iterator[Row | Reject]:

@@ -8,11 +8,12 @@ import torch
 from conftest import flags_over, make_row
 
 import clip_core
-from pipelines import pretrain, training_data
+from pipelines import pretrain
 from pipelines.records import RowFault
 from pipelines.sample import write_sample
 from pipelines.samples.rows import SampleConfig
-from pipelines.training_data import DataError, decode_manifest, open_decoded, split_of
+from pipelines.training import decoded_data
+from pipelines.training.decoded_data import DataError, decode_manifest, open_decoded, split_of
 from schemas.rejects import Reason
 
 FLAGS = ["--epochs", "1", "--batch_size", "16", "--holdout_fraction", "0.2", "--warmup_steps", "2"]
@@ -151,4 +152,4 @@ def test_split_depends_on_the_id_alone():
     held_out = [uid for uid in ids if split_of(uid, 0.1) == "held_out"]
     assert 150 < len(held_out) < 250
     assert {split_of(uid, 0.0) for uid in ids} == {"train"}
-    assert training_data.SPLITS == ("train", "held_out")
+    assert decoded_data.SPLITS == ("train", "held_out")
