@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 DRAW = """
 import hashlib, sys
 import numpy as np
-from pipelines import plots
+from pipelines.pages import plots
 edges, counts, line = np.linspace(0, 1, 5), np.array([1, 4, 2, 3]), np.array([0.1, 0.5, 0.9])
 drawn = plots.bars(edges, counts, x_label="x", title="t", cut=0.5)
 drawn += plots.curve(line, line, x_label="x", y_label="y", title="u", percent="y", at=(0.5, 0.5))

@@ -1,4 +1,4 @@
-"""The page of a run: what its numbers look like, laid out by the templates in `pages/`."""
+"""The page of a run: what its numbers look like, laid out by templates."""
 
 from __future__ import annotations
 
