@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from bench.pairs import make_pairs
-from clip_core.encoding import encode_pixels
-from clip_core.inference import ready_to_encode
-from clip_core.initialization import new_model
+from clip_core.inference.encoding import encode_pixels
+from clip_core.inference.ready import ready_to_encode
 from clip_core.preprocess import RESAMPLINGS, Preprocess
+from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
 
 PICTURES, ROUNDS = 128, 5

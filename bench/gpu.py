@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.pairs import caption, jpeg, random_model, write_tars
 from bench.quiet import embed_tars
-from clip_core.encoding import encode_pixels, encode_tokens
+from clip_core.inference.encoding import encode_pixels, encode_tokens
+from clip_core.inference.verification import measure as measure_drift
 from clip_core.loading import load
 from clip_core.variants import VARIANTS
-from clip_core.verification import measure as measure_drift
 from pipelines.encoding.models import BATCH_SIZE, ModelSpec, load_models, resolve_precision
 from pipelines.engine.cores import usable_cores
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clip_core.initialization import new_model
-from clip_core.saving import save_model_directory
+from clip_core.checkpoints.saving import save_model_directory
+from clip_core.checkpoints.vocabulary import find_openai_merges
 from clip_core.tokenizer import Tokenizer
+from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
-from clip_core.vocabulary import find_openai_merges
 
 _WORDS = (
     "photo of a the in on with and red blue old new small large house car dog cat street tree "

@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 import clip_core
-from clip_core.initialization import new_model
+from clip_core.checkpoints.vocabulary import find_openai_merges
+from clip_core.inference.verification import measure
 from clip_core.loading import PRECISIONS, ClipModel, cast_precision
 from clip_core.model import Clip
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
+from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
-from clip_core.verification import measure
-from clip_core.vocabulary import find_openai_merges
 
 RANDOM = ("RN50", "ViT-B/32", "ViT-L/14")
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import clip_core
-from clip_core.encoding import encode_pixels, encode_tokens
+from clip_core.inference.encoding import encode_pixels, encode_tokens
 from clip_core.loading import ClipModel
 from clip_core.zero_shot import zero_shot_weights
 from pipelines.samples.ranking import auroc

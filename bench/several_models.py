@@ -17,9 +17,9 @@ from pathlib import Path
 
 from bench.pairs import make_pairs, write_tars
 from bench.quiet import embed_tars
-from clip_core.initialization import new_model
+from clip_core.checkpoints.saving import save_model_directory
 from clip_core.loading import load
-from clip_core.saving import save_model_directory
+from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
 
 PAIRS, ROUNDS = 1024, 3

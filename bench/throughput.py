@@ -27,7 +27,7 @@ from bench.pairs import make_pairs, random_model, write_tars
 from bench.peers import PEERS, PeerMissing, Work, onnx_images, padded_text
 from bench.quiet import embed_tars
 from bench.writing import writing_rate
-from clip_core.encoding import encode_pixels, encode_tokens
+from clip_core.inference.encoding import encode_pixels, encode_tokens
 from clip_core.loading import load
 from clip_core.preprocess import RESAMPLINGS, Preprocess
 from clip_core.variants import VARIANTS

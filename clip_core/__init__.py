@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from clip_core.openmp import bound_waiting
 
 if TYPE_CHECKING:
+    from clip_core.checkpoints.locate import available_models
     from clip_core.loading import ClipModel, load
-    from clip_core.locate import available_models
 
 __all__ = ["ClipModel", "available_models", "load"]
 
@@ -25,6 +25,7 @@ bound_waiting()
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from clip_core import loading, locate
+    from clip_core import loading
+    from clip_core.checkpoints import locate
 
     return getattr(locate if name == "available_models" else loading, name)

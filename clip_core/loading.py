@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clip_core import vocabulary
-from clip_core.checkpoint import read_checkpoint
+from clip_core.checkpoints import vocabulary
+from clip_core.checkpoints.lazy_tensor import CheckpointError
+from clip_core.checkpoints.locate import local_model
+from clip_core.checkpoints.reading import read_checkpoint
+from clip_core.checkpoints.weights import build
 from clip_core.config import ClipConfig, VitConfig
 from clip_core.inputs import check_image, check_pixels, check_tokens
-from clip_core.lazy_tensor import CheckpointError
-from clip_core.locate import local_model
 from clip_core.model import Attention, Clip, VisionTransformer
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
-from clip_core.weights import build
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -51,7 +51,7 @@ def zero_shot_weights(
         ValueError: if there is no label or no template, a label is blank or no other than another
             one for the model, or a template has no `{}`.
     """
-    from clip_core.encoding import encode_tokens
+    from clip_core.inference.encoding import encode_tokens
 
     check_labels(labels)
     check_templates(templates)

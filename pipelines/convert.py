@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_core.checkpoints.saving import DTYPES, save_model_directory
 from clip_core.loading import load
-from clip_core.saving import DTYPES, save_model_directory
 from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.parser import Parser

@@ -19,13 +19,17 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from clip_core.bpe_training import learn_merges
+from clip_core.checkpoints.saving import DTYPES, save_model_directory
+from clip_core.checkpoints.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
 from clip_core.config import ClipConfig
-from clip_core.initialization import new_model
 from clip_core.loading import ClipModel, load
 from clip_core.model import Clip
 from clip_core.preprocess import Preprocess
-from clip_core.pretraining import (
+from clip_core.tokenizer import Tokenizer
+from clip_core.training.bpe import learn_merges
+from clip_core.training.initialization import new_model
+from clip_core.training.resolution import at_image_size, with_image_size
+from clip_core.training.trainer import (
     Pairs,
     PretrainConfig,
     PretrainError,
@@ -33,11 +37,7 @@ from clip_core.pretraining import (
     Trainer,
     held_out_recall,
 )
-from clip_core.resolution import at_image_size, with_image_size
-from clip_core.saving import DTYPES, save_model_directory
-from clip_core.tokenizer import Tokenizer
 from clip_core.variants import VARIANTS
-from clip_core.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
 from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.parser import Parser

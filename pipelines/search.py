@@ -119,7 +119,7 @@ def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarra
     Raises:
         RowFault: if the image cannot be decoded.
     """
-    from clip_core.encoding import encode_pixels, encode_tokens
+    from clip_core.inference.encoding import encode_pixels, encode_tokens
 
     if image is not None:
         pixels = decode_image(image, [model.preprocessing], DecodeLimits()).pixels[0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from clip_core.inference import ready_to_encode
+from clip_core.inference.ready import ready_to_encode
+from clip_core.inference.verification import TOLERANCE, Deviation, measure
 from clip_core.loading import load
-from clip_core.verification import TOLERANCE, Deviation, measure
 from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags
 from pipelines.command_line.parser import Parser

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from stores import emulators
 
-from clip_core.bpe_training import learn_merges
-from clip_core.initialization import new_model
+from clip_core.checkpoints.saving import save_model_directory
 from clip_core.model import Clip
-from clip_core.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
+from clip_core.training.bpe import learn_merges
+from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
 from pipelines.manifests.planning import ManifestRequest, plan_units
 from pipelines.output.scored_tables import FINGERPRINT_KEY

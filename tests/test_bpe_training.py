@@ -1,7 +1,7 @@
 import pytest
 
-from clip_core.bpe_training import learn_merges
 from clip_core.tokenizer import Tokenizer
+from clip_core.training.bpe import learn_merges
 
 
 def test_commonest_pair_is_merged_first():

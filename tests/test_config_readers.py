@@ -7,15 +7,13 @@ import pytest
 import torch
 from conftest import random_clip
 
+from clip_core.checkpoints.hugging_face import config_from_hugging_face
+from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor
+from clip_core.checkpoints.open_clip import config_from_open_clip
+from clip_core.checkpoints.saving import hugging_face_config, open_clip_config
+from clip_core.checkpoints.state_dict import config_from_shapes
 from clip_core.config import ResNetConfig
-from clip_core.config_readers import (
-    config_from_hugging_face,
-    config_from_open_clip,
-    config_from_shapes,
-)
-from clip_core.lazy_tensor import CheckpointError, LazyTensor
 from clip_core.model import Clip
-from clip_core.saving import hugging_face_config, open_clip_config
 from clip_core.variants import PUBLISHED, VARIANTS
 
 

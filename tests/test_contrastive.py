@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from conftest import random_clip
 
-from clip_core.contrastive import clamp_temperature, contrastive_loss, retrieval_recall
+from clip_core.training.contrastive import clamp_temperature, contrastive_loss, retrieval_recall
 
 
 def unit(*rows):

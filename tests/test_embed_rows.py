@@ -6,9 +6,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from conftest import encode_image, make_image, make_row
 
-from clip_core.bpe_training import learn_merges
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
+from clip_core.training.bpe import learn_merges
 from pipelines.encoding.embed_rows import EmbedRows, ToChunks, ToRows
 from pipelines.encoding.handler import ClipHandler
 from pipelines.encoding.image_work import ImageWork

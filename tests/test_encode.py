@@ -5,10 +5,16 @@ import pytest
 import torch
 from conftest import make_image, make_row, random_clip
 
-from clip_core import encoding
-from clip_core.encoding import CPU_IMAGES, buckets, encode_pairs, encode_pixels, encode_tokens
+from clip_core.inference import encoding
+from clip_core.inference.encoding import (
+    CPU_IMAGES,
+    buckets,
+    encode_pairs,
+    encode_pixels,
+    encode_tokens,
+)
+from clip_core.inference.ragged import CPU_TOKENS, MULTIPLE
 from clip_core.preprocess import Preprocess
-from clip_core.ragged import CPU_TOKENS, MULTIPLE
 from pipelines.encoding import handler as encode
 from pipelines.encoding import models
 from pipelines.encoding.encoded_batch import RowsOfBatch

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import random_clip
 
-from clip_core import gpu, inference
-from clip_core.encoding import encode_pairs
-from clip_core.gpu import GraphedEncoder, capture, compile_blocks
+from clip_core.inference import gpu, ready
+from clip_core.inference.encoding import encode_pairs
+from clip_core.inference.gpu import GraphedEncoder, capture, compile_blocks
 from clip_core.loading import cast_precision
 from clip_core.model import l2_normalize
 
@@ -201,7 +201,7 @@ def test_whole_model_encodes_the_same(tokenizer, monkeypatch, quick_compiler, va
 
 
 def test_processor_gets_no_graphs(tokenizer):
-    clip = inference.ready_to_encode(random_clip("tiny-vit", tokenizer), compiled=True)
+    clip = ready.ready_to_encode(random_clip("tiny-vit", tokenizer), compiled=True)
     assert not isinstance(clip.visual, GraphedEncoder)
 
 

@@ -6,8 +6,9 @@ import torch
 from conftest import random_clip
 from torch import nn
 
-from clip_core import inference
-from clip_core.inference import PackedConvolution, PackedLinear, ready_to_encode
+from clip_core.inference import ready
+from clip_core.inference.packed import PackedConvolution, PackedLinear
+from clip_core.inference.ready import ready_to_encode
 from clip_core.loading import cast_precision
 
 
@@ -93,11 +94,11 @@ def test_machine_without_onednn_encodes_all_the_same(tokenizer, monkeypatch):
     clip = shaken("tiny-vit", tokenizer)
     expected = embeddings(clip, tokenizer)
     assert np.allclose(embeddings(ready_to_encode(clip), tokenizer), expected, atol=1e-6)
-    assert inference._can_pack(clip) is False
+    assert ready._can_pack(clip) is False
 
 
 def test_every_norm_of_a_resnet_has_its_convolution(tokenizer):
     visual = random_clip("tiny-rn", tokenizer).visual
     norms = [name for name, part in visual.named_modules() if isinstance(part, nn.BatchNorm2d)]
-    names = {norm for _, norm in inference._PAIRS}
+    names = {norm for _, norm in ready._PAIRS}
     assert norms and {name.rsplit(".", 1)[-1] for name in norms} <= names

@@ -12,15 +12,15 @@ from conftest import make_image, random_clip
 from safetensors.torch import load_file, save_file
 
 import clip_core
-from clip_core import checkpoint, published
-from clip_core.checkpoint import read_checkpoint
+from clip_core.checkpoints import published, reading
+from clip_core.checkpoints.lazy_tensor import CheckpointError
+from clip_core.checkpoints.reading import read_checkpoint
+from clip_core.checkpoints.saving import save_model_directory
+from clip_core.checkpoints.vocabulary import VocabularyError
 from clip_core.config import VitConfig
-from clip_core.initialization import new_model
-from clip_core.lazy_tensor import CheckpointError
 from clip_core.loading import describe
-from clip_core.saving import save_model_directory
+from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
-from clip_core.vocabulary import VocabularyError
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -158,15 +158,15 @@ def test_bare_state_dict_without_an_activation_is_refused(model_dir):
 
 
 def test_arch_says_what_shapes_do_not(model_dir):
-    checkpoint = read_checkpoint(model_dir / WEIGHTS, arch="tiny-rn", activation="gelu")
-    assert checkpoint.config.activation == "gelu"
+    reading = read_checkpoint(model_dir / WEIGHTS, arch="tiny-rn", activation="gelu")
+    assert reading.config.activation == "gelu"
     with pytest.raises(CheckpointError, match="unknown `arch` 'tiny'; expected one of RN50"):
         read_checkpoint(model_dir / WEIGHTS, arch="tiny")
 
 
 def test_bare_state_dict_of_an_open_clip_architecture_needs_no_activation(vit_dir, monkeypatch):
-    monkeypatch.setitem(checkpoint.OPEN_CLIP, "tiny-open", VARIANTS["tiny-vit"])
-    monkeypatch.setitem(checkpoint.VARIANTS, "tiny-open", VARIANTS["tiny-vit"])
+    monkeypatch.setitem(reading.OPEN_CLIP, "tiny-open", VARIANTS["tiny-vit"])
+    monkeypatch.setitem(reading.VARIANTS, "tiny-open", VARIANTS["tiny-vit"])
     found = read_checkpoint(vit_dir / WEIGHTS, arch="tiny-open")
     assert found.config.activation == VARIANTS["tiny-vit"].activation
     with pytest.raises(CheckpointError, match="does not tell its activation; pass"):

@@ -6,7 +6,7 @@ import threading
 import pytest
 from test_embed import embeddings, run, write_manifest
 
-from clip_core.encoding import encode_pairs
+from clip_core.inference.encoding import encode_pairs
 from pipelines.encoding.handler import ClipHandler
 from pipelines.storage import partial_files
 

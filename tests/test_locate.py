@@ -6,10 +6,10 @@ from fsspec.registry import _registry
 from safetensors.torch import load_file, save_file
 
 import clip_core
-from clip_core.checkpoint import needed_files
-from clip_core.lazy_tensor import CheckpointError
-from clip_core.locate import available_models, local_model
-from clip_core.published import SHA256
+from clip_core.checkpoints.lazy_tensor import CheckpointError
+from clip_core.checkpoints.locate import available_models, local_model
+from clip_core.checkpoints.published import SHA256
+from clip_core.checkpoints.reading import needed_files
 
 # What a model hub keeps beside what is needed.
 CLUTTER = ("flax_model.msgpack", "tf_model.h5", "README.md", "model-00001-of-00002.bin")
@@ -119,6 +119,8 @@ def test_misspelt_name_gets_a_suggestion():
 
 
 def test_cache_directory_can_be_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("clip_core.published._ADDRESS", "file:///nowhere/{sha256}/{file}")
+    monkeypatch.setattr(
+        "clip_core.checkpoints.published._ADDRESS", "file:///nowhere/{sha256}/{file}"
+    )
     with pytest.raises(CheckpointError, match=f"put it at {tmp_path}/ViT-B-32.pt"):
         clip_core.load("ViT-B/32", cache_dir=str(tmp_path))

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from conftest import random_clip
 
 import clip_core
-from clip_core.initialization import new_model
 from clip_core.model import ACTIVATION_FUNCTIONS, Clip, l2_normalize, quick_gelu
 from clip_core.resnet import AttentionPool
+from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
 
 VARIANT_NAMES = ("tiny-rn", "tiny-vit")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import random_clip
 
-from clip_core.pretraining import (
+from clip_core.training.trainer import (
     Pairs,
     PretrainConfig,
     PretrainError,
@@ -163,8 +163,8 @@ import torch, torch.distributed as dist
 torch.set_num_threads(1)
 sys.path.insert(0, "tests")
 from conftest import random_clip
-from clip_core.bpe_training import learn_merges
-from clip_core.pretraining import Pairs, PretrainConfig, Trainer
+from clip_core.training.bpe import learn_merges
+from clip_core.training.trainer import Pairs, PretrainConfig, Trainer
 from clip_core.tokenizer import Tokenizer
 if "--alone" not in sys.argv:
     dist.init_process_group("gloo")

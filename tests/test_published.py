@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from clip_core import published
-from clip_core.lazy_tensor import CheckpointError
-from clip_core.published import published_checkpoint
+from clip_core.checkpoints import published
+from clip_core.checkpoints.lazy_tensor import CheckpointError
+from clip_core.checkpoints.published import published_checkpoint
 
 MODEL = bytes(range(256)) * 40
 HALF = len(MODEL) // 2

@@ -2,8 +2,8 @@ import pytest
 import torch
 from conftest import random_clip
 
-from clip_core.contrastive import Towers, contrastive_loss
 from clip_core.recompute import has_batch_statistics, in_pieces
+from clip_core.training.contrastive import Towers, contrastive_loss
 
 BATCH = 12
 

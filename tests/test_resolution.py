@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from conftest import random_clip
 
 from clip_core.config import ConfigError
-from clip_core.resolution import at_image_size, with_image_size
+from clip_core.training.resolution import at_image_size, with_image_size
 
 
 def positions(clip):

@@ -6,7 +6,7 @@ import pytest
 from conftest import encode_image, make_image, write_scored
 
 import clip_core
-from clip_core.encoding import encode_pixels
+from clip_core.inference.encoding import encode_pixels
 from pipelines import cli
 from pipelines.output.scored_tables import open_tables
 from pipelines.queries.nearest import nearest_rows

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
+from clip_core.checkpoints.vocabulary import find_openai_merges
 from clip_core.tokenizer import CACHED_WORDS, TextError, Tokenizer, byte_symbols, clean, merge
-from clip_core.vocabulary import find_openai_merges
 
 
 @pytest.fixture(scope="module")

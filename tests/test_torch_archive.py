@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from clip_core.lazy_tensor import CheckpointError
-from clip_core.torch_archive import is_archive, is_torchscript, read_archive
+from clip_core.checkpoints.lazy_tensor import CheckpointError
+from clip_core.checkpoints.torch_archive import is_archive, is_torchscript, read_archive
 
 
 class Inner(nn.Module):

@@ -3,8 +3,8 @@ import pytest
 import torch
 from conftest import random_clip
 
-from clip_core.encoding import encode_pairs
-from clip_core.transfer import upload, upload_joined
+from clip_core.inference.encoding import encode_pairs
+from clip_core.inference.transfer import upload, upload_joined
 
 DEVICES = [
     "cpu",

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 import clip_core
-from clip_core import verification
-from clip_core.verification import TOLERANCE, Deviation, example_inputs, measure
+from clip_core.inference import verification
+from clip_core.inference.verification import TOLERANCE, Deviation, example_inputs, measure
 from pipelines import verify
 
 

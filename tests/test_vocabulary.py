@@ -3,9 +3,14 @@ import json
 
 import pytest
 
-from clip_core import vocabulary
+from clip_core.checkpoints import vocabulary
+from clip_core.checkpoints.vocabulary import (
+    VocabularyError,
+    find_openai_merges,
+    read_merges,
+    write_vocabulary,
+)
 from clip_core.tokenizer import Tokenizer
-from clip_core.vocabulary import VocabularyError, find_openai_merges, read_merges, write_vocabulary
 
 
 def test_openai_vocabulary_is_found_in_an_installed_distribution():

@@ -14,7 +14,7 @@ import torch
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
-from clip_core.encoding import encode_pairs
+from clip_core.inference.encoding import encode_pairs
 from clip_core.loading import ClipModel
 from pipelines.encoding.batch_recovery import BatchLimit, BatchRecovery
 from pipelines.encoding.encoded_batch import Encoded, RowsOfBatch

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 
 import clip_core.loading
-from clip_core.inference import ready_to_encode
+from clip_core.inference.ready import ready_to_encode
 from clip_core.loading import ClipModel
 from pipelines.engine.cores import Threads, threads_for
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from clip_core.pretraining import StepReport
+    from clip_core.training.trainer import StepReport
 
 LOG_EVERY_STEPS = 50
 

@@ -21,8 +21,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clip_core.contrastive import Towers, clamp_temperature, contrastive_loss, retrieval_recall
 from clip_core.model import Clip
+from clip_core.training.contrastive import (
+    Towers,
+    clamp_temperature,
+    contrastive_loss,
+    retrieval_recall,
+)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 EVALUATION_BATCH = 256

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clip_core.checkpoint import HF_CONFIG, OPEN_CLIP_CONFIG
+from clip_core.checkpoints.hugging_face import to_hugging_face
+from clip_core.checkpoints.reading import HF_CONFIG, OPEN_CLIP_CONFIG
+from clip_core.checkpoints.vocabulary import OPENAI_VOCAB_SIZE, write_vocabulary
 from clip_core.config import ClipConfig, TextConfig, VitConfig
-from clip_core.key_maps import to_hugging_face
 from clip_core.model import Clip
 from clip_core.tokenizer import Tokenizer
-from clip_core.vocabulary import OPENAI_VOCAB_SIZE, write_vocabulary
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 

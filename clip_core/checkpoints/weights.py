@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clip_core.checkpoint import Checkpoint
-from clip_core.lazy_tensor import CheckpointError, LazyTensors
+from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensors
+from clip_core.checkpoints.reading import Checkpoint
 from clip_core.model import Clip
 
 _OPTIONAL = "num_batches_tracked"  # counts training steps; files of old releases lack it

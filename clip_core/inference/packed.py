@@ -1,10 +1,4 @@
-"""Makes a loaded model ready to encode: the same function, in fewer and better-laid-out steps.
-
-Nothing here is approximate. BatchNorm is folded into the convolution before it (Jacob et al. 2018,
-section 3.2); on a processor the matrices are laid out once as oneDNN multiplies them, with the
-activation fused behind the product, which is what torch's compiler does there, too. What a GPU
-is given instead is in `clip_core.gpu`.
-"""
+"""Layers whose matrices are laid out once as oneDNN multiplies them, activations fused behind."""
 
 from __future__ import annotations
 
@@ -12,42 +6,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clip_core.gpu import ready_for_gpu
-from clip_core.model import Attention, Clip, Mlp, Transformer, VisionTransformer, quick_gelu
+from clip_core.model import Attention, Mlp, Transformer, quick_gelu
 from clip_core.resnet import Bottleneck, ModifiedResNet
 
 # A hint for the layout of packed matrices: rows in a typical product.
 _ROWS = 512
 _QUICK_GELU_SLOPE = 1.702
-
-
-def ready_to_encode(clip: Clip, compiled: bool = False) -> Clip:
-    """Prepares a model, in place, for encoding; it can be neither trained nor saved afterwards.
-
-    Args:
-        clip: in evaluation mode, on its device and in its precision.
-        compiled: whether to compile its blocks on a GPU; elsewhere it has no effect.
-
-    Returns:
-        `clip` itself. Embeddings are equal to within rounding.
-
-    Raises:
-        ValueError: if the blocks cannot be compiled.
-    """
-    if isinstance(clip.visual, ModifiedResNet):
-        _fold_batch_norm(clip.visual)
-        clip.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if _can_pack(clip):
-        _pack(clip.transformer)
-        if isinstance(clip.visual, VisionTransformer):
-            _pack(clip.visual.transformer)
-        elif isinstance(clip.visual, ModifiedResNet):
-            _pack_resnet(clip.visual)
-    if clip.logit_scale.device.type == "cuda":
-        ready_for_gpu(clip, compiled)
-    return clip
 
 
 class PackedLinear(nn.Module):
@@ -108,16 +73,19 @@ class PackedBottleneck(nn.Module):
         return self.conv3.add_relu(self.avgpool(self.conv2(self.conv1(x))), residual)
 
 
-def _can_pack(clip: Clip) -> bool:
-    on_cpu = clip.logit_scale.device.type == "cpu"
-    return on_cpu and clip.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-
-
-def _pack(transformer: Transformer) -> None:
+def pack(transformer: Transformer) -> None:
     last = transformer.blocks[-1]
     for block in transformer.blocks:
         _pack_attention(block.attn, ("q", "kv") if block is last else ("qkv",))
         _pack_mlp(block.mlp)
+
+
+def pack_resnet(visual: ModifiedResNet) -> None:
+    for name in ("conv1", "conv2", "conv3"):
+        setattr(visual, name, PackedConvolution(getattr(visual, name), "relu"))
+    for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        for name, block in list(stage.named_children()):
+            setattr(stage, name, PackedBottleneck(cast(Bottleneck, block)))
 
 
 def _pack_attention(attention: Attention, parts: tuple[str, ...]) -> None:
@@ -143,26 +111,3 @@ def _pack_mlp(mlp: Mlp) -> None:
 def _packed(*linear: Any) -> Any:
     """A `PackedLinear` that may stand where an `nn.Linear` stood."""
     return PackedLinear(*linear)
-
-
-def _pack_resnet(visual: ModifiedResNet) -> None:
-    for name in ("conv1", "conv2", "conv3"):
-        setattr(visual, name, PackedConvolution(getattr(visual, name), "relu"))
-    for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-        for name, block in list(stage.named_children()):
-            setattr(stage, name, PackedBottleneck(cast(Bottleneck, block)))
-
-
-def _fold_batch_norm(visual: nn.Module) -> None:
-    """Folds every BatchNorm into the convolution whose output it is given."""
-    for module in visual.modules():
-        children = dict(module.named_children())
-        for convolution, norm in _PAIRS:
-            if isinstance(children.get(norm), nn.BatchNorm2d):
-                pair = cast(Any, (children[convolution], children[norm]))
-                setattr(module, convolution, fuse_conv_bn_eval(*pair))
-                setattr(module, norm, nn.Identity())
-
-
-# Names of a convolution and of its BatchNorm: in the stem and in blocks, and in shortcuts.
-_PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clip_core.inference.ragged import encode_ragged
+from clip_core.inference.transfer import upload, upload_joined
 from clip_core.model import Clip
-from clip_core.ragged import encode_ragged
-from clip_core.transfer import upload, upload_joined
 
 # Padded tokens over real tokens of a bucket of captions, at most: none are padded on a processor,
 # some on a GPU, for which many small buckets are worse.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clip_core.encoding import encode_pixels, encode_tokens
+from clip_core.inference.encoding import encode_pixels, encode_tokens
 from clip_core.loading import ClipModel
 
 CAPTIONS = (

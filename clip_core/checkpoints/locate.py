@@ -15,9 +15,9 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from clip_core.checkpoint import needed_files
-from clip_core.lazy_tensor import CheckpointError
-from clip_core.published import SHA256, published_checkpoint
+from clip_core.checkpoints.lazy_tensor import CheckpointError
+from clip_core.checkpoints.published import SHA256, published_checkpoint
+from clip_core.checkpoints.reading import needed_files
 
 BUNDLED = ("tiny",)
 

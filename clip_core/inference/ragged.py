@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clip_core.inference.transfer import upload
 from clip_core.model import Block, Clip, l2_normalize
-from clip_core.transfer import upload
 
 CPU_TOKENS = 1024  # of a piece
 MULTIPLE = 64  # of tokens, in the last piece too

@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 from tqdm import tqdm
 
-from clip_core.lazy_tensor import CheckpointError
+from clip_core.checkpoints.lazy_tensor import CheckpointError
 
 CACHE_VARIABLE = "CLIP_BEAM_CACHE"
 _ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"

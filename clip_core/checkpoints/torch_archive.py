@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from clip_core.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
+from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
 
 _STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,

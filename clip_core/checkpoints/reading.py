@@ -21,18 +21,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from clip_core.checkpoints.hugging_face import config_from_hugging_face, from_hugging_face
+from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
+from clip_core.checkpoints.open_clip import config_from_open_clip
+from clip_core.checkpoints.published import SHA256, file_sha256
+from clip_core.checkpoints.state_dict import config_from_shapes, unwrapped
+from clip_core.checkpoints.torch_archive import is_archive, is_torchscript, read_archive
+from clip_core.checkpoints.vocabulary import FILE_NAMES as VOCABULARY_FILES
 from clip_core.config import ACTIVATIONS, ClipConfig
-from clip_core.config_readers import (
-    config_from_hugging_face,
-    config_from_open_clip,
-    config_from_shapes,
-)
-from clip_core.key_maps import from_hugging_face, unwrapped
-from clip_core.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
-from clip_core.published import SHA256, file_sha256
-from clip_core.torch_archive import is_archive, is_torchscript, read_archive
 from clip_core.variants import OPEN_CLIP, VARIANTS
-from clip_core.vocabulary import FILE_NAMES as VOCABULARY_FILES
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HF_CONFIG = "config.json"
