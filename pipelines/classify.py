@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from clip_core.loading import ClipModel
+    from pipelines.runs.options import EmbedConfig
 
 LABELS = "labels"
 EMBEDDED = "embedded"
@@ -109,16 +110,17 @@ def _embed_first(options: argparse.Namespace, rest: Sequence[str]) -> int:
     Args:
         rest: flags of `embed`.
     """
-    from pipelines import embed
+    from pipelines.runs.embedding import embed
+    from pipelines.runs.options import parse
 
     options.input = uris.join(options.output, EMBEDDED)
     try:  # what can be wrong is found before the long work
         read_prompts(options)
-        argv = _embed_flags(options, rest)
-        _check_before_embedding(options, argv)
+        config, beam_options = parse(_embed_flags(options, rest))
+        _check_before_embedding(options, config)
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("classify", str(error), exits.WRONG_USAGE)
-    return embed.main(argv)
+    return embed(config, beam_options)
 
 
 def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
@@ -134,10 +136,7 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     return [*argv, "--output", options.input, *rest]
 
 
-def _check_before_embedding(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    from pipelines.runs.options import read_config
-
-    config = read_config(argv)
+def _check_before_embedding(options: argparse.Namespace, config: EmbedConfig) -> None:
     if not isinstance(config.model, str):
         raise ValueError(f"expected one `--model` without a name, got {options.model!r}")
     if options.model_name:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
+
+_BACKEND = "MPLBACKEND"
 
 
 class MissingExtraError(ImportError):
@@ -26,3 +31,21 @@ def require(package: str, what: str, extra: str = "report") -> ModuleType:
             f"{what} need {error.name or package}, which is not installed; run "
             f'`pip install "clip-beam[{extra}]"`'
         ) from error
+
+
+def require_matplotlib() -> ModuleType:
+    """Imports matplotlib, also where the backend of a notebook is asked for and not installed.
+
+    Raises:
+        MissingExtraError: names the extra.
+    """
+    if "matplotlib" in sys.modules or _BACKEND not in os.environ:
+        return require("matplotlib", "plots")
+    backend = os.environ.pop(_BACKEND)
+    try:
+        matplotlib = require("matplotlib", "plots")
+    finally:
+        os.environ[_BACKEND] = backend
+    with suppress(ValueError):  # for the plots of others in this process
+        matplotlib.rcParams["backend"] = backend
+    return matplotlib

@@ -7,17 +7,14 @@ settings of matplotlib change nothing: it draws with its own defaults, and witho
 from __future__ import annotations
 
 import io
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import ModuleType
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.command_line.optional_packages import require
+from pipelines.command_line.optional_packages import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,25 +25,6 @@ INK, MUTED, ACCENT, REST = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "ink", MUTED: "line", ACCENT: "accent", REST: "rest"}
 _WIDTH_IN, _HEIGHT_IN = 5.6, 3.1
 _FONT_PT = 10.5
-_BACKEND = "MPLBACKEND"
-
-
-def require_matplotlib() -> ModuleType:
-    """Imports matplotlib, also where the backend of a notebook is asked for and not installed.
-
-    Raises:
-        MissingExtraError: names the extra.
-    """
-    if "matplotlib" in sys.modules or _BACKEND not in os.environ:
-        return require("matplotlib", "plots")
-    backend = os.environ.pop(_BACKEND)
-    try:
-        matplotlib = require("matplotlib", "plots")
-    finally:
-        os.environ[_BACKEND] = backend
-    with suppress(ValueError):  # for the plots of others in this process
-        matplotlib.rcParams["backend"] = backend
-    return matplotlib
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import argparse
 from itertools import chain
 
 from clip_core import zero_shot
+from pipelines.command_line.optional_packages import require_matplotlib
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import manifest_place, place, readable_place
 from pipelines.images.trust import add_trust_flags
 from pipelines.output.whole_runs import add_incomplete_flag
-from pipelines.pages.plots import require_matplotlib
 from pipelines.queries.label_lists import read_labels, read_templates
 from pipelines.queries.query_model import add_model_flags
 

@@ -230,15 +230,6 @@ def parser(command: str, description: str) -> Parser:
     return own
 
 
-def read_config(argv: Sequence[str]) -> EmbedConfig:
-    """Reads the flags of the main job alone, and leaves Beam's to who reads them again.
-
-    Raises:
-        ValueError: if a value is out of its range.
-    """
-    return _config(_own_parser().parse_known_args(argv)[0])
-
-
 def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, PipelineOptions]:
     """Reads the command line.
 
