@@ -13,7 +13,7 @@ test: .venv/.installed-dev
 
 # Thousands of bad inputs and a thousand faulty runs, in a quarter of an hour on two cores.
 torture: .venv/.installed-dev
-	$(BIN)/python tests/torture.py
+	$(BIN)/python tests/torture/torture.py
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m bench.throughput

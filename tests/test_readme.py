@@ -7,11 +7,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import write_scored
 
 from pipelines import check, cli
 from pipelines.engine import beam_options
 from pipelines.runs import options
+from scored_runs import write_scored
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 STATEMENTS = [

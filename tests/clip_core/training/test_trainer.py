@@ -1,0 +1,205 @@
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from clip_core.training.trainer import (
+    Pairs,
+    PretrainConfig,
+    PretrainError,
+    Trainer,
+    held_out_recall,
+    learning_rate_at,
+    parameter_groups,
+)
+from helpers import ROOT, random_clip
+
+CONFIG = PretrainConfig(
+    epochs=2, batch_size=8, learning_rate=1e-3, warmup_steps=2, checkpoint_every=3
+)
+
+
+@pytest.fixture
+def pairs(tokenizer):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (32, 3, 64, 64), dtype=np.uint8)
+    return Pairs(pixels, tokenizer.tokenize([f"a red circle number {n}" for n in range(32)]))
+
+
+def trained(tokenizer, pairs, path, config=CONFIG, variant="tiny-rn", stop_after=None):
+    trainer = Trainer(random_clip(variant, tokenizer), pairs, config, path)
+    reports = []
+
+    class Stop(Exception):
+        pass
+
+    def report(step):
+        reports.append(step)
+        if step.step == stop_after:
+            raise Stop
+
+    with contextlib.suppress(Stop):
+        trainer.run(report)
+    return trainer, reports
+
+
+@pytest.mark.parametrize("variant", ["tiny-rn", "tiny-vit"])
+def test_loss_falls_on_data_that_is_seen_again(tokenizer, pairs, tmp_path, variant):
+    config = replace(CONFIG, epochs=12)
+    _, reports = trained(tokenizer, pairs, tmp_path / "c.pt", config, variant)
+    assert len(reports) == 48
+    assert np.mean([r.loss for r in reports[-4:]]) < 0.7 * np.mean([r.loss for r in reports[:4]])
+
+
+def test_resumed_run_equals_an_unbroken_one(tokenizer, pairs, tmp_path):
+    config = replace(CONFIG, horizontal_flip=True)
+    whole, all_reports = trained(tokenizer, pairs, tmp_path / "a.pt", config)
+    trained(tokenizer, pairs, tmp_path / "b.pt", config, stop_after=5)
+    resumed, late = trained(tokenizer, pairs, tmp_path / "b.pt", config)
+    assert [report.step for report in late] == [4, 5, 6, 7, 8]
+    assert late[-1].loss == pytest.approx(all_reports[-1].loss, abs=1e-6)
+    for name, tensor in whole.clip.state_dict().items():
+        assert torch.allclose(tensor.float(), resumed.clip.state_dict()[name].float(), atol=1e-6)
+
+
+def test_finished_run_trains_no_further(tokenizer, pairs, tmp_path):
+    trained(tokenizer, pairs, tmp_path / "c.pt")
+    assert trained(tokenizer, pairs, tmp_path / "c.pt")[1] == []
+
+
+def test_checkpoint_of_another_run_is_refused(tokenizer, pairs, tmp_path):
+    trained(tokenizer, pairs, tmp_path / "c.pt")
+    with pytest.raises(
+        PretrainError, match="another learning_rate \\(0.001\\); use the same options"
+    ):
+        trained(tokenizer, pairs, tmp_path / "c.pt", replace(CONFIG, learning_rate=1.0))
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "foreign", "cut"])
+def test_damaged_checkpoint_is_refused_in_one_sentence(tokenizer, pairs, tmp_path, content):
+    path = tmp_path / "c.pt"
+    trained(tokenizer, pairs, path, stop_after=4)
+    path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
+    with pytest.raises(PretrainError, match="c.pt is damaged; remove it, or restore it"):
+        trained(tokenizer, pairs, path)
+
+
+def test_run_may_resume_with_less_memory_but_not_from_other_weights(tokenizer, pairs, tmp_path):
+    trained(tokenizer, pairs, tmp_path / "c.pt", stop_after=5)
+    frugal = replace(CONFIG, micro_batch_size=3, activation_checkpointing=True)
+    assert trained(tokenizer, pairs, tmp_path / "c.pt", frugal)[1][-1].step == 8
+    with pytest.raises(PretrainError, match="another start \\('random'\\)"):
+        trained(tokenizer, pairs, tmp_path / "c.pt", replace(CONFIG, start="ab12"))
+
+
+def test_bf16_trains_too(tokenizer, pairs, tmp_path):
+    _, reports = trained(tokenizer, pairs, tmp_path / "c.pt", replace(CONFIG, precision="bf16"))
+    assert all(np.isfinite(report.loss) for report in reports)
+
+
+def test_gains_biases_and_temperature_do_not_decay(tokenizer):
+    clip = random_clip("tiny-vit", tokenizer)
+    decayed, others = parameter_groups(clip, 0.2)
+    names = {id(parameter): name for name, parameter in clip.named_parameters()}
+    assert decayed["weight_decay"] == 0.2 and others["weight_decay"] == 0
+    plain = {names[id(parameter)] for parameter in others["params"]}
+    assert {"logit_scale", "ln_final.weight", "transformer.resblocks.0.attn.in_proj_bias"} <= plain
+    assert "transformer.resblocks.0.attn.in_proj_weight" not in plain
+
+
+def test_rate_warms_up_and_falls_to_zero():
+    config = PretrainConfig(learning_rate=1.0, warmup_steps=10)
+    assert learning_rate_at(0, 100, config) == pytest.approx(0.1)
+    assert learning_rate_at(9, 100, config) == learning_rate_at(10, 100, config) == 1.0
+    assert learning_rate_at(55, 100, config) == pytest.approx(0.5)
+    assert learning_rate_at(99, 100, config) < 1e-3
+
+
+def test_batches_are_a_permutation_of_the_data_each_epoch(tokenizer, pairs, tmp_path):
+    trainer = Trainer(random_clip("tiny-rn", tokenizer), pairs, CONFIG, tmp_path / "c.pt")
+    for epoch in (0, 1):
+        steps = range(4 * epoch, 4 * epoch + 4)
+        rows = torch.cat([trainer._batch(step)[1] for step in steps])
+        assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, pairs.tokens.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
+        ({"precision": "fp16"}, "`precision` must be fp32 or bf16, got 'fp16'"),
+        ({"micro_batch_size": 0}, "`micro_batch_size` must be at least 1, got 0"),
+    ],
+)
+def test_impossible_config_is_refused(changes, message):
+    with pytest.raises(PretrainError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_too_little_data_is_refused(tokenizer, pairs, tmp_path):
+    with pytest.raises(PretrainError, match="at least one batch of 64 rows, got 32 rows"):
+        trained(tokenizer, pairs, tmp_path / "c.pt", replace(CONFIG, batch_size=64))
+
+
+def test_held_out_recall_names_both_directions(tokenizer, pairs):
+    scores = held_out_recall(random_clip("tiny-rn", tokenizer), pairs)
+    assert set(scores) == {
+        f"{a}_recall@{k}" for a in ("image_to_text", "text_to_image") for k in (1, 5)
+    }
+    assert all(0 <= value <= 1 for value in scores.values())
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch, torch.distributed as dist
+torch.set_num_threads(1)
+sys.path.insert(0, "tests/support")
+from helpers import random_clip
+from clip_core.training.bpe import learn_merges
+from clip_core.training.trainer import Pairs, PretrainConfig, Trainer
+from clip_core.tokenizer import Tokenizer
+if "--alone" not in sys.argv:
+    dist.init_process_group("gloo")
+tokenizer = Tokenizer(learn_merges(["a red circle"], 600), 32)
+pixels = np.random.default_rng(0).integers(0, 256, (32, 3, 64, 64), dtype=np.uint8)
+pairs = Pairs(pixels, tokenizer.tokenize([f"a red circle {n}" for n in range(32)]))
+config = PretrainConfig(epochs=1, batch_size=8, warmup_steps=2, learning_rate=1e-4)
+trainer = Trainer(random_clip(sys.argv[2], tokenizer), pairs, config, Path(sys.argv[1]))
+losses = []
+trainer.run(lambda report: losses.append(report.loss))
+if trainer.rank == 0:
+    print("losses", *losses)
+"""
+
+
+def losses_of(arguments, tmp_path):
+    root = ROOT
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
+    return [float(value) for value in line.split()[1:]]
+
+
+@pytest.mark.parametrize("variant", ["tiny-rn", "tiny-vit"])
+def test_two_processes_and_one_give_equal_losses(tmp_path, variant):
+    script = tmp_path / "run.py"
+    script.write_text(TWO_PROCESSES)
+    alone = losses_of([str(script), str(tmp_path / "a.pt"), variant, "--alone"], tmp_path)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    both = losses_of([*launcher, str(script), str(tmp_path / "b.pt"), variant], tmp_path)
+    assert len(alone) == 4
+    assert both == pytest.approx(alone, abs=1e-4)

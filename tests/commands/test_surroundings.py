@@ -1,0 +1,109 @@
+"""All commands, whatever surrounds their process: the same status and the same tables."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow.dataset as ds
+import pytest
+
+from helpers import ROOT, encode_image, make_image
+
+COMMANDS = """
+import sys
+from pipelines import cli
+from pipelines.command_line import exits
+root, out = sys.argv[1:]
+run = ["--input", out + "/run"]
+job = ["--manifest", root + "/m.jsonl", "--output", out + "/run", "--model", root + "/model"]
+plot = ["--truth_column", "kind", "--confusion_plot", out + "/plot.png"]
+labels = ["--labels", "red,猫", *plot]
+LINES = [
+    ["check", *job],
+    ["embed", *job, "--keep_columns", "kind"],
+    ["filter", *run, "--output", out + "/kept", "--top_fraction", "0.5"],
+    ["classify", *run, "--output", out + "/labels", "--trust_run", *labels],
+    ["search", *run, "--text", "a cat", "--trust_run", "--html", out + "/found.html"],
+    ["report", *run, "--output", out + "/page.html"],
+    ["export", *run, "--output", out + "/export", "--format", "tables"],
+    ["convert", "--model", root + "/model", "--output", out + "/model"],
+    ["sample", "--output", out + "/sample", "--rows", "3"],
+]
+exits.run(lambda: max(cli.main(line) for line in LINES))
+"""
+TABLES = ("run/embeddings", "kept/kept", "labels/labels", "export/scores", "sample")
+# Several at once, as none has to do with the others.
+SURROUNDINGS = {
+    "closed stdout, private files, a notebook's backend": {
+        "closed": ">&-",
+        "umask": 0o077,
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    },
+    "closed stderr, Latin-1, TeX in plots": {
+        "closed": "2>&-",
+        "PYTHONIOENCODING": "latin-1",
+        "rc": "text.usetex: True\n",
+    },
+    "closed stdout and stderr, no home, a read-only directory": {
+        "closed": ">&- 2>&-",
+        "HOME": None,
+        "cwd": "/proc",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, model_dir):
+    """Three pictures with captions that not every console can show, and a model."""
+    root = tmp_path_factory.mktemp("surroundings")
+    (root / "model").symlink_to(model_dir)
+    lines = []
+    for number, text in enumerate(("a red cat", "eine Kätze …", "一只猫")):
+        (root / f"{number}.png").write_bytes(encode_image(make_image(seed=number)))
+        lines.append({"url": f"{number}.png", "text": text, "kind": ("red", "猫")[number % 2]})
+    (root / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def run_all(root, out, *, closed="", umask=0o022, cwd=None, rc="", **variables):
+    """Runs every command in one process; returns its exit status."""
+    out.mkdir()
+    (out / "matplotlibrc").write_text(rc)
+    settings = {"PYTHONPATH": str(ROOT), "MATPLOTLIBRC": str(out / "matplotlibrc"), **variables}
+    both = os.environ | settings
+    environment = {name: value for name, value in both.items() if value is not None}
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", COMMANDS]
+    done = subprocess.run(
+        [*command, str(root), str(out)],
+        cwd=cwd or out,
+        env=environment,
+        umask=umask,
+        capture_output=True,
+        timeout=300,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
+    return done.returncode
+
+
+def tables(out):
+    return [ds.dataset(out / name, ignore_prefixes=["_", "."]).to_table() for name in TABLES]
+
+
+@pytest.fixture(scope="module")
+def usual(root):
+    assert run_all(root, root / "目录-usual") == 0
+    return tables(root / "目录-usual")
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_surroundings_change_neither_status_nor_tables(root, usual, name):
+    out = root / f"目录-{name}"
+    assert run_all(root, out, **SURROUNDINGS[name]) == 0
+    for found, expected in zip(tables(out), usual, strict=True):
+        assert found.equals(expected)
+    assert (out / "run" / "_SUCCESS").exists() and "<svg" in (out / "page.html").read_text()
+    assert (out / "plot.png").read_bytes() == (root / "目录-usual" / "plot.png").read_bytes()
+    umask = SURROUNDINGS[name].get("umask", 0o022)
+    written = [path for path in out.rglob("*") if path.is_file() and path.name != "matplotlibrc"]
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o666 & ~umask}

@@ -1,0 +1,322 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from clip_core.inference import encoding
+from clip_core.inference.encoding import (
+    CPU_IMAGES,
+    buckets,
+    encode_pairs,
+    encode_pixels,
+    encode_tokens,
+)
+from clip_core.inference.ragged import CPU_TOKENS, MULTIPLE
+from clip_core.preprocess import Preprocess
+from helpers import make_image, make_row, random_clip
+from pipelines.encoding import handler as encode
+from pipelines.encoding import models
+from pipelines.encoding.encoded_batch import RowsOfBatch
+from pipelines.encoding.handler import (
+    ClipHandler,
+    EncoderFailedError,
+    ModelChangedError,
+    batch_limit,
+)
+from pipelines.encoding.models import ModelSpec, load_models
+from pipelines.encoding.score import similarity
+from pipelines.engine.chunks import make_chunk
+from pipelines.records import Vectors
+from pipelines.runs import options
+from pipelines.runs.job import load_run_models
+from schemas.rejects import Reason
+
+
+@pytest.fixture
+def handler(model_dir):
+    spec = ModelSpec(str(model_dir))
+    (model,) = load_models((spec,)).models
+    return ClipHandler([spec], [model.fingerprint["checkpoint_sha256"]], batch_size=8)
+
+
+def chunks(count, tokenizer, rows=5, shared=False):
+    """Chunks as Prepare hands them on; with `shared`, two captions have one picture."""
+    made = []
+    for first in range(0, count, rows):
+        numbers = range(first, min(first + rows, count))
+        chunk = make_chunk([make_row(n, text="a red circle " * (n % 5 + 1)) for n in numbers])
+        chunk.index = np.arange(len(numbers)) // (2 if shared else 1)
+        images = numbers[: chunk.index.max() + 1]
+        pixels = [Preprocess(64).to_pixels(make_image(seed=n)) for n in images]
+        chunk.pixels = (np.stack(pixels),)
+        tokens, truncated = tokenizer.tokenize_rows(chunk.rows["text"].to_pylist())
+        chunk.images, chunk.tokens, chunk.truncated = (), (tokens,), (truncated,)
+        made.append(chunk)
+    return made
+
+
+def encoded(handler, batch):
+    """Encodes; returns image and text vectors of all rows that have not failed."""
+    found = handler.run_inference(batch, handler.load_model())
+    assert all(not chunk.pixels and not chunk.tokens for chunk in found)
+    parts = [chunk.vectors[0] for chunk in found]
+    return np.concatenate([p.image for p in parts]), np.concatenate([p.text for p in parts])
+
+
+def uids(batch):
+    return [uid for chunk in batch for uid in chunk.rows["uid"].to_pylist()]
+
+
+def rejects(batch):
+    return [row for chunk in batch for row in chunk.rejects.to_pylist()]
+
+
+def close(one, other):
+    return all(np.abs(a - b).max() < 1e-5 for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("padding", [1.0, 1.3])
+@pytest.mark.parametrize("count", [1, 53, 130])
+@torch.inference_mode()
+def test_texts_side_by_side_equal_texts_encoded_one_by_one(tokenizer, monkeypatch, count, padding):
+    monkeypatch.setattr(encoding, "CPU_PADDING", padding)
+    clip = random_clip("tiny-vit", tokenizer)
+    texts = ["circle " * (n % 12) + "star" * (n // 12) for n in range(count)]
+    tokens = tokenizer.tokenize(texts, truncate=True)
+    alone = [clip.encode_text(torch.from_numpy(row[None]), normalize=True) for row in tokens]
+    assert np.abs(encode_tokens(clip, tokens) - torch.cat(alone).numpy()).max() < 1e-5
+
+
+def test_products_of_texts_have_few_shapes(tokenizer):
+    clip, rng = random_clip("tiny-vit", tokenizer), np.random.default_rng(0)
+    shapes = set()
+    inner = clip.transformer.blocks[0].mlp.c_fc
+    inner.register_forward_hook(lambda module, given, made: shapes.add(given[0].shape[0]))
+    for _ in range(30):
+        letters = rng.choice(list("abcdefgh"), (rng.integers(60, 90), 40))
+        texts = [" ".join(row[: rng.integers(1, 40)]) for row in letters]
+        encode_tokens(clip, tokenizer.tokenize(texts, truncate=True))
+    assert CPU_TOKENS in shapes and shapes <= set(range(0, CPU_TOKENS + 1, MULTIPLE))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("padding, most", [(1.0, 60), (1.1, 20)])
+def test_buckets_hold_every_caption_once_with_little_padding(seed, padding, most):
+    rng = np.random.default_rng(seed)
+    # Of web captions half are short and one in thirty fills the context.
+    lengths = np.clip(rng.lognormal(2.7, 0.5, 200).astype(int), 3, 77)
+    found = list(buckets(lengths, padding))
+    assert sorted(np.concatenate(found)) == list(range(200))
+    padded = sum(len(bucket) * lengths[bucket].max() for bucket in found)
+    assert padded <= padding * lengths.sum()
+    assert len(found) < most
+
+
+def test_captions_of_one_length_are_one_bucket():
+    assert [bucket.tolist() for bucket in buckets(np.full(3, 9), 1.0)] == [[0, 1, 2]]
+    assert list(buckets(np.zeros(0, int), 1.0)) == []
+
+
+def test_images_encoded_in_pieces_equal_images_encoded_alone(tokenizer):
+    clip = random_clip("tiny-rn", tokenizer)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2 * CPU_IMAGES + 3, 3, 64, 64), dtype=np.uint8)
+    alone = np.concatenate([encode_pixels(clip, image[None]) for image in pixels])
+    assert np.abs(encode_pixels(clip, pixels) - alone).max() < 1e-5
+
+
+def test_equal_captions_are_encoded_once(tokenizer, monkeypatch):
+    clip = random_clip("tiny-rn", tokenizer)
+    seen = []
+    clip.ln_final.register_forward_hook(lambda module, given, made: seen.append(len(made)))
+    found = encode_tokens(clip, tokenizer.tokenize(["a star", "a circle", "a star", "a star"]))
+    assert seen == [2]
+    assert (found[0] == found[2]).all() and (found[0] != found[1]).any()
+
+
+def test_no_rows_encode_to_no_rows(tokenizer):
+    clip = random_clip("tiny-rn", tokenizer)
+    assert encode_tokens(clip, np.zeros((0, 32), np.int64)).shape == (0, 128)
+
+
+def test_pairs_are_encoded_as_their_parts(tokenizer):
+    clip = random_clip("tiny-vit", tokenizer)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), dtype=np.uint8)
+    tokens = tokenizer.tokenize(["a star", "a red circle", "a star"])
+    images, texts = encode_pairs(clip, [pixels[:1], pixels[1:]], tokens)
+    assert (images == encode_pixels(clip, pixels)).all()
+    assert (texts == encode_tokens(clip, tokens)).all()
+
+
+def test_encoded_pixels_are_normalised_float32(tokenizer):
+    clip = random_clip("tiny-rn", tokenizer)
+    found = encode_pixels(clip, np.zeros((2, 3, 64, 64), np.uint8))
+    assert found.dtype == np.float32
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_chunks_get_the_vectors_of_their_rows_in_order(handler, tokenizer):
+    batch = chunks(7, tokenizer)
+    images, texts = encoded(handler, batch)
+    assert [len(chunk.vectors[0].image) for chunk in batch] == [5, 2]
+    assert uids(batch) == [f"row-{n}" for n in range(7)]
+    alone = [encoded(handler, chunks(n + 1, tokenizer, rows=n + 1)) for n in (0, 6)]
+    assert close((images[0], texts[0]), [found[0] for found in alone[0]])
+    assert close((images[6], texts[6]), [found[6] for found in alone[1]])
+
+
+def test_captions_of_one_picture_have_its_vector(handler, tokenizer, monkeypatch):
+    seen = []
+
+    def counting(clip, blocks, tokens):
+        seen.append(sum(map(len, blocks)))
+        return encode_pairs(clip, blocks, tokens)
+
+    monkeypatch.setattr(encode, "encode_pairs", counting)
+    images, texts = encoded(handler, chunks(4, tokenizer, shared=True))
+    assert seen == [2]
+    assert (images[0] == images[1]).all() and (images[1] != images[2]).any()
+    assert (texts[0] != texts[1]).any()
+
+
+def test_embeddings_do_not_depend_on_the_batch(handler, tokenizer):
+    together = encoded(handler, chunks(19, tokenizer, rows=19))  # cut into batches of eight
+    assert close(encoded(handler, chunks(19, tokenizer, rows=4)), together)
+
+
+def test_chunks_without_rows_pass(handler, tokenizer):
+    batch = [make_chunk([]), *chunks(2, tokenizer), make_chunk([])]
+    assert len(encoded(handler, batch)[0]) == 2
+    assert encoded(handler, [make_chunk([])])[0].shape == (0, 128)
+
+
+def test_row_whose_vector_is_not_finite_is_rejected_alone(handler, tokenizer, monkeypatch):
+    def poisoned(clip, pixels, tokens):
+        images, texts = encode_pairs(clip, pixels, tokens)
+        images[6] = np.nan
+        return images, texts
+
+    monkeypatch.setattr(encode, "encode_pairs", poisoned)
+    batch = chunks(8, tokenizer)
+    assert len(encoded(handler, batch)[0]) == 7
+    assert [(row["uid"], row["stage"], row["reason"]) for row in rejects(batch)] == [
+        ("row-6", "encode", "non_finite")
+    ]
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """Makes the encoder raise `error` for batches that a test picks by their pixels."""
+    batch_limit.cache_clear()
+
+    def install(error, when):
+        def work(clip, pixels, tokens):
+            if when(pixels):
+                raise error
+            return encode_pairs(clip, pixels, tokens)
+
+        monkeypatch.setattr(encode, "encode_pairs", work)
+
+    yield install
+    batch_limit.cache_clear()
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+    MemoryError("Unable to allocate 1.00 GiB for an array"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:20])
+def test_batch_that_does_not_fit_gives_the_same_vectors(handler, tokenizer, fails, error):
+    expected = encoded(handler, chunks(8, tokenizer))
+    fails(error, when=lambda blocks: sum(map(len, blocks)) > 3)
+    assert close(encoded(handler, chunks(8, tokenizer)), expected)
+    assert batch_limit(handler._specs).rows == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(NO_MEMORY[0], Reason.OUT_OF_MEMORY), (ValueError("at 0x7f00aa"), Reason.ENCODE_FAILED)],
+)
+def test_row_that_breaks_its_batch_is_rejected_alone(handler, tokenizer, fails, error, reason):
+    batch = chunks(8, tokenizer)
+    images, texts = encoded(handler, chunks(8, tokenizer))
+    poison = batch[1].pixels[0][0].copy()
+    fails(error, when=lambda blocks: any((one == poison).all() for b in blocks for one in b))
+    found = encoded(handler, batch)
+    (row,) = rejects(batch)
+    assert (row["uid"], row["stage"], row["reason"]) == ("row-5", "encode", reason.value)
+    assert "0x" not in row["detail"]
+    assert uids(batch) == [f"row-{n}" for n in range(8) if n != 5]
+    assert close(found, (np.delete(images, 5, 0), np.delete(texts, 5, 0)))
+
+
+@pytest.mark.parametrize("error", [NO_MEMORY[0], RuntimeError("CUDA error: device lost")])
+def test_machine_that_encodes_nothing_fails_and_rejects_no_row(handler, tokenizer, fails, error):
+    fails(error, when=lambda pixels: True)
+    batch = chunks(8, tokenizer)
+    with pytest.raises(EncoderFailedError, match="cannot encode even a blank picture"):
+        handler.run_inference(batch, handler.load_model())
+    assert not rejects(batch)
+
+
+def test_worker_that_finds_another_checkpoint_fails(model_dir):
+    handler = ClipHandler([ModelSpec(str(model_dir))], ["0" * 64], batch_size=8)
+    with pytest.raises(ModelChangedError, match="expected the checkpoint with SHA-256 0000"):
+        handler.load_model()
+
+
+def test_launcher_needs_no_gpu_of_its_own(model_dir):
+    flags = ["--manifest", "m", "--output", "o", "--model", str(model_dir)]
+    config, _ = options.parse([*flags, "--device", "cuda", "--precision", "bf16", "--compile"])
+    models = load_run_models(config, here=False)
+    assert [(spec.device, spec.compiled) for spec in models.specs] == [("cuda", True)]
+    assert models.loaded[0].fingerprint["precision"] == "bf16"
+    assert models.loaded[0].clip.logit_scale.device.type == "cpu"
+
+
+def test_compiling_for_a_processor_is_refused(model_dir):
+    flags = ["--manifest", "m", "--output", "o", "--model", str(model_dir), "--device", "cpu"]
+    config, _ = options.parse([*flags, "--compile"])
+    with pytest.raises(ValueError, match="`--compile` is for a GPU, and this run is on a CPU"):
+        load_run_models(config, here=True)
+
+
+def test_model_is_loaded_once_per_process(model_dir):
+    specs = (ModelSpec(str(model_dir)),)
+    assert load_models(specs) is load_models(specs)
+
+
+def test_batches_come_formed_and_are_counted_without_pickling(handler, tokenizer):
+    assert handler.should_skip_batching()
+    (chunk,) = chunks(2, tokenizer)
+    assert handler.get_num_bytes([chunk]) == chunk.nbytes > 2 * (3 * 64 * 64 + 32 * 8)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a GPU")
+def test_auto_means_the_cpu_and_fp32_without_a_gpu():
+    assert models.resolve_device("auto") == "cpu"
+    assert models.resolve_precision("auto", "cpu") == "fp32"
+    assert models.resolve_precision("bf16", "cpu") == "bf16"
+
+
+def test_score_is_the_cosine_and_never_above_one():
+    vector = np.array([[0.6, 0.8000001]] * 2, np.float32)
+    texts = np.array([[0.6, 0.8000001], [1.0, 0.0]], np.float32)
+    found = similarity(Vectors(vector, texts, np.zeros(2, bool)))
+    assert found.dtype == np.float32 and found.tolist() == [1.0, pytest.approx(0.6)]
+
+
+def test_literal_special_tokens_of_captions_are_counted(handler, tokenizer, monkeypatch):
+    (batch,) = chunks(3, tokenizer)
+    (model,) = handler.load_model().models
+    assert encode.special_tokens(RowsOfBatch.of([batch]), model) == 0
+    batch.tokens[0][1], _ = tokenizer.tokenize_row("a <|endoftext|> <|startoftext|> circle")
+    counted = []
+    monkeypatch.setattr(handler, "_special_tokens", SimpleNamespace(inc=counted.append))
+    handler.run_inference([batch], handler.load_model())
+    assert counted == [2]

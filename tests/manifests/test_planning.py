@@ -1,0 +1,193 @@
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers import plan
+from pipelines.manifests.files import format_of, left_out_line
+from pipelines.manifests.planning import merged_units, unit_id
+from pipelines.manifests.read import read_unit
+from pipelines.records import Selection, Unit
+from schemas.manifest import Columns, ManifestError
+
+LINE = json.dumps({"url": "a.jpg", "text": "x"}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.parquet", "parquet"),
+        ("A.JSONL", "jsonl"),
+        ("a.ndjson.gz", "jsonl"),
+        ("a.csv.zst", "csv"),
+        ("a.tsv.bz2", "tsv"),
+        ("a.tar", "webdataset"),
+        ("a.tgz", "webdataset"),
+        ("a.json", None),
+        ("a.txt", None),
+    ],
+)
+def test_format_shows_in_the_name(name, kind):
+    assert format_of(name) == kind
+
+
+def test_unit_ids_are_readable_and_tell_files_apart():
+    first, other = unit_id("gs://a/part 1.jsonl.gz", 3), unit_id("gs://b/part 1.jsonl.gz", 3)
+    assert first.startswith("part-1-") and first.endswith("-00003")
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_train", ".hidden", "-rf", "--_.x", "训练", "n" * 240, "é" * 120, "...", "a b\n", "con:|?*",
+        "\udce9t\udce9", "_", "\u202e", "🙂" * 60,
+    ],
+)  # fmt: skip
+def test_unit_ids_are_names_that_every_reader_and_disk_takes(name):
+    found = unit_id(f"gs://bucket/{name}.jsonl", 0)
+    assert re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,90}", found)
+    assert found != unit_id(f"gs://bucket/{name}x.jsonl", 0)
+
+
+def test_file_of_a_name_that_is_not_utf8_is_planned_and_read(tmp_path):
+    try:
+        (tmp_path / "caf\udce9.jsonl").write_text(LINE)
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    (tmp_path / "m.jsonl").write_text(LINE * 2)
+    (tmp_path / "\udce8.csv").write_text("url,text\na.jpg,\n")
+    found = [record for unit in plan(tmp_path).units for record in read_unit(unit)]
+    rows = [getattr(record, "row", record) for record in found]
+    names = ["caf\\xe9.jsonl", "m.jsonl", "m.jsonl", "\\xe8.csv"]
+    assert sorted(row.source for row in rows) == sorted(f"{tmp_path}/{name}" for name in names)
+    for row in rows:
+        f"{row.uid}{row.source}".encode()
+
+
+def test_units_do_not_depend_on_how_the_manifest_is_named(tmp_path, monkeypatch):
+    (tmp_path / "m.jsonl").write_text(LINE * 5)
+    monkeypatch.chdir(tmp_path)
+    named = [
+        plan(name, rows_per_unit=2).units
+        for name in ("m.jsonl", "*.jsonl", ".", f"file://{tmp_path}")
+    ]
+    assert all(units == named[0] for units in named)
+    assert [unit.rows for unit in named[0]] == [2, 2, 1]
+
+
+def test_file_named_twice_is_read_once(tmp_path):
+    (tmp_path / "m.jsonl").write_text(LINE)
+    from pipelines.manifests.planning import ManifestRequest, plan_units
+
+    found = plan_units(ManifestRequest(patterns=(str(tmp_path), str(tmp_path / "m.jsonl"))))
+    assert len(found.units) == 1
+
+
+def test_other_files_of_a_directory_are_left_alone(tmp_path):
+    (tmp_path / "m.jsonl").write_text(LINE)
+    (tmp_path / "readme.txt").write_text("hello")
+    (tmp_path / "_truth.jsonl").write_text("{}")
+    assert len(plan(tmp_path).units) == 1
+
+
+def test_relative_images_start_at_the_manifest_or_image_root(tmp_path):
+    (tmp_path / "m.jsonl").write_text(LINE)
+    assert plan(tmp_path).units[0].image_root == str(tmp_path)
+    assert plan(tmp_path, image_root="gs://images/").units[0].image_root == "gs://images"
+
+
+@pytest.mark.parametrize("pattern", ["none.jsonl", "*.parquet", "empty"])
+def test_nothing_matched_is_refused(tmp_path, pattern):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ManifestError, match="no manifest files matched"):
+        plan(tmp_path / pattern)
+
+
+def test_unknown_format_asks_for_the_flag(tmp_path):
+    (tmp_path / "m.txt").write_text(LINE)
+    with pytest.raises(ManifestError, match="does not show in its name; pass `--manifest_format`"):
+        plan(tmp_path / "m.txt")
+    assert plan(tmp_path / "m.txt", format="jsonl").rows == 1
+
+
+def test_column_error_names_the_file(tmp_path):
+    (tmp_path / "m.csv").write_text("picture,title\na.jpg,x\n")
+    with pytest.raises(ManifestError, match="m.csv: no image column found.*columns picture, title"):
+        plan(tmp_path / "m.csv")
+    assert plan(tmp_path / "m.csv", image_column="picture", text_column="title").rows == 1
+
+
+def test_kept_columns_need_one_type(tmp_path):
+    for name, value in (("a", 1), ("b", "x")):
+        table = pa.table({"url": ["u"], "text": ["t"], "license": [value]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(ManifestError, match="column 'license' is int64 in one .* and string"):
+        plan(tmp_path, keep_columns=("license",))
+
+
+def test_kept_columns_are_told_apart_by_more_than_case(tmp_path):
+    names = ["url", "text", "tag", "tag"]
+    pq.write_table(pa.table([["u"], ["t"], [1], [2]], names=names), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="`--keep_columns` names 'tag', which two columns are"):
+        plan(tmp_path / "m.parquet", keep_columns=("tag",))
+    assert plan(tmp_path / "m.parquet").rows == 1
+
+
+def test_what_only_saves_memory_is_no_part_of_a_kept_type(tmp_path):
+    tags = pa.array(["en", "de"]).dictionary_encode()
+    columns = {
+        "url": pa.array(["u", "v"], pa.string_view()),
+        "text": ["t", "t"],
+        "tag": tags,
+        "tags": pa.ListArray.from_arrays([0, 1, 2], tags),
+        "both": pa.StructArray.from_arrays([tags, tags], names=["a", "b"]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    kept = plan(tmp_path / "m.parquet", keep_columns=("tag", "tags", "both")).kept
+    pair = pa.struct([("a", pa.string()), ("b", pa.string())])
+    assert kept.types == [pa.string(), pa.list_(pa.string()), pair]
+
+
+def test_tables_of_the_output_are_no_manifests(tmp_path):
+    for name in ("m.jsonl", "out/embeddings/a.jsonl", "out/rejects/a.jsonl", "out/other.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(LINE)
+    assert plan(tmp_path).rows == 4
+    found = plan(tmp_path, output=str(tmp_path / "out"))
+    assert sorted(unit.uri.rpartition("/")[2] for unit in found.units) == ["m.jsonl", "other.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [(("e",), ("r",), ("e", "r")), (None, ("e",), None), (("e",), None, None), (None, None, None)],
+)
+def test_units_of_tables_of_one_run_become_one(one, other, expected):
+    def unit(only, rows=9):
+        selection = only and Selection(only, count=2)
+        return Unit("a", "m", "jsonl", Columns(), "/", 0, rows, only=selection)
+
+    (found,) = merged_units([unit(one), unit(other)])
+    assert found.only == (expected and Selection(expected))
+    assert merged_units([unit(one)]) == [unit(one)]
+    with pytest.raises(ManifestError, match="two manifests have a unit 'a' of m, cut or read in"):
+        merged_units([unit(one), unit(other, rows=5)])
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    for name in ("a.jsonl", "b.json", "part-00000", "0.png", "_hidden", "deep/c.txt"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(LINE)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "d.jsonl").write_text(LINE)
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "more")
+    found = plan(tmp_path / "data")
+    assert found.rows == 1
+    assert sorted(uri.rpartition("/")[2] for uri in found.left_out) == [
+        "b.json", "c.txt", "linked", "part-00000",
+    ]  # fmt: skip
+    assert left_out_line(found.left_out).startswith("4 files that are no manifests, by name: ")
+    assert left_out_line(found.left_out).endswith(" and 1 more")
+    assert plan(tmp_path / "more").left_out == ()

@@ -1,0 +1,348 @@
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers import make_row
+from pipelines.encoding.image_work import KNOWN_FIELDS
+from pipelines.engine import failures
+from pipelines.engine.chunks import make_chunk
+from pipelines.manifests.planning import Columns
+from pipelines.output import write_units
+from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY
+from pipelines.output.unit_writer import ConservationError, OutputLayout
+from pipelines.output.write_units import WrittenBy, _Write
+from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
+from pipelines.runs.lock import LockLostError, RunLock
+from pipelines.runs.record import Totals, total
+from pipelines.runs.resume import ResumeError, check_resumable, finished_units
+from schemas.embeddings import embeddings_schema
+from schemas.rejects import Reason, rejects_schema
+
+UNIT = Unit("unit-0", "/data/m.jsonl", "jsonl", Columns(), "/data", 0, None, 0, manifest_bytes=99)
+FINGERPRINT = {"checkpoint_sha256": "abc", "precision": "fp32"}
+
+
+def reject(number, reason=Reason.NOT_FOUND):
+    return Reject(make_row(number), "fetch", reason, "gone")
+
+
+def chunk(records, number=0, end=None, unit=UNIT, kept=()):
+    """A chunk as Score hands it on; a plain number stands for a row that was embedded."""
+    records = [make_row(r) if isinstance(r, int) else r for r in records]
+    made = make_chunk(records, kept, unit=unit, number=number, end=end and End(*end))
+    rows = [record for record in records if isinstance(record, Row)]
+    known = [[80] * len(rows), [70] * len(rows), ["00"] * len(rows)]
+    arrays = [pa.array(v, f.type) for v, f in zip(known, KNOWN_FIELDS, strict=True)]
+    made.known = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(KNOWN_FIELDS))
+    vectors = np.eye(4, dtype=np.float32)[[row.source_row % 4 for row in rows]].reshape(-1, 4)
+    made.images, made.vectors = (), (Vectors(vectors, vectors, np.zeros(len(rows), bool)),)
+    made.similarities = (np.full(len(rows), 0.5, np.float32),)
+    return made
+
+
+def written(layout, *chunks):
+    """Writes one bundle; returns the results, and leaves nothing open."""
+    writer = _Write(layout)
+    writer.setup()
+    writer.start_bundle()
+    try:
+        results = [result for c in chunks for result in writer.process(c)]
+        results += [windowed.value for windowed in writer.finish_bundle()]
+    finally:
+        writer.teardown()
+    return results
+
+
+def whole(layout, *records, unit=UNIT, kept=()):
+    """Writes a unit of one chunk."""
+    (result,) = written(layout, chunk(records, 0, (1, len(records)), unit, kept))
+    return result
+
+
+def table(root, name=EMBEDDINGS, unit="unit-0"):
+    return pq.read_table(root / name / f"{unit}.parquet")
+
+
+def rows(root, name=EMBEDDINGS, unit="unit-0"):
+    return table(root, name, unit)["source_row"].to_pylist()
+
+
+def files(root):
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return OutputLayout(str(tmp_path), embeddings_schema(4), rejects_schema(), FINGERPRINT)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1)])
+def test_unit_is_written_in_manifest_order_whatever_the_order_of_its_chunks(
+    layout, tmp_path, order
+):
+    chunks = [
+        chunk([0, reject(1), 2]),
+        chunk([3, reject(4)], 1),
+        chunk([reject(5, Reason.TOO_LARGE)], 2, (3, 6)),
+    ]
+    (result,) = written(layout, *(chunks[number] for number in order))
+    assert rows(tmp_path) == [0, 2, 3] and rows(tmp_path, REJECTS) == [1, 4, 5]
+    found = table(tmp_path)
+    assert found["image_embedding"][0].as_py() == [1, 0, 0, 0]
+    assert found.schema.field("image_embedding").type == pa.list_(pa.float32(), 4)
+    assert found.schema.names == layout.embeddings.names
+    assert (result.rows_read, result.embedded) == (6, 3)
+    assert result.rejects == {"not_found": 2, "too_large": 1}
+
+
+def test_file_holds_fingerprint_counts_and_checksums_and_no_vector_dictionary(layout, tmp_path):
+    whole(layout, 0, reject(1))
+    path = tmp_path / "embeddings" / "unit-0.parquet"
+    metadata = pq.read_metadata(path)
+    assert json.loads(metadata.metadata[FINGERPRINT_KEY]) == FINGERPRINT
+    assert json.loads(metadata.metadata[VERSIONS_KEY])["pyarrow"] == pa.__version__
+    group = metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    vector = next(c for name, c in columns.items() if name.startswith("image_embedding"))
+    assert not any("DICTIONARY" in encoding for encoding in vector.encodings)
+    assert vector.compression == "ZSTD" and not vector.is_stats_set
+    assert columns["similarity"].is_stats_set
+    pq.read_table(path, page_checksum_verification=True)
+
+
+FAULTS = {
+    "a chunk is missing": (
+        [chunk([0]), chunk([2], 2, (3, 3))],
+        "chunks of unit unit-0 did not come",
+    ),
+    "the end is missing": ([chunk([0])], "chunks of unit unit-0 did not come"),
+    "a chunk came twice": ([chunk([0]), chunk([0])], "chunk 0 came twice"),
+    "a waiting chunk came twice": ([chunk([1], 1), chunk([1], 1)], "chunk 1 came twice"),
+    "a chunk behind the end": ([chunk([0], 1, (2, 2)), chunk([1], 2)], "chunk 2 came twice or"),
+    "two ends": ([chunk([0], 1, (2, 2)), chunk([1], 0, (2, 2))], "chunk 0 came twice or behind"),
+    "a chunk after a whole unit": ([chunk([0], 0, (1, 1)), chunk([1], 1)], "came after the end"),
+    "a row too few": ([chunk([0], 0, (1, 2))], "2 rows read, but 1 embedded or rejected"),
+    "a row too many": ([chunk([0, reject(1)], 0, (1, 1))], "1 rows read, but 2 embedded or"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_unit_that_does_not_add_up_fails_and_nothing_of_it_is_visible(layout, tmp_path, name):
+    chunks, message = FAULTS[name]
+    with pytest.raises(ConservationError, match=message):
+        written(layout, *chunks)
+    left = files(tmp_path)
+    assert left == (["embeddings/unit-0.parquet"] if name == "a chunk after a whole unit" else [])
+
+
+def test_unit_with_other_rows_than_were_planned_fails(layout, tmp_path):
+    with pytest.raises(ConservationError, match="expected 3 rows, but 2 were found"):
+        whole(layout, 0, 1, unit=replace(UNIT, rows=3))
+    assert files(tmp_path) == []
+
+
+def test_unit_of_rejects_only_and_of_no_rows_still_have_an_embeddings_file(layout, tmp_path):
+    whole(layout, reject(0))
+    assert table(tmp_path).num_rows == 0 and table(tmp_path).schema.names == layout.embeddings.names
+    whole(layout, unit=replace(UNIT, unit_id="empty"))
+    assert rows(tmp_path, unit="empty") == []
+
+
+def test_rejects_of_an_earlier_attempt_are_removed(layout, tmp_path):
+    whole(layout, reject(0))
+    whole(layout, 0)
+    assert not (tmp_path / "rejects" / "unit-0.parquet").exists()
+
+
+def test_half_precision_and_kept_columns(tmp_path):
+    kept = [pa.field("n", pa.int64()), pa.field("mixed", pa.string())]
+    layout = OutputLayout(
+        str(tmp_path), embeddings_schema(4, "float16", kept=kept), rejects_schema(kept), {}
+    )
+    records = [make_row(0, kept={"n": 7, "mixed": 3}), make_row(1, kept={"mixed": "x"})]
+    whole(layout, *records, reject(2), kept=kept)
+    found = table(tmp_path)
+    assert found["n"].to_pylist() == [7, None]
+    assert found["mixed"].to_pylist() == ["3", "x"]
+    assert found.schema.field("text_embedding").type.value_type == pa.float16()
+    assert table(tmp_path, REJECTS)["n"].to_pylist() == [None]
+
+
+def test_what_waits_for_a_row_group_is_bounded_over_all_units(layout, tmp_path, monkeypatch):
+    monkeypatch.setattr(write_units, "ROW_GROUP_BYTES", 20_000)
+    units = [replace(UNIT, unit_id=f"unit-{n}") for n in range(3)]
+    chunks = [
+        chunk(range(10 * n, 10 * n + 10), n, (30, 300) if n == 29 else None, unit)
+        for n in range(30)
+        for unit in units
+    ]
+    written(layout, *chunks)
+    for unit in units:
+        assert rows(tmp_path, unit=unit.unit_id) == list(range(300))
+        groups = pq.read_metadata(
+            tmp_path / "embeddings" / f"{unit.unit_id}.parquet"
+        ).num_row_groups
+        assert 1 < groups < 20
+
+
+def test_bundle_that_lets_too_much_wait_fails(layout, monkeypatch):
+    monkeypatch.setattr(write_units, "MAX_WAITING_ROWS", 3)
+    with pytest.raises(ConservationError, match="4 rows of 1 units wait for an earlier chunk"):
+        written(layout, chunk([2, 3], 1), chunk([4, 5], 2))
+    many = [chunk([0], 0, None, replace(UNIT, unit_id=f"unit-{n}")) for n in range(6)]
+    with pytest.raises(ConservationError, match="of 6 units wait for an earlier chunk"):
+        written(layout, *many)
+
+
+def test_finished_unit_is_found_by_its_footer(layout):
+    result = whole(layout, 0, reject(1))
+    found = finished_units(layout.root)
+    assert [unit.result for unit in found] == [result]
+    check_resumable(found, [UNIT], FINGERPRINT)
+
+
+def test_a_run_names_files_while_it_holds_the_lock(layout, tmp_path):
+    lock = RunLock(str(tmp_path))
+    lock.acquire()
+    try:
+        own = replace(layout, run=lock.run)
+        assert not WrittenBy(own)(UNIT)
+        whole(own, 0, reject(1))
+        assert WrittenBy(own)(UNIT) and not WrittenBy(layout)(UNIT)
+        other = replace(layout, run="another")
+        assert not WrittenBy(other)(UNIT)
+        with pytest.raises(LockLostError, match="another run has taken over"):
+            whole(other, 0, unit=replace(UNIT, unit_id="late"))
+    finally:
+        lock.release()
+    assert files(tmp_path) == ["embeddings/unit-0.parquet", "rejects/unit-0.parquet"]
+
+
+def test_no_file_is_named_once_the_run_has_failed(layout, tmp_path):
+    own = replace(layout, run="failed-run")
+    failures.stop("failed-run", ValueError("the first error"))
+    with pytest.raises(failures.RunStoppedError, match="the first error") as caught:
+        written(own, chunk([0], 0, (1, 1)))
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert files(tmp_path) == []
+
+
+def test_bundle_that_is_torn_down_leaves_nothing_and_goes_no_further(layout, tmp_path):
+    writer = _Write(layout)
+    writer.setup()
+    writer.start_bundle()
+    list(writer.process(chunk([0])))
+    writer.teardown()  # as Beam does from another thread, when a sibling failed
+    with pytest.raises(failures.RunStoppedError, match="another bundle of the run failed"):
+        list(writer.process(chunk([1], 1, (2, 2))))
+    with pytest.raises(failures.RunStoppedError):
+        list(writer.finish_bundle())
+    assert files(tmp_path) == []
+
+
+def test_nothing_is_finished_in_a_new_output(tmp_path):
+    assert finished_units(str(tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "fingerprint", "message"),
+    [
+        ({"unit_id": "other"}, FINGERPRINT, "holds unit 'unit-0', which this manifest"),
+        ({"manifest_bytes": 5}, FINGERPRINT, "had 99 bytes when the output was begun and has 5"),
+        ({"rows": 6}, FINGERPRINT, "has None rows from row 0 on, this run's 6 from row 0 on"),
+        ({"first_row": 2}, FINGERPRINT, "begun with another `--rows_per_unit`: its unit 'unit-0'"),
+        (
+            {},
+            FINGERPRINT | {"precision": "bf16"},
+            "begun with precision 'fp32', this run has 'bf16'",
+        ),
+        ({}, {"precision": "fp32"}, "begun with checkpoint_sha256 'abc', this run has None"),
+    ],
+)
+def test_output_of_another_run_is_refused(layout, changes, fingerprint, message):
+    whole(layout, 0)
+    with pytest.raises(ResumeError, match=message):
+        check_resumable(finished_units(layout.root), [replace(UNIT, **changes)], fingerprint)
+
+
+@pytest.mark.parametrize("content", [b"", b"not parquet"])
+def test_foreign_file_in_the_output_is_refused(layout, tmp_path, content):
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings" / "x.parquet").write_bytes(content)
+    with pytest.raises(ResumeError, match="x.parquet was not written by `embed`"):
+        finished_units(layout.root)
+
+
+def test_file_of_another_release_is_refused_in_one_sentence(layout, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(UnitResult, "to_json", lambda self: {"unit_id": "unit-0", "of_old": 1})
+        whole(layout, 0)
+    with pytest.raises(ResumeError, match="was not written by `embed`"):
+        finished_units(layout.root)
+
+
+def retry(layout, *records, count=None):
+    """Writes what became of the retried rows of `UNIT`."""
+    embedded, rejected = (layout.uri(name, "unit-0") for name in (EMBEDDINGS, REJECTS))
+    only = Selection((rejected,), (), embedded, count)
+    return whole(layout, *records, unit=replace(UNIT, only=only))
+
+
+def test_retried_rows_take_the_place_of_their_rejects(layout, tmp_path):
+    whole(layout, 0, reject(1), 2, reject(3, Reason.TOO_LARGE))
+    result = retry(layout, 1, reject(3, Reason.TOO_LARGE), count=2)
+    assert (result.rows_read, result.embedded, result.rejects) == (4, 3, {"too_large": 1})
+    assert rows(tmp_path) == [0, 1, 2] and rows(tmp_path, REJECTS) == [3]
+
+
+def test_rejects_for_other_reasons_stay(layout, tmp_path):
+    whole(layout, 0, reject(1), 2, reject(3, Reason.TOO_LARGE), reject(4))
+    embedded, rejected = (layout.uri(name, "unit-0") for name in (EMBEDDINGS, REJECTS))
+    only = Selection((rejected,), ("not_found",), embedded, 2)
+    result = whole(layout, 1, reject(4), unit=replace(UNIT, only=only))
+    assert result.rejects == {"not_found": 1, "too_large": 1}
+    assert rows(tmp_path) == [0, 1, 2] and rows(tmp_path, REJECTS) == [3, 4]
+
+
+def test_retry_of_many_rows_merges_batch_by_batch(layout, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.output.merging.BATCH_ROWS", 7)
+    whole(layout, *(reject(n) if n % 3 else n for n in range(100)))
+    again = [n for n in range(100) if n % 3]
+    now = [reject(n) if n % 2 else n for n in again]
+    unit = replace(
+        UNIT, only=Selection((layout.uri(REJECTS, "unit-0"),), (), layout.uri(EMBEDDINGS, "unit-0"))
+    )
+    pieces = [now[first : first + 9] for first in range(0, len(now), 9)]
+    written(
+        layout,
+        *(
+            chunk(piece, n, (len(pieces), len(now)) if n == len(pieces) - 1 else None, unit)
+            for n, piece in enumerate(pieces)
+        ),
+    )
+    assert rows(tmp_path) == [n for n in range(100) if n % 3 == 0 or n % 2 == 0]
+    assert rows(tmp_path, REJECTS) == [n for n in again if n % 2]
+
+
+def test_retry_that_does_not_find_its_rows_writes_nothing(layout, tmp_path):
+    whole(layout, 0, reject(1), reject(2))
+    before = (tmp_path / "embeddings" / "unit-0.parquet").read_bytes()
+    with pytest.raises(ConservationError, match="expected 2 rows, but 1 were found in the manif"):
+        retry(layout, 1, count=2)
+    with pytest.raises(ConservationError, match="3 rows before its rejects were retried, 2 after"):
+        retry(layout, 1)
+    assert (tmp_path / "embeddings" / "unit-0.parquet").read_bytes() == before
+
+
+def test_totals_add_up(layout):
+    first = whole(layout, 0, reject(1), reject(2, Reason.TOO_LARGE))
+    totals = total([first, first])
+    assert (totals.units, totals.rows_read, totals.embedded, totals.rejected) == (2, 6, 2, 4)
+    assert totals.rejects == Counter(not_found=2, too_large=2)
+    assert totals.reject_fraction == pytest.approx(4 / 6)
+    assert Totals().reject_fraction == 0

@@ -1,0 +1,65 @@
+"""The job on a portable runner: Beam's own job service, to which this process lends its workers."""
+
+import subprocess
+import sys
+import time
+
+import pyarrow.dataset as ds
+import pytest
+
+from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
+from pipelines import cli
+
+START_S = 60
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    """Flags that name the job service."""
+    port_file = tmp_path_factory.mktemp("service") / "port"
+    service = "apache_beam.runners.portability.local_job_service_main"
+    process = subprocess.Popen(
+        [sys.executable, "-m", service, "--port", "0", "--port_file", str(port_file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + START_S
+    while not _written(port_file) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    endpoint = f"localhost:{port_file.read_text().strip()}"
+    yield (
+        "--runner",
+        "PortableRunner",
+        "--job_endpoint",
+        endpoint,
+        "--environment_type",
+        "LOOPBACK",
+    )
+    process.terminate()
+    process.wait()
+
+
+def _written(path):
+    return path.exists() and path.read_text().strip()
+
+
+def test_portable_runner_gives_the_rows_of_the_one_in_this_process(
+    runner, tmp_path, model_dir, capsys
+):
+    manifest = write_manifest(tmp_path / "data")
+    flags = ("--rows_per_unit", "6", "--device", "cpu", "--precision", "fp32")
+    assert run(manifest, tmp_path / "here", model_dir, *flags) == 0
+    assert run(manifest, tmp_path / "there", model_dir, *flags, *runner) == 0
+    assert "threads    torch" not in capsys.readouterr().out.partition("output")[2]
+    assert (tmp_path / "there" / "_SUCCESS").exists()
+    assert_same(embeddings(tmp_path / "there"), embeddings(tmp_path / "here"))
+    assert reasons(tmp_path / "there") == reasons(tmp_path / "here")
+    found = _kept(tmp_path, "there", *runner, "--temp_location", str(tmp_path / "temp"))
+    assert found and found == _kept(tmp_path, "here")
+
+
+def _kept(root, name, *flags):
+    argv = ["filter", "--input", str(root / name), "--output", str(root / f"kept-{name}")]
+    where = ("--where", "source_row % 2 = 0", "--top_fraction", "0.7")
+    assert cli.main([*argv, *where, *flags]) == 0
+    return ds.dataset(root / f"kept-{name}" / "kept").to_table()["uid"].to_pylist()

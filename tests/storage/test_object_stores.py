@@ -1,0 +1,224 @@
+"""The main job on emulated object stores: the same tables as on a local disk, whatever fails."""
+
+import asyncio
+import json
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers import encode_image, make_image, make_row
+from pipelines import embed
+from pipelines.images.fetch import FetchPolicy, fetch_image
+from pipelines.records import RowFault
+from pipelines.storage import listing, partial_files, reading, uris
+from pipelines.storage import stores as filesystems
+from pipelines.storage.retries import RetryPolicy
+from schemas.rejects import Reason
+from stores import is_media, seeded
+
+
+@pytest.fixture(params=["gs", "s3"])
+def store(request, stores):
+    return stores[request.param]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight rows: six pictures, one that is not there, and one that is none."""
+    folder = tmp_path_factory.mktemp("local") / "data"
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number in range(8):
+        picture = encode_image(make_image(seed=number), "JPEG") if number != 5 else b"<html>"
+        if number != 3:
+            (folder / "images" / f"{number}.jpg").write_bytes(picture)
+        text = f"a red circle number {number}"
+        lines.append({"uid": f"row-{number}", "url": f"images/{number}.jpg", "text": text})
+    (folder / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def run(manifest, output, model_dir, *flags):
+    arguments = ["--manifest", manifest, "--output", output, "--model", str(model_dir)]
+    return embed.main([*arguments, "--rows_per_unit", "3", *flags])
+
+
+def table(output, name):
+    """All columns but `source`, which holds the place of the manifest."""
+    tables = []
+    for uri in listing.list_files(uris.join(output, name)):
+        with reading.open_input(uri) as file:
+            tables.append(pq.read_table(pa.BufferReader(file.read())))
+    whole = pa.concat_tables(tables).drop_columns(["source"]).sort_by("source_row")
+    return whole.replace_schema_metadata(None)
+
+
+@pytest.fixture(scope="module")
+def expected(data, model_dir, tmp_path_factory):
+    output = str(tmp_path_factory.mktemp("expected"))
+    assert run(str(data / "m.jsonl"), output, model_dir) == 0
+    return {name: table(output, name) for name in ("embeddings", "rejects")}
+
+
+def test_tables_are_those_of_a_local_disk(store, data, model_dir, expected):
+    root = store.upload(data)
+    output = f"{store.root}/out"
+    assert run(f"{root}/*.jsonl", output, model_dir) == 0
+    for name in ("embeddings", "rejects"):
+        assert table(output, name).equals(expected[name])
+    assert listing.exists(f"{output}/_SUCCESS")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """gcsfs waits for seconds before it tries again."""
+    import gcsfs.retry
+
+    async def no_wait(seconds):
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=no_wait))
+    monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(attempts=20, backoff_s=0))
+
+
+POLICY = FetchPolicy(retries=RetryPolicy(attempts=20, backoff_s=0))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_images_arrive_whole_through_seeded_faults(store, data, impatient, seed):
+    root = store.upload(data)
+    with store.proxy.failing(seeded(seed, rate=0.3)) as proxy:
+        for number in (0, 1, 2, 4, 5, 6, 7):
+            row = make_row(url=f"images/{number}.jpg", image_root=root)
+            found = fetch_image(row, POLICY)
+            assert found == (data / "images" / f"{number}.jpg").read_bytes()
+        missing = make_row(url="images/3.jpg", image_root=root)
+        with pytest.raises(RowFault) as fault:
+            fetch_image(missing, POLICY)
+        assert fault.value.reason is Reason.NOT_FOUND
+        assert proxy.faults
+
+
+def fetch_fault(root, policy=POLICY):
+    with pytest.raises(RowFault) as fault:
+        fetch_image(make_row(url="images/0.jpg", image_root=root), policy)
+    return fault.value
+
+
+TWICE = FetchPolicy(retries=RetryPolicy(attempts=2, backoff_s=0))
+
+
+@pytest.mark.parametrize("denied", [is_media, lambda method, path: ".jpg" in path])
+def test_denied_access_is_a_reject_with_its_code(store, data, impatient, denied):
+    """Of the bytes alone, and of every question about the picture."""
+    root = store.upload(data)
+    with store.proxy.failing(lambda *request: 403 if denied(*request) else None) as proxy:
+        fault = fetch_fault(root, TWICE)
+    assert fault.reason is Reason.FORBIDDEN
+    assert "HTTP 403" in fault.detail
+    assert len(proxy.faults) <= 3  # gcsfs asks for listings, too
+
+
+def test_missing_image_is_a_reject_with_its_code_and_no_retry(store, data, impatient):
+    root = store.upload(data)
+    with store.proxy.failing(lambda method, path: None) as proxy:
+        with pytest.raises(RowFault) as fault:
+            fetch_image(make_row(url="images/3.jpg", image_root=root), TWICE)
+        assert fault.value.reason is Reason.NOT_FOUND
+    assert len([request for request in proxy.requests if "3.jpg" in request]) <= 3
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "short", "reset", 503])
+def test_fault_that_stays_is_a_reject_and_never_wrong_bytes(store, data, impatient, fault):
+    root = store.upload(data)
+    with store.proxy.failing(lambda method, path: fault if is_media(method, path) else None):
+        found = fetch_fault(root, TWICE)
+    assert found.reason is Reason.FETCH_FAILED
+    assert "2 attempts failed" in found.detail
+
+
+def test_stalled_store_is_given_up_and_asked_again(store, data, impatient, monkeypatch):
+    root = store.upload(data)
+    monkeypatch.setattr(filesystems, "STALL_S", 0.3)
+    monkeypatch.setattr(store.proxy, "stall_s", 4.0)
+    fetch_image(make_row(url="images/1.jpg", image_root=root), TWICE)  # makes the connection
+    stalls = iter(["stall"])
+
+    def schedule(method, path):
+        return next(stalls, None) if is_media(method, path) else None
+
+    with store.proxy.failing(schedule) as proxy:
+        row = make_row(url="images/0.jpg", image_root=root)
+        began = time.monotonic()
+        assert fetch_image(row, TWICE) == (data / "images" / "0.jpg").read_bytes()
+        assert time.monotonic() - began < 3.5
+    assert proxy.faults == ["stall"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_run_through_seeded_faults_writes_the_same_tables(
+    store, data, model_dir, expected, impatient, seed
+):
+    """Faults of listings, of the manifest, of pictures and of what is written."""
+    root = store.upload(data)
+    output = f"{store.root}/faulty-{seed}"
+    with store.proxy.failing(seeded(seed, rate=0.15, burst=2)) as proxy:
+        assert run(f"{root}/m.jsonl", output, model_dir) == 0
+    assert proxy.faults
+    for name in ("embeddings", "rejects"):
+        assert table(output, name).equals(expected[name])
+
+
+def test_run_that_failed_half_way_completes_to_the_same_tables(
+    store, data, model_dir, expected, impatient, monkeypatch, capsys
+):
+    root = store.upload(data)
+    output = f"{store.root}/resumed"
+
+    upload = partial_files._upload
+
+    def first_unit_alone(uri, file):
+        if "-00000." not in uri:
+            raise PermissionError("403")
+        upload(uri, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partial_files, "_upload", first_unit_alone)
+        assert run(f"{root}/m.jsonl", output, model_dir) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    first = listing.list_files(f"{output}/embeddings")
+    assert len(first) <= 1 and not listing.exists(f"{output}/_SUCCESS")
+    with store.proxy.failing(lambda method, path: None) as proxy:
+        assert run(f"{root}/m.jsonl", output, model_dir) == 0
+        again = [r for r in proxy.requests if "images/0.jpg" in r]
+        assert bool(again) is not bool(first)  # a unit that was finished is not done again
+    for name in ("embeddings", "rejects"):
+        assert_close(table(output, name), expected[name])
+    assert run(f"{root}/m.jsonl", output, model_dir, "--overwrite") == 0
+    assert_close(table(output, "embeddings"), expected["embeddings"])
+
+
+def assert_close(found, expected):
+    """Equal but for the rounding of vectors, which other slices are other batches for."""
+    for name in expected.column_names:
+        one, two = found[name].to_pylist(), expected[name].to_pylist()
+        if name == "similarity" or name.endswith("embedding"):
+            assert np.abs(np.array(one) - np.array(two)).max() < 1e-5
+        else:
+            assert one == two
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_store_that_stays_away_fails_the_run_in_one_sentence(
+    store, data, model_dir, impatient, monkeypatch, capsys, status
+):
+    monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(attempts=2, backoff_s=0))
+    root = store.upload(data)
+    with store.proxy.failing(lambda method, path: status):
+        assert run(f"{root}/m.jsonl", f"{store.root}/away", model_dir) == 1
+    message = capsys.readouterr().err
+    assert "m.jsonl: 2 attempts failed" in message and message.count("\n") == 1

@@ -1,0 +1,62 @@
+"""Small things that many tests make: models, pictures, rows, plans."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clip_core.model import Clip
+from clip_core.tokenizer import Tokenizer
+from clip_core.training.initialization import new_model
+from clip_core.variants import VARIANTS
+from pipelines.manifests.planning import ManifestRequest, plan_units
+from pipelines.records import Row
+
+ROOT = Path(__file__).parents[2]
+
+
+def random_clip(variant: str, tokenizer: Tokenizer, seed: int = 0) -> Clip:
+    config = VARIANTS[variant]
+    text = replace(config.text, vocab_size=tokenizer.vocab_size)
+    return new_model(replace(config, text=text), seed).eval()
+
+
+def flags_over(defaults: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Returns flags, behind the defaults (each with its value) that they do not give."""
+    pairs = zip(defaults[::2], defaults[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in flags for word in pair] + list(flags)
+
+
+def make_image(width: int = 80, height: int = 70, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    """Smooth colours with some noise, so that resampling matters."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    base = np.stack([x, y, 1 - x], axis=-1) * 200 + rng.integers(0, 50, (height, width, 3))
+    return Image.fromarray(base.astype(np.uint8)).convert(mode)
+
+
+def encode_image(image: Image.Image, kind: str = "PNG", **settings: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def make_row(number: int = 0, **changes: object) -> Row:
+    row = Row(
+        uid=f"row-{number}",
+        source="/data/manifest.jsonl",
+        source_row=number,
+        url=f"{number}.png",
+        text=f"a red circle number {number}",
+        image_root="/data",
+    )
+    return row._replace(**changes)
+
+
+def plan(pattern: object, **settings: object):
+    return plan_units(ManifestRequest(patterns=(str(pattern),), **settings))

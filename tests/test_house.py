@@ -1,0 +1,55 @@
+"""Holds the house: rooms of some files, small files, and light modules that stay light.
+
+What may import what, `lint-imports` checks.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from helpers import ROOT
+from pipelines.cli import COMMANDS
+
+ROOMS = sorted({path.parent for name in ("clip_core", "pipelines", "schemas", "tests")
+                for path in (ROOT / name).rglob("*.py")})  # fmt: skip
+FILES = [path for room in ROOMS for path in sorted(room.glob("*.py"))]
+
+
+def of_root(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=of_root)
+def test_room_holds_some_files(room):
+    limit = 14 if of_root(room).startswith("tests") else 13
+    if room != ROOT / "pipelines":
+        assert len(list(room.glob("*.py"))) <= limit
+
+
+def test_pipelines_itself_holds_the_commands_and_what_passes_between_rooms():
+    found = {path.stem for path in (ROOT / "pipelines").glob("*.py")}
+    assert found == {*COMMANDS, "cli", "records", "__init__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=of_root)
+def test_files_stay_small(path):
+    limit = 430 if of_root(path).startswith("tests") else 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
+
+
+@pytest.mark.parametrize(
+    "room", [room for room in ROOMS if room.parent == ROOT / "pipelines"], ids=of_root
+)
+def test_no_file_repeats_the_name_of_its_room(room):
+    assert room.name not in {path.stem for path in room.glob("*.py")}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["clip_core", "clip_core.tokenizer", "pipelines", "pipelines.cli", "pipelines.sample"]
+    + ["pipelines.images.decode_worker", "pipelines.images.decode_pool"],
+)
+def test_light_modules_import_neither_torch_nor_beam(module):
+    code = f"import sys, {module}; assert not {{'torch', 'apache_beam'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
