@@ -37,7 +37,8 @@ from pipelines.encoding.model_inputs import ModelInputs
 from pipelines.encoding.models import LoadedModels, ModelSpec
 from pipelines.engine.cores import Threads
 from pipelines.images.decode import DecodedImage
-from pipelines.manifests.planning import ManifestRequest, plan_units
+from pipelines.manifests.planning import plan_units
+from pipelines.manifests.request import ManifestRequest
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Row, Vectors
 from pipelines.runs.job import build

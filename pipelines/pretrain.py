@@ -46,8 +46,9 @@ from pipelines.engine.cores import threads_for, usable_cores
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.images.trust import add_replay_flags
-from pipelines.manifests.planning import ManifestRequest, plan_units
+from pipelines.manifests.planning import plan_units
 from pipelines.manifests.read import read_unit
+from pipelines.manifests.request import ManifestRequest
 from pipelines.output.overwriting import OutputExistsError
 from pipelines.records import Reject, Row
 from pipelines.training import decoded_data

@@ -18,23 +18,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import counters, failures
 from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
-from pipelines.manifests.parquet.reader import read_ledger, read_parquet
-from pipelines.manifests.rows import Fault, RawRow, reject, to_row
-from pipelines.manifests.text import read_text
-from pipelines.manifests.webdataset import read_webdataset
+from pipelines.manifests.formats import format_called, register_format, registered_formats
+from pipelines.manifests.rows import Fault, reject, to_row
 from pipelines.output.merging import selected_rows
 from pipelines.records import Chunk, End, Reject, Row, Unit
-from schemas.rejects import Reason
 
 UNITS_AHEAD = 3  # that are opened while one is handed out
-_READERS: dict[str, Callable[[Unit], Iterator[RawRow]]] = {
-    "parquet": read_parquet,
-    "jsonl": read_text,
-    "csv": read_text,
-    "tsv": read_text,
-    "webdataset": read_webdataset,
-    "img2dataset": read_ledger,
-}
 
 
 def read_unit(unit: Unit) -> Iterator[Row | Reject]:
@@ -61,14 +50,12 @@ def read_unit(unit: Unit) -> Iterator[Row | Reject]:
 
 
 def _records(unit: Unit) -> Iterator[Row | Reject]:
-    after = unit.first_row
-    for raw in _READERS[unit.format](unit):
+    after, form = unit.first_row, format_called(unit.format)
+    for raw in form.read(unit):
         after = raw.number + 1
         yield to_row(unit, raw)
     if unit.damage is not None:
-        whole_file = unit.format == "parquet"
-        reason = Reason.MANIFEST_UNREADABLE if whole_file else Reason.MANIFEST_TRUNCATED
-        yield reject(unit, after, Fault(reason, unit.damage))
+        yield reject(unit, after, Fault(form.damage, unit.damage))
 
 
 def read_chunks(
@@ -130,10 +117,13 @@ class _Read(beam.DoFn):
         self._kept, self._rows = tuple(settings.kept), settings.rows
         self._is_written, self._limit = settings.is_written, settings.limit
         self._run = settings.run
+        self._formats = registered_formats()
         self._rows_read = Metrics.counter(ReadManifest, "rows_read")
         self._usec = Metrics.counter(ReadManifest, "read_usec")
 
     def setup(self) -> None:
+        for form in self._formats:  # here they may not be registered yet
+            register_format(form)
         self._pool = ThreadPoolExecutor(UNITS_AHEAD)
 
     def start_bundle(self) -> None:

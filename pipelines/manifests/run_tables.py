@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.images.fetch import allowed_file
-from pipelines.output.unit_record import UNIT_KEY, NotARecordError, find_record
+from pipelines.manifests.request import FilePlan, ManifestRequest
+from pipelines.output.unit_record import UNIT_KEY, NotARecordError, find_record, unit_from_json
 from pipelines.records import Selection, Unit
 from pipelines.storage import reading, uris
 from pipelines.storage.redaction import MASK, redact
-from schemas.manifest import ManifestError
+from schemas.manifest import ColumnOverrides, ManifestError
 
 _UNIT_ID = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # it names files of the output
 
@@ -116,3 +117,26 @@ def _refused(table: str, what: str, place: str) -> ManifestError:
         f"{what}, which lies elsewhere; if that is where they came from, pass "
         f"`--allow_manifests_from {shlex.quote(redact(place))}`"
     )
+
+
+def plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> FilePlan:
+    """Plans the rows of a table of a run, which are read from the manifest they came from.
+
+    Raises:
+        ManifestError: if they cannot be, or nobody allowed it.
+    """
+    if request.columns != ColumnOverrides():
+        raise ManifestError(
+            f"{uri} is a table of `clip-beam`, which knows the columns of its manifest; leave out "
+            "`--image_column`, `--text_column`, `--id_column` and `--keep_columns`"
+        )
+    try:
+        unit = unit_from_json(schema.metadata[UNIT_KEY])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ManifestError(f"what {uri} says of its rows makes no sense: {error}") from error
+    if request.image_root is not None:
+        unit = replace(unit, image_root=uris.normalize(request.image_root))
+    unit = allowed_unit(uri, unit, request.allowed, request.trust_run)
+    unit = unit_of_table(uri, schema, unit, request.only_reasons)
+    kept = [schema.field(name) for name in unit.columns.kept]
+    return FilePlan([] if unit.rows_to_read == 0 else [unit], kept)

@@ -26,8 +26,9 @@ from pipelines.engine.chunks import chunk_rows
 from pipelines.engine.cores import Threads
 from pipelines.images.decode import DecodeLimits
 from pipelines.images.fetch import FetchPolicy
-from pipelines.manifests.planning import ManifestRequest, Plan, plan_units
+from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.read import ReadManifest
+from pipelines.manifests.request import ManifestRequest
 from pipelines.output.unit_writer import OutputLayout
 from pipelines.output.write_units import WriteUnits, WrittenBy
 from pipelines.records import Unit

@@ -18,9 +18,9 @@ from pipelines.command_line.places import manifest_place, place
 from pipelines.engine.beam_options import read_beam_flags
 from pipelines.images.sources import check_prefix
 from pipelines.images.trust import MANIFESTS, add_replay_flags
+from pipelines.manifests.formats import format_names
 from schemas.rejects import Reason
 
-MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
 REQUIRED = ("manifest", "output", "model")
 _NAMED_MODEL = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)=(?P<uri>.+)")
 REASONS = tuple(reason.value for reason in Reason)
@@ -45,7 +45,7 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="image-text manifest: file, directory or glob on any fsspec filesystem; repeatable",
     )
-    add("--manifest_format", choices=MANIFEST_FORMATS, help="[from the extension]")
+    add("--manifest_format", choices=format_names(), help="[from the extension]")
     add("--image_column", help="image URI, path or bytes [recognised names: see README]")
     add("--text_column", help="caption [recognised names]")
     add("--id_column", help="row id [recognised names; else a hash of image and text]")

@@ -6,9 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import plan
-from pipelines.manifests.files import format_of, left_out_line
-from pipelines.manifests.planning import merged_units, unit_id
+from pipelines.manifests.files import left_out_line
+from pipelines.manifests.formats import format_of
+from pipelines.manifests.planning import merged_units
 from pipelines.manifests.read import read_unit
+from pipelines.manifests.request import unit_id
 from pipelines.records import Selection, Unit
 from schemas.manifest import Columns, ManifestError
 
@@ -80,7 +82,8 @@ def test_units_do_not_depend_on_how_the_manifest_is_named(tmp_path, monkeypatch)
 
 def test_file_named_twice_is_read_once(tmp_path):
     (tmp_path / "m.jsonl").write_text(LINE)
-    from pipelines.manifests.planning import ManifestRequest, plan_units
+    from pipelines.manifests.planning import plan_units
+    from pipelines.manifests.request import ManifestRequest
 
     found = plan_units(ManifestRequest(patterns=(str(tmp_path), str(tmp_path / "m.jsonl"))))
     assert len(found.units) == 1

@@ -11,7 +11,6 @@ from helpers import make_row
 from pipelines.encoding.image_work import KNOWN_FIELDS
 from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
-from pipelines.manifests.planning import Columns
 from pipelines.output import write_units
 from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY
 from pipelines.output.unit_writer import ConservationError, OutputLayout
@@ -21,6 +20,7 @@ from pipelines.runs.lock import LockLostError, RunLock
 from pipelines.runs.record import Totals, total
 from pipelines.runs.resume import ResumeError, check_resumable, finished_units
 from schemas.embeddings import embeddings_schema
+from schemas.manifest import Columns
 from schemas.rejects import Reason, rejects_schema
 
 UNIT = Unit("unit-0", "/data/m.jsonl", "jsonl", Columns(), "/data", 0, None, 0, manifest_bytes=99)
