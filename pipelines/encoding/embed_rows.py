@@ -101,7 +101,9 @@ class ToRows(beam.PTransform):
 
 def _rows_of(chunk: Chunk, models: tuple[str | None, ...]) -> Iterator[dict[str, Any]]:
     dims = {n: v.image.shape[1] for n, v in zip(models, chunk.vectors, strict=True)}
-    schema = embeddings_schema(dims, kept=list(chunk.rows.schema)[len(ROW_FIELDS) :])
+    kept = list(chunk.rows.schema)[len(ROW_FIELDS) :]
+    about_images = None if chunk.known is None else list(chunk.known.schema)
+    schema = embeddings_schema(dims, kept=kept, image_fields=about_images)
     yield from embeddings_batch(chunk, schema, models).to_pylist()
     yield from chunk.rejects.to_pylist()
 

@@ -24,6 +24,7 @@ from pipelines.encoding.models import (
 )
 from pipelines.engine.chunks import chunk_rows
 from pipelines.engine.cores import Threads
+from pipelines.images.columns import added_columns, image_columns
 from pipelines.images.decode import DecodeLimits
 from pipelines.images.fetch import FetchPolicy
 from pipelines.manifests.planning import Plan, plan_units
@@ -143,6 +144,7 @@ def layout_of(plan: Plan, models: RunModels, config: EmbedConfig, run: str = "")
             config.embedding_dtype,
             scores_only=config.scores_only,
             kept=kept,
+            image_fields=[column.field for column in image_columns()],
         ),
         rejects=rejects_schema(kept),
         fingerprint=fingerprint_of(models, config),
@@ -213,7 +215,8 @@ def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
         for name, model in zip(models.names, models.loaded, strict=True)
         for key, value in (model.fingerprint | _pixels_of(model, config)).items()
     }
-    return redacted(of_models | values | lists)
+    added = {"image_columns": list(added_columns())} if added_columns() else {}
+    return redacted(of_models | values | lists | added)
 
 
 def _pixels_of(model: ClipModel, config: EmbedConfig) -> dict[str, str]:
