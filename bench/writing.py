@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
-from pipelines.output.unit_writer import OutputLayout, UnitWriter
+from pipelines.output.layout import OutputLayout
+from pipelines.output.unit_writer import UnitWriter
 from pipelines.records import Chunk, End, Row, Unit, Vectors
 from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
 from schemas.manifest import Columns

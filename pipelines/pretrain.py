@@ -39,7 +39,7 @@ from clip_core.training.trainer import (
 )
 from clip_core.variants import VARIANTS
 from pipelines.command_line import exits
-from pipelines.command_line.model_flags import add_checkpoint_flags
+from pipelines.command_line.model_flags import add_checkpoint_flags, load_options
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import local_place, manifest_place, place
 from pipelines.engine.cores import threads_for, usable_cores
@@ -232,13 +232,7 @@ def _starting_checkpoint(options: argparse.Namespace) -> ClipModel | None:
         raise PretrainError(
             "expected `--variant` or `--init_from`, got both; a checkpoint has its architecture"
         )
-    return load(
-        options.init_from,
-        arch=options.arch,
-        activation=options.activation,
-        vocab=options.vocab,
-        cache_dir=options.model_cache,
-    )
+    return load(options.init_from, **load_options(options).arguments())
 
 
 def pretrain(

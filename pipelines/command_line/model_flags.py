@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from clip_core.load_options import LoadOptions
 from pipelines.command_line.places import place
 
 
@@ -34,4 +35,15 @@ def add_place_flags(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
         help="[auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
+    )
+
+
+def load_options(options: argparse.Namespace) -> LoadOptions:
+    """Returns what the flags of `add_checkpoint_flags` say, and `--image_policy` where there is."""
+    return LoadOptions(
+        arch=options.arch,
+        activation=options.activation,
+        vocab=options.vocab,
+        cache_dir=options.model_cache,
+        image_policy=getattr(options, "image_policy", LoadOptions.image_policy),
     )

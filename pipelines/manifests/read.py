@@ -7,11 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
+from apache_beam.pvalue import PBegin
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
@@ -19,6 +19,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 from pipelines.engine import counters, failures
 from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
 from pipelines.manifests.formats import format_called, register_format, registered_formats
+from pipelines.manifests.planning import Plan, plan_units
+from pipelines.manifests.request import ManifestRequest
 from pipelines.manifests.rows import Fault, reject, to_row
 from pipelines.output.merging import selected_rows
 from pipelines.records import Chunk, End, Reject, Row, Unit
@@ -86,37 +88,67 @@ def read_chunks(
     yield make_chunk(taken, kept, unit=unit, number=number, end=End(number + 1, total))
 
 
-@dataclass(eq=False)
 class ReadManifest(beam.PTransform):
-    """Reads units into chunks. While one unit is handed out, the next three are being opened.
+    """Reads a manifest into chunks. While one unit is handed out, the next three are being opened.
 
-    Consumes: `Unit`, as `plan_units` makes them.
+    Consumes: nothing; it stands at the beginning of a pipeline.
     Produces: `Chunk`; those of a unit in order, the last with the `End` of the unit.
     Counters: `rows_read`, `read_usec`.
 
-    Attributes:
-        kept: the columns that are copied from the manifest, with their types.
+    Args:
+        manifest: files, directories or globs on any fsspec filesystem; a request that says more
+            about them; or what is planned already.
         rows: of a chunk.
         is_written: tells a unit that is not read, as it is whole already; None if every one is.
         limit: rows of each unit at most, for a sample.
         run: whose failure ends the reading; "" for none.
+
+    Attributes:
+        plan: the units that are read, and the columns that are copied from the manifest.
+
+    Raises:
+        ManifestError, OSError: as `plan_units`.
     """
 
-    kept: pa.Schema = pa.schema([])
-    rows: int = CHUNK_ROWS
-    is_written: Callable[[Unit], bool] | None = None
-    limit: int | None = None
-    run: str = ""
+    def __init__(
+        self,
+        manifest: str | Sequence[str] | ManifestRequest | Plan,
+        *,
+        rows: int = CHUNK_ROWS,
+        is_written: Callable[[Unit], bool] | None = None,
+        limit: int | None = None,
+        run: str = "",
+    ) -> None:
+        super().__init__()
+        self.plan = _planned(manifest)
+        self._read = _Read(self.plan.kept, rows, is_written, limit, run)
 
-    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Chunk]:
-        return units | "Read" >> beam.ParDo(_Read(self)).with_output_types(Chunk)
+    def expand(self, begin: PBegin) -> beam.PCollection[Chunk]:
+        units = beam.Create(self.plan.units, reshuffle=False).with_output_types(Unit)
+        read = beam.ParDo(self._read).with_output_types(Chunk)
+        return begin | "Units" >> units | "Spread" >> beam.Reshuffle() | "Read" >> read
+
+
+def _planned(manifest: str | Sequence[str] | ManifestRequest | Plan) -> Plan:
+    if isinstance(manifest, Plan):
+        return manifest
+    if isinstance(manifest, ManifestRequest):
+        return plan_units(manifest)
+    patterns = (manifest,) if isinstance(manifest, str) else tuple(manifest)
+    return plan_units(ManifestRequest(patterns))
 
 
 class _Read(beam.DoFn):
-    def __init__(self, settings: ReadManifest) -> None:
-        self._kept, self._rows = tuple(settings.kept), settings.rows
-        self._is_written, self._limit = settings.is_written, settings.limit
-        self._run = settings.run
+    def __init__(
+        self,
+        kept: pa.Schema,
+        rows: int,
+        is_written: Callable[[Unit], bool] | None,
+        limit: int | None,
+        run: str,
+    ) -> None:
+        self._kept, self._rows = tuple(kept), rows
+        self._is_written, self._limit, self._run = is_written, limit, run
         self._formats = registered_formats()
         self._rows_read = Metrics.counter(ReadManifest, "rows_read")
         self._usec = Metrics.counter(ReadManifest, "read_usec")

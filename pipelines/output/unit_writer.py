@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.output.arrow_rows import embeddings_batch
-from pipelines.output.layout import EMBEDDINGS, REJECTS, unit_file
+from pipelines.output.layout import EMBEDDINGS, REJECTS, OutputLayout
 from pipelines.output.merging import OldRows, old_rows
 from pipelines.output.parquet import parquet_options
 from pipelines.output.unit_record import find_record, metadata_of, package_versions, result_metadata
@@ -23,34 +21,6 @@ from pipelines.storage.partial_files import PartialFile
 
 class ConservationError(RuntimeError):
     """Rows of a unit are missing or there twice. Nothing of the unit is written."""
-
-
-@dataclass(frozen=True)
-class OutputLayout:
-    """Where a run writes and what its tables look like.
-
-    Attributes:
-        root: output directory URI.
-        embeddings, rejects: schemas of the two tables.
-        fingerprint: what decided the values, kept in every file's metadata.
-        models: names of the run's models, in the order of the rows' vectors.
-        run: id of the run; "" for one that holds no lock.
-    """
-
-    root: str
-    embeddings: pa.Schema
-    rejects: pa.Schema
-    fingerprint: Mapping[str, Any]
-    models: tuple[str | None, ...] = (None,)
-    run: str = ""
-
-    def uri(self, table: str, unit_id: str) -> str:
-        """Names the file of a unit in one of the two tables."""
-        return unit_file(self.root, table, unit_id)
-
-    def schema(self, table: str) -> pa.Schema:
-        """Returns the schema of one of the two tables."""
-        return self.embeddings if table == EMBEDDINGS else self.rejects
 
 
 class _TableFile:

@@ -13,8 +13,8 @@ from pipelines.engine.beam_options import new_pipeline, runs_here, use_local_thr
 from pipelines.engine.cores import Threads
 from pipelines.manifests.planning import Plan
 from pipelines.output import overwriting
-from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS
-from pipelines.output.unit_writer import ConservationError, OutputLayout
+from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS, OutputLayout
+from pipelines.output.unit_writer import ConservationError
 from pipelines.records import Unit, UnitResult
 from pipelines.runs import record as run_record
 from pipelines.runs.job import build, embed_rows_of, layout_of, load_run_models, plan_of

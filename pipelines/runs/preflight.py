@@ -13,17 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.planning import Plan
 from pipelines.records import Unit
-from pipelines.runs.job import (
-    RunModels,
-    embed_rows_of,
-    fingerprint_of,
-    layout_of,
-    load_run_models,
-    plan_of,
-)
+from pipelines.runs.job import embed_rows_of, fingerprint_of, layout_of, load_run_models, plan_of
 from pipelines.runs.lock import check_unlocked, lock_uri
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.resume import check_resumable, finished_units, pending_of, retried_reasons

@@ -11,8 +11,8 @@ from helpers import make_row
 from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
 from pipelines.output import write_units
-from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY
-from pipelines.output.unit_writer import ConservationError, OutputLayout
+from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY, OutputLayout
+from pipelines.output.unit_writer import ConservationError
 from pipelines.output.write_units import WrittenBy, _Write
 from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
 from pipelines.runs.lock import LockLostError, RunLock
