@@ -27,16 +27,11 @@ from clip_core.model import Clip
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.bpe import learn_merges
+from clip_core.training.evaluation import held_out_recall
 from clip_core.training.initialization import new_model
+from clip_core.training.recipe import PretrainConfig, PretrainError
 from clip_core.training.resolution import at_image_size, with_image_size
-from clip_core.training.trainer import (
-    Pairs,
-    PretrainConfig,
-    PretrainError,
-    StepReport,
-    Trainer,
-    held_out_recall,
-)
+from clip_core.training.trainer import Pairs, StepReport, Trainer
 from clip_core.variants import VARIANTS
 from pipelines.command_line import exits
 from pipelines.command_line.model_flags import add_checkpoint_flags, load_options
