@@ -96,7 +96,7 @@ def with_kept(own: Iterable[pa.Field], kept: Iterable[pa.Field]) -> pa.Schema:
     taken = [field.name for field in kept if names[field.name.lower()] > 1]
     if taken:
         raise ValueError(
-            f"`--keep_columns` names {', '.join(sorted(taken))}, which the output has already, "
+            f"`keep_columns` names {', '.join(sorted(taken))}, which the output has already, "
             "perhaps in another case; leave it out or rename it in the manifest"
         )
     return pa.schema([*own, *kept])

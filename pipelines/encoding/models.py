@@ -141,7 +141,7 @@ class RunModels:
         specs = tuple(replace(like, uri=uri).resolved() for uri in named.values())
         if like.compiled and specs[0].device == "cpu":
             raise ValueError(
-                "`--compile` is for a GPU, and this run is on a CPU, where steps are fused "
+                "`compile` is for a GPU, and this run is on a CPU, where steps are fused "
                 "already; leave it out"
             )
         own = specs if here else tuple(replace(spec, device="cpu") for spec in specs)

@@ -49,7 +49,7 @@ def find_manifests(patterns: Sequence[str], kind: str | None, output: str | None
         if unknown and len(files) == 1:  # a directory or a glob may hold other things beside
             raise ManifestError(
                 f"the format of {unknown[0]} does not show in its name; "
-                f"pass `--manifest_format`: {', '.join(format_names())}"
+                f"pass `format`: {', '.join(format_names())}"
             )
         if len(unknown) == len(files):
             raise ManifestError(

@@ -22,7 +22,7 @@ class Plan:
     """The units of a run.
 
     Attributes:
-        kept: the `--keep_columns` with their types.
+        kept: the `keep_columns` with their types.
         rows: rows of all units, or None when only reading tells.
         left_out: what lies where the manifest does and is none.
     """
@@ -122,6 +122,6 @@ def _common_kept(files: Iterable[list[pa.Field]]) -> pa.Schema:
             elif known.type != field.type and not pa.types.is_null(field.type):
                 raise ManifestError(
                     f"column {field.name!r} is {known.type} in one manifest file and {field.type} "
-                    "in another; leave it out of `--keep_columns` or convert it"
+                    "in another; leave it out of `keep_columns` or convert it"
                 )
     return pa.schema(list(fields.values()))

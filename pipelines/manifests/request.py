@@ -60,7 +60,7 @@ class FilePlan:
 
     Attributes:
         units: that the file is cut into; none if it has no rows.
-        kept: the `--keep_columns` with their types.
+        kept: the `keep_columns` with their types.
         readable: whether the file could be read as far as its first row.
     """
 

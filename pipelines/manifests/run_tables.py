@@ -44,7 +44,7 @@ def unit_of_table(uri: str, schema: pa.Schema, unit: Unit, reasons: Collection[s
             reasons.
     """
     if reasons and "reason" not in schema.names:
-        raise ManifestError(f"`--only_reasons` needs a rejects table, got {uri}; leave it out")
+        raise ManifestError(f"`only_reasons` needs a rejects table, got {uri}; leave it out")
     if MASK in unit.uri + unit.image_root:
         raise ManifestError(
             f"the rows of {uri} came from {unit.uri} with credentials, which are not kept; pass "
@@ -128,7 +128,7 @@ def plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> Fi
     if request.columns != ColumnOverrides():
         raise ManifestError(
             f"{uri} is a table of `clip-beam`, which knows the columns of its manifest; leave out "
-            "`--image_column`, `--text_column`, `--id_column` and `--keep_columns`"
+            "`image_column`, `text_column`, `id_column` and `keep_columns`"
         )
     try:
         unit = unit_from_json(schema.metadata[UNIT_KEY])

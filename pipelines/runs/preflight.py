@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from pipelines.command_line.exits import in_flags
 from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.planning import Plan
@@ -57,7 +58,7 @@ class Findings:
         try:
             return step()
         except (ValueError, OSError, RuntimeError) as error:
-            self.problems.append(" ".join(str(error).split()) or type(error).__name__)
+            self.problems.append(" ".join(in_flags(str(error)).split()) or type(error).__name__)
             return None
 
 

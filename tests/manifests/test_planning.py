@@ -111,7 +111,7 @@ def test_nothing_matched_is_refused(tmp_path, pattern):
 
 def test_unknown_format_asks_for_the_flag(tmp_path):
     (tmp_path / "m.txt").write_text(LINE)
-    with pytest.raises(ManifestError, match="does not show in its name; pass `--manifest_format`"):
+    with pytest.raises(ManifestError, match="does not show in its name; pass `format`"):
         plan(tmp_path / "m.txt")
     assert plan(tmp_path / "m.txt", format="jsonl").rows == 1
 
@@ -134,7 +134,7 @@ def test_kept_columns_need_one_type(tmp_path):
 def test_kept_columns_are_told_apart_by_more_than_case(tmp_path):
     names = ["url", "text", "tag", "tag"]
     pq.write_table(pa.table([["u"], ["t"], [1], [2]], names=names), tmp_path / "m.parquet")
-    with pytest.raises(ManifestError, match="`--keep_columns` names 'tag', which two columns are"):
+    with pytest.raises(ManifestError, match="`keep_columns` names 'tag', which two columns are"):
         plan(tmp_path / "m.parquet", keep_columns=("tag",))
     assert plan(tmp_path / "m.parquet").rows == 1
 
