@@ -45,6 +45,13 @@ def parse_with_beam(
     return found, options
 
 
+def workers_that_read(options: PipelineOptions) -> PipelineOptions | None:
+    """Returns options by which `over_files` can use workers elsewhere; None if it cannot."""
+    from pipelines.engine.beam_options import runs_here
+
+    return options if _temp_location(options) and not runs_here(options) else None
+
+
 def over_files(
     work: Callable[[Item], Result], items: Sequence[Item], options: PipelineOptions | None
 ) -> Iterator[Result]:

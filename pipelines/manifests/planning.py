@@ -98,6 +98,7 @@ def _stem(uri: str) -> str:
 
 
 def _plan_file(uri: str, kind: str, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
+    state = reading.file_state(uri)
     whole = Unit(
         unit_id=unit_id(uri, 0),
         uri=uri,
@@ -106,7 +107,8 @@ def _plan_file(uri: str, kind: str, request: ManifestRequest, beside: Collection
         image_root=uris.normalize(request.image_root or uris.parent(uri)),
         first_row=0,
         rows=0,
-        manifest_bytes=reading.file_size(uri),
+        manifest_bytes=state.size,
+        manifest_version=state.version,
     )
     return format_called(kind).plan(whole, request, beside)
 

@@ -18,12 +18,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import counters, failures
 from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
+from pipelines.manifests.digest import ManifestChangedError, RowsDigest, check_unchanged
 from pipelines.manifests.formats import format_called, register_format, registered_formats
 from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.request import ManifestRequest
 from pipelines.manifests.rows import Fault, reject, to_row
 from pipelines.output.merging import selected_rows
-from pipelines.records import Chunk, End, Reject, Row, Unit
+from pipelines.records import Chunk, End, Reject, Row, Selection, Unit
 
 UNITS_AHEAD = 3  # that are opened while one is handed out
 
@@ -36,19 +37,45 @@ def read_unit(unit: Unit) -> Iterator[Row | Reject]:
     Of a unit with `only`, those rows alone.
 
     Raises:
+        ManifestChangedError: if the manifest is not the file that was planned.
         OSError: if the manifest cannot be read for now; the runner tries again.
     """
-    if unit.only is None:
-        yield from _records(unit)
+    check_unchanged(unit)
+    yield from _records(unit) if unit.only is None else _selected(unit, unit.only)
+    check_unchanged(unit)
+
+
+def digest_of(unit: Unit) -> str:
+    """Reads a unit and returns the digest of its rows; no image is fetched.
+
+    Raises:
+        OSError: as `read_unit`.
+    """
+    digest = RowsDigest()
+    for record in read_unit(unit):
+        digest.add(record)
+    return digest.hexdigest()
+
+
+def _selected(unit: Unit, only: Selection) -> Iterator[Row | Reject]:
+    wanted = set(selected_rows(only))
+    if not wanted:
         return
-    wanted = set(selected_rows(unit.only))
-    for record in _records(unit) if wanted else ():
+    digest = RowsDigest()
+    for record in _records(unit):
+        if only.digest:
+            digest.add(record)
         number = (record.row if isinstance(record, Reject) else record).source_row
         if number in wanted:
             wanted.remove(number)
             yield record
-        if not wanted:
+        if not wanted and not only.digest:
             return
+    if only.digest and digest.hexdigest() != only.digest:
+        raise ManifestChangedError(
+            f"the manifest {unit.uri} has other rows than when {only.tables[0]} was written; embed "
+            "it anew"
+        )
 
 
 def _records(unit: Unit) -> Iterator[Row | Reject]:
@@ -77,15 +104,18 @@ def read_chunks(
     """
     taken: list[Row | Reject] = []
     number, total, held = 0, 0, 0
+    digest = RowsDigest()
     for record in itertools.islice(read_unit(unit), limit):
         if len(taken) == rows or held >= CHUNK_BYTES:
             yield make_chunk(taken, kept, unit=unit, number=number)
             taken, number, held = [], number + 1, 0
         taken.append(record)
+        digest.add(record)
         total += 1
         if isinstance(record, Row):
             held += len(record.image_bytes or b"")
-    yield make_chunk(taken, kept, unit=unit, number=number, end=End(number + 1, total))
+    end = End(number + 1, total, digest.hexdigest())
+    yield make_chunk(taken, kept, unit=unit, number=number, end=end)
 
 
 class ReadManifest(beam.PTransform):

@@ -51,18 +51,37 @@ def unit_of_table(uri: str, schema: pa.Schema, unit: Unit, reasons: Collection[s
             "that manifest instead"
         )
     try:
-        size = reading.file_size(unit.uri)
+        state = reading.file_state(unit.uri)
     except FileNotFoundError as error:
         raise ManifestError(
             f"the manifest {unit.uri}, which the rows of {uri} came from, is not there any more"
         ) from error
-    if size != unit.manifest_bytes:
+    if state.size != unit.manifest_bytes:
         raise ManifestError(
             f"the manifest {unit.uri} had {unit.manifest_bytes} bytes when {uri} "
-            f"was written and has {size} now; embed it anew"
+            f"was written and has {state.size} now; embed it anew"
         )
-    count = _count(uri, reasons)
-    return replace(unit, only=Selection((uri,), tuple(reasons), count=count))
+    expected = "" if state.version == unit.manifest_version else _digest(uri, unit)
+    selection = Selection((uri,), tuple(reasons), count=_count(uri, reasons), digest=expected)
+    return replace(unit, only=selection, manifest_version=state.version)
+
+
+def _digest(uri: str, unit: Unit) -> str:
+    """Returns the digest that the rows of a unit had, as a file of a table tells.
+
+    Raises:
+        ManifestError: if it does not tell.
+    """
+    try:
+        record = find_record(uri)
+    except NotARecordError:
+        record = None
+    if record is None or not record.result.digest:
+        raise ManifestError(
+            f"the manifest {unit.uri} has been written to since {uri} was, which does not tell "
+            "whether its rows are the same; embed it anew"
+        )
+    return record.result.digest
 
 
 def _count(uri: str, reasons: Collection[str]) -> int | None:
@@ -82,7 +101,7 @@ def joined(one: Selection | None, other: Selection | None) -> Selection | None:
     if one is None or other is None:
         return None
     tables = tuple(dict.fromkeys((*one.tables, *other.tables)))
-    return replace(one, tables=tables, count=None)
+    return replace(one, tables=tables, count=None, digest=one.digest or other.digest)
 
 
 def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) -> Unit:

@@ -156,13 +156,19 @@ class UnitWriter:
         for name, rows in self._old.items():
             self._put(name, rows.before(None))
         embedded, rejected = (self._files[name].rows for name in (EMBEDDINGS, REJECTS))
-        if self._old and self._before != embedded + rejected:
+        before = self._before.rows_read if self._before else None
+        if self._old and before != embedded + rejected:
             raise ConservationError(
-                f"unit {self.unit.unit_id}: {self._before} rows before its rejects were retried, "
+                f"unit {self.unit.unit_id}: {before} rows before its rejects were retried, "
                 f"{embedded + rejected} after it; nothing of it is written"
             )
+        assert self._end is not None
         result = UnitResult(
-            self.unit.unit_id, embedded + rejected, embedded, dict(sorted(self._reasons.items()))
+            self.unit.unit_id,
+            embedded + rejected,
+            embedded,
+            dict(sorted(self._reasons.items())),
+            self._before.digest if self._old and self._before else self._end.digest,
         )
         for name, file in self._files.items():
             if name == EMBEDDINGS or file.rows:
@@ -187,13 +193,13 @@ class UnitWriter:
         for file in self._files.values():
             file.discard()
 
-    def _existing(self) -> int | None:
-        """Returns the rows of the unit in the output that new ones are merged into, if any."""
+    def _existing(self) -> UnitResult | None:
+        """Returns what the output has of the unit that new rows are merged into, if anything."""
         only = self.unit.only
         if only is None or only.embedded is None:
             return None
         record = find_record(only.embedded)
-        return record.result.rows_read if record else None
+        return record.result if record else None
 
     def _append(self, chunk: Chunk) -> None:
         self._rows += chunk.size
