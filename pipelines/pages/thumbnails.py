@@ -125,8 +125,10 @@ def _recognised(source: str, form: ManifestFormat | None, options: Mapping[str, 
     unit = Unit("", source, form.name if form else "", Columns(), root, first_row=0, rows=None)
     if form is None or form.rows_at is None:
         return unit
-    columns = {name: options.get(name) for name in ("image_column", "text_column")}
-    planned = form.plan(replace(unit, rows=0), ManifestRequest((source,), **columns), ())
+    request = ManifestRequest(
+        (source,), image_column=options.get("image_column"), text_column=options.get("text_column")
+    )
+    planned = form.plan(replace(unit, rows=0), request, ())
     return replace(unit, columns=planned.units[0].columns)
 
 

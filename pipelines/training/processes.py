@@ -15,10 +15,12 @@ def start_processes(device: str) -> None:
 
 
 def device_of(name: str) -> torch.device:
+    """Returns the device of this process."""
     if name == "cuda":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device(name)
 
 
 def rank() -> int:
-    return dist.getrank() if dist.is_initialized() else 0
+    """Returns the number of this process; 0 of one that is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
