@@ -42,6 +42,8 @@ class Unit:
             it that changes with it; "" where that is nothing.
         damage: what planning found wrong where this slice ends, or None.
         only: which of its rows are read; None for all.
+        together: number of what is expensive to begin in the middle of, such as a large row group:
+            units that share it are read by one worker, one after the other; None for others.
     """
 
     unit_id: str
@@ -56,6 +58,7 @@ class Unit:
     manifest_version: str = ""
     damage: str | None = None
     only: Selection | None = None
+    together: int | None = None
 
     @property
     def rows_to_read(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Reads units of a manifest into rows, and rows into chunks."""
+"""Reads a manifest on the workers of a Beam pipeline."""
 
 from __future__ import annotations
 
@@ -17,105 +17,14 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import counters, failures
-from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
-from pipelines.manifests.digest import ManifestChangedError, RowsDigest, check_unchanged
-from pipelines.manifests.formats import format_called, register_format, registered_formats
+from pipelines.engine.chunks import CHUNK_ROWS
+from pipelines.manifests.formats import register_format, registered_formats
 from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.request import ManifestRequest
-from pipelines.manifests.rows import Fault, reject, to_row
-from pipelines.output.merging import selected_rows
-from pipelines.records import Chunk, End, Reject, Row, Selection, Unit
+from pipelines.manifests.units import raws_of, read_chunks, together
+from pipelines.records import Chunk, Unit
 
 UNITS_AHEAD = 3  # that are opened while one is handed out
-
-
-def read_unit(unit: Unit) -> Iterator[Row | Reject]:
-    """Yields every row of a unit, in order, one at a time.
-
-    What cannot be read of a damaged file is one reject at the end; it counts as one row.
-
-    Of a unit with `only`, those rows alone.
-
-    Raises:
-        ManifestChangedError: if the manifest is not the file that was planned.
-        OSError: if the manifest cannot be read for now; the runner tries again.
-    """
-    check_unchanged(unit)
-    yield from _records(unit) if unit.only is None else _selected(unit, unit.only)
-    check_unchanged(unit)
-
-
-def digest_of(unit: Unit) -> str:
-    """Reads a unit and returns the digest of its rows; no image is fetched.
-
-    Raises:
-        OSError: as `read_unit`.
-    """
-    digest = RowsDigest()
-    for record in read_unit(unit):
-        digest.add(record)
-    return digest.hexdigest()
-
-
-def _selected(unit: Unit, only: Selection) -> Iterator[Row | Reject]:
-    wanted = set(selected_rows(only))
-    if not wanted:
-        return
-    digest = RowsDigest()
-    for record in _records(unit):
-        if only.digest:
-            digest.add(record)
-        number = (record.row if isinstance(record, Reject) else record).source_row
-        if number in wanted:
-            wanted.remove(number)
-            yield record
-        if not wanted and not only.digest:
-            return
-    if only.digest and digest.hexdigest() != only.digest:
-        raise ManifestChangedError(
-            f"the manifest {unit.uri} has other rows than when {only.tables[0]} was written; embed "
-            "it anew"
-        )
-
-
-def _records(unit: Unit) -> Iterator[Row | Reject]:
-    after, form = unit.first_row, format_called(unit.format)
-    for raw in form.read(unit):
-        after = raw.number + 1
-        yield to_row(unit, raw)
-    if unit.damage is not None:
-        yield reject(unit, after, Fault(form.damage, unit.damage))
-
-
-def read_chunks(
-    unit: Unit,
-    kept: Sequence[pa.Field] = (),
-    rows: int = CHUNK_ROWS,
-    limit: int | None = None,
-) -> Iterator[Chunk]:
-    """Yields the rows of a unit in numbered chunks; the last one, perhaps empty, tells the end.
-
-    A chunk closes at so many rows, or once the images in it have `CHUNK_BYTES`.
-
-    Args:
-        kept: the columns that are copied from the manifest, with their types.
-        rows: of a chunk.
-        limit: rows of the unit at most.
-    """
-    taken: list[Row | Reject] = []
-    number, total, held = 0, 0, 0
-    digest = RowsDigest()
-    for record in itertools.islice(read_unit(unit), limit):
-        if len(taken) == rows or held >= CHUNK_BYTES:
-            yield make_chunk(taken, kept, unit=unit, number=number)
-            taken, number, held = [], number + 1, 0
-        taken.append(record)
-        digest.add(record)
-        total += 1
-        if isinstance(record, Row):
-            held += len(record.image_bytes or b"")
-    end = End(number + 1, total, digest.hexdigest())
-    yield make_chunk(taken, kept, unit=unit, number=number, end=end)
 
 
 class ReadManifest(beam.PTransform):
@@ -154,7 +63,8 @@ class ReadManifest(beam.PTransform):
         self._read = _Read(self.plan.kept, rows, is_written, limit, run)
 
     def expand(self, begin: PBegin) -> beam.PCollection[Chunk]:
-        units = beam.Create(self.plan.units, reshuffle=False).with_output_types(Unit)
+        tasks = together(self.plan.units)
+        units = beam.Create(tasks, reshuffle=False).with_output_types(tuple[Unit, ...])
         read = beam.ParDo(self._read).with_output_types(Chunk)
         return begin | "Units" >> units | "Spread" >> beam.Reshuffle() | "Read" >> read
 
@@ -191,8 +101,8 @@ class _Read(beam.DoFn):
     def start_bundle(self) -> None:
         self._held: deque[Future[Iterator[Chunk]]] = deque()
 
-    def process(self, unit: Unit) -> Iterator[Chunk]:
-        self._held.append(self._pool.submit(self._open, unit))
+    def process(self, units: tuple[Unit, ...]) -> Iterator[Chunk]:
+        self._held.append(self._pool.submit(self._open, units))
         if len(self._held) > UNITS_AHEAD:
             yield from self._hand_out()
 
@@ -204,12 +114,16 @@ class _Read(beam.DoFn):
     def teardown(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, unit: Unit) -> Iterator[Chunk]:
+    def _open(self, units: tuple[Unit, ...]) -> Iterator[Chunk]:
         """Reads a first chunk, for which the file has to be opened and looked through."""
-        if self._is_written is not None and self._is_written(unit):
-            return iter(())
-        chunks = read_chunks(unit, self._kept, self._rows, self._limit)
-        return itertools.chain([next(chunks)], chunks)
+        wanted = [unit for unit in units if not (self._is_written and self._is_written(unit))]
+        chunks = self._chunks(wanted)
+        return itertools.chain(itertools.islice(chunks, 1), chunks)
+
+    def _chunks(self, units: Sequence[Unit]) -> Iterator[Chunk]:
+        raws = raws_of(units)
+        for unit in units:
+            yield from read_chunks(unit, self._kept, self._rows, self._limit, raws)
 
     def _hand_out(self) -> Iterator[Chunk]:
         """Yields the chunks of the oldest unit, and counts the time without what follows."""

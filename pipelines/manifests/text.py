@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -20,13 +21,14 @@ from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault, RawRow
 from pipelines.manifests.text_records import TOO_LONG, TextRecords, open_text
 from pipelines.records import Unit
 from pipelines.storage.compression import DamagedStream, is_compressed
-from schemas.manifest import ManifestError
+from schemas.manifest import IMAGE_BYTES_NAMES, IMAGE_URI_NAMES, ManifestError
 from schemas.rejects import Reason
 
 _NOT_UTF8 = (
     "the row is not valid UTF-8; convert the manifest, for example with "
     "`iconv -f latin1 -t utf-8` if that is what it is"
 )
+_LOOKED_AT = 5  # records that tell what a file without an ending is
 _NAMED_BY = 1000  # records of a JSONL file whose keys count as its columns
 
 
@@ -80,6 +82,24 @@ def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) ->
     if count > first:
         slices.append(Slice(first, count - first, start))
     return TextScan(types.fields() if types else fields, tuple(slices), damage)
+
+
+def holds_json_lines(uri: str) -> bool:
+    """Tells whether the first rows of a file are JSON objects, one of which names an image.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
+    try:
+        with open_text(uri) as file:
+            lines = list(islice(TextRecords(file, "jsonl", uri), _LOOKED_AT))
+    except (DamagedStream, ManifestError):
+        return False
+    rows = [_json_values(line, ()) for line in lines]
+    if any(isinstance(row, Fault) for row in rows):
+        return False
+    names = {name.lower() for row in rows for name in row}
+    return not names.isdisjoint((*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES))
 
 
 def plan_text(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:

@@ -11,7 +11,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.engine.per_file import over_files
-from pipelines.manifests.read import digest_of
+from pipelines.manifests.units import digest_of
 from pipelines.output.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
 from pipelines.output.merging import table_rows
 from pipelines.output.unit_record import NotARecordError, UnitRecord, is_whole, read_record

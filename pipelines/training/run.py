@@ -28,8 +28,8 @@ from clip_core.variants import VARIANTS
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.manifests.planning import plan_units
-from pipelines.manifests.read import read_unit
 from pipelines.manifests.request import ManifestRequest
+from pipelines.manifests.units import read_unit
 from pipelines.records import Reject, Row
 from pipelines.training import decoded_data
 from pipelines.training.decoded_data import DecodedData, DecodedSplit, source_files

@@ -13,7 +13,7 @@ from helpers import plan
 from pipelines.manifests import rows as raw_rows
 from pipelines.manifests import text as text_manifests
 from pipelines.manifests import text_records
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.units import read_unit
 from pipelines.records import Reject, Row
 from pipelines.storage import reading
 from schemas.manifest import ManifestError

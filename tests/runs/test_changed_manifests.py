@@ -13,10 +13,9 @@ import pytest
 from embedding_runs import run
 from helpers import encode_image, make_image
 from pipelines.encoding import handler
-from pipelines.manifests.digest import ManifestChangedError
 from pipelines.manifests.planning import plan_units
-from pipelines.manifests.read import read_unit
 from pipelines.manifests.request import ManifestRequest
+from pipelines.manifests.units import ManifestChangedError, read_unit
 
 ROWS = 12
 IMAGES = [encode_image(make_image(40, 40, seed=n), "PNG") for n in range(ROWS)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
@@ -31,16 +31,22 @@ from schemas.rejects import Reason
 MAX_FOOTER_BYTES = 1 << 20
 # A row of equal values takes nearly no bytes; but no file has that many for each of its bytes.
 MAX_ROWS_PER_BYTE = 1000
+# Of images in a row group; to begin in the middle of it, all that precedes has to be unfolded.
+LARGE_GROUP_BYTES = 64 << 20
 _TAIL_BYTES = 8  # length of the footer, and a magic number
 _LARGE_BATCH_BYTES = 16 << 20  # whose rows become objects of Python one at a time
 
 
 class Footer(NamedTuple):
-    """What a footer says: the columns, the number of rows, and that of each row group."""
+    """What a footer says: the columns, the number of rows, and that of each row group.
+
+    `column_bytes` returns what a column of each row group unfolds to.
+    """
 
     schema: pa.Schema
     rows: int
     group_rows: tuple[int, ...]
+    column_bytes: Callable[[str], list[int]]
 
 
 def read_footer(uri: str) -> Footer:
@@ -61,7 +67,7 @@ def read_footer(uri: str) -> Footer:
             raise DamagedParquet(f"{rows} rows, of which row groups have {sum(groups)}")
         if rows > MAX_ROWS_PER_BYTE * size:
             raise DamagedParquet(f"it cannot have {rows} rows in {size} bytes")
-        return Footer(parquet.schema, rows, groups)
+        return Footer(parquet.schema, rows, groups, parquet.column_bytes)
 
 
 def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
@@ -72,10 +78,11 @@ def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str])
             read again.
     """
     try:
-        schema, _, group_rows = read_footer(whole.uri)
+        footer = read_footer(whole.uri)
     except DamagedParquet as error:
         damage = f"not a whole Parquet file: {error}"
         return FilePlan([replace(whole, damage=damage)], [], readable=False)
+    schema = footer.schema
     if is_output_table(schema):
         return plan_rows_again(whole.uri, schema, request)
     columns = columns_of_file(schema, whole.uri, request)
@@ -84,6 +91,9 @@ def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str])
         kept = [pa.field(name, pa.string()) for name in columns.kept]
         unit = replace(whole, columns=columns, format="img2dataset", rows=None)
         return FilePlan([unit], kept)
+    image = columns.image_bytes
+    sizes = footer.column_bytes(image) if image is not None else []
+    large = {group for group, size in enumerate(sizes) if size > LARGE_GROUP_BYTES}
     units = [
         replace(
             whole,
@@ -91,20 +101,21 @@ def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str])
             columns=columns,
             first_row=piece.start,
             rows=len(piece),
+            together=group if group in large else None,
         )
-        for index, piece in enumerate(_pieces(group_rows, request.rows_per_unit))
+        for index, (group, piece) in enumerate(_pieces(footer.group_rows, request.rows_per_unit))
     ]
     kept = [pa.field(name, plain_type(schema.field(name).type)) for name in columns.kept]
     return FilePlan(units, kept)
 
 
-def _pieces(group_rows: Iterable[int], step: int) -> Iterator[range]:
-    """Yields the rows of each unit, none of which crosses the end of a row group: a reader would
-    have to begin two."""
+def _pieces(group_rows: Iterable[int], step: int) -> Iterator[tuple[int, range]]:
+    """Yields the row group and the rows of each unit, none of which crosses the end of a group: a
+    reader would have to begin two."""
     first = 0
-    for rows in group_rows:
+    for group, rows in enumerate(group_rows):
         for start in range(first, first + rows, step):
-            yield range(start, min(start + step, first + rows))
+            yield group, range(start, min(start + step, first + rows))
         first += rows
 
 

@@ -14,7 +14,7 @@ from pipelines.manifests.parquet import limited, pages, reader
 from pipelines.manifests.parquet.limited import limited_batches
 from pipelines.manifests.parquet.pages import page_header
 from pipelines.manifests.parquet.reader import DamagedParquet, read_footer
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.units import read_unit
 from pipelines.records import Reject
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason

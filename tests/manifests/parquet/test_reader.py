@@ -8,7 +8,7 @@ import pytest
 from helpers import plan
 from pipelines.engine.chunks import make_chunk
 from pipelines.manifests.parquet.reader import DamagedParquet, read_footer
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.units import read_unit
 from pipelines.records import Reject, Row, RowFault
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason
