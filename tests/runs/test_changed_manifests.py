@@ -125,7 +125,7 @@ def test_unchanged_file_is_not_read_again(tmp_path, model_dir, monkeypatch, caps
     manifest = write(tmp_path / "data", write_jsonl)
     assert embed(manifest, tmp_path / "out", model_dir) == 0
     assert embed(manifest, tmp_path / "out", model_dir) == 0
-    assert "changed" not in capsys.readouterr().out
+    assert "\nchanged " not in capsys.readouterr().out
 
 
 def test_edited_image_in_the_manifest_is_a_change(tmp_path, model_dir, monkeypatch, capsys):

@@ -22,7 +22,9 @@ def manifest(tmp_path, monkeypatch):
     schema = pa.schema({"uid": pa.string(), "image_bytes": pa.binary(), "text": pa.string()})
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "m.parquet"
-    with pq.ParquetWriter(path, schema, use_dictionary=False, write_batch_size=2) as writer:
+    with pq.ParquetWriter(
+        path, schema, use_dictionary=False, write_batch_size=2, data_page_size=2 * IMAGE
+    ) as writer:
         for rows in (range(24), range(24, 30)):
             columns = [[f"u{n}" for n in rows], [images[n] for n in rows], ["a star"] * len(rows)]
             writer.write_table(pa.table(columns, schema=schema))
