@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.images.fetch import allowed_file
 from pipelines.manifests.request import FilePlan, ManifestRequest
+from pipelines.output.layout import EMBEDDINGS, KEPT, REJECTS
 from pipelines.output.unit_record import UNIT_KEY, NotARecordError, find_record, unit_from_json
 from pipelines.records import Selection, Unit
 from pipelines.storage import reading, uris
@@ -109,7 +110,7 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
 
     Args:
         table: the file whose metadata the unit is from.
-        allowed: URI prefixes beside the directory of the table's run.
+        allowed: URI prefixes beside `run_directory`.
         trusted: whether all that the table names is read.
 
     Raises:
@@ -119,7 +120,7 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
         raise ManifestError(f"{table} calls its unit {unit.unit_id!r}, which names no unit")
     if trusted or MASK in unit.uri:
         return unit
-    places = (uris.parent(uris.parent(table)), *allowed)
+    places = (run_directory(table), *allowed)
     uri = allowed_file(unit.uri, places)
     if uri is None:
         raise _refused(table, f"the manifest {redact(unit.uri)}", uris.parent(unit.uri))
@@ -128,6 +129,13 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
     if root is None:
         raise _refused(table, f"images from {redact(unit.image_root)}", unit.image_root)
     return replace(unit, uri=uri)
+
+
+def run_directory(table: str) -> str:
+    """Returns the directory that a table may name files in: its run's, or its own elsewhere."""
+    folder = uris.parent(table)
+    is_run = uris.base_name(folder) in (EMBEDDINGS, REJECTS, KEPT)
+    return uris.parent(folder) if is_run else folder
 
 
 def _refused(table: str, what: str, place: str) -> ManifestError:

@@ -15,6 +15,7 @@ from schemas.rejects import rejects_schema
 
 EMBEDDINGS = "embeddings"
 REJECTS = "rejects"
+KEPT = "kept"  # in the output of `filter`
 RUN_JSON = "run.json"
 ATTEMPTS_JSON = "_attempts.json"
 SUCCESS = "_SUCCESS"

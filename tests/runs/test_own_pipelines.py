@@ -1,6 +1,7 @@
 """Pipelines that others build: from the docs, with formats and columns from outside."""
 
 import json
+import os
 import re
 
 import pyarrow.dataset as ds
@@ -59,8 +60,10 @@ def test_second_pipeline_of_the_guide_writes_tables_that_commands_read(here, cap
 
 @pytest.mark.parametrize("workers", [(), TWO_PROCESSES], ids=["in process", "two processes"])
 def test_format_and_column_from_outside_reach_the_workers(
-    tmp_path, model_dir, from_outside, workers
+    tmp_path, model_dir, from_outside, workers, monkeypatch
 ):
+    path = [str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))  # where workers find the module
     lines = []
     for number in range(5):
         image = make_image(60 + number, 30, seed=number)

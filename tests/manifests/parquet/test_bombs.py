@@ -1,10 +1,8 @@
 """Parquet files of some kB that would take GB, and how much is held of honest ones."""
 
 import json
-import subprocess
 import sys
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,24 +16,7 @@ from pipelines.manifests.units import read_unit
 from pipelines.records import Reject
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason
-
-LONG = "x" * (20 << 20)
-PEAK = """if True:
-    import sys
-    from pipelines.manifests.planning import ManifestRequest, plan_units
-    from pipelines.manifests.read import read_unit
-
-    def peak_mb():
-        text = open("/proc/self/status").read().split("VmHWM:")[1]
-        return int(text.split()[0]) >> 10
-
-    before = peak_mb()
-    kept = tuple(sys.argv[2:])
-    for unit in plan_units(ManifestRequest((sys.argv[1],), keep_columns=kept)).units:
-        for record in read_unit(unit):
-            pass
-    print(peak_mb() - before)
-"""
+from torture_bombs import LONG, TABLES, peak_mib, repeated, rows_of, write_table
 
 
 def write(path, columns, **settings):
@@ -47,46 +28,11 @@ def records(path, **settings):
     return [record for unit in plan(path, **settings).units for record in read_unit(unit)]
 
 
-def repeated(value, times, kind):
-    return pa.DictionaryArray.from_arrays(
-        pa.array([0] * times, pa.int32()), pa.array([value], kind)
-    )
-
-
-def rows_of(**columns):
-    times = len(next(iter(columns.values())))
-    return {"url": ["u"] * times, "text": ["t"] * times} | columns
-
-
-def one_list(length):
-    return pa.ListArray.from_arrays([0, length], np.ones(length, np.int8))
-
-
-BOMBS = {
-    "captions": lambda: rows_of(text=repeated(LONG, 60, pa.string())),
-    "ids": lambda: rows_of(uid=repeated(LONG, 60, pa.string())),
-    "binary ids": lambda: rows_of(uid=repeated(LONG.encode(), 60, pa.binary())),
-    "pictures": lambda: rows_of(image_bytes=repeated(LONG.encode(), 60, pa.binary())),
-    "plain": lambda: rows_of(text=[LONG] * 25),
-    "prefixes": lambda: rows_of(text=["x" * (2 << 20)] * 250),
-    "lists": lambda: rows_of(kept=one_list(60 << 20)),
-}
-SETTINGS = {
-    "plain": {"use_dictionary": False},
-    "prefixes": {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}},
-}
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", TABLES)
 def test_kilobytes_do_not_take_gigabytes(tmp_path, name):
-    columns = BOMBS[name]()
-    path = write(tmp_path / "m.parquet", columns, **SETTINGS.get(name, {}))
-    kept = ["kept"] if "kept" in columns else []
-    run = subprocess.run(
-        [sys.executable, "-c", PEAK, str(path), *kept], check=True, capture_output=True, text=True
-    )
-    assert int(run.stdout) < 400
+    kept = write_table(tmp_path / "m.parquet", name)
+    assert peak_mib(tmp_path / "m.parquet", kept) < 400
 
 
 def test_caption_that_is_too_long_leaves_its_beginning(tmp_path):
