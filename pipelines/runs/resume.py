@@ -209,7 +209,9 @@ def _read_footer(uri: str) -> UnitRecord:
     try:
         return read_record(uri)
     except NotARecordError as error:
-        raise ResumeError(f"{error}; use another `--output`, or remove the file and run again") from error
+        raise ResumeError(
+            f"{error}; use another `--output`, or remove the file and run again"
+        ) from error
 
 
 def pending_units(

@@ -151,7 +151,7 @@ def test_machine_that_starts_no_process_is_no_fault_of_a_row(monkeypatch):
 
 def test_workers_end_with_the_process_that_started_them():
     code = (
-        "import os, sys; sys.path.insert(0, 'tests')\n"
+        "import os, sys; sys.path.insert(0, 'tests/support')\n"
         "from misbehaving import *\n"
         "from pipelines.images.decode_pool import DecodeWorkers\n"
         "print(DecodeWorkers([PREPROCESS], LIMITS, misbehaving).decode(b'pid').original_width)\n"

@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIO
 from pipelines.output.unit_writer import ConservationError
 from pipelines.output.write_units import WrittenBy, _Write
 from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
-from pipelines.runs.lock import LockLostError, RunLock
+from pipelines.runs.lock import LockLostError, RunLock, check_held
 from pipelines.runs.record import Totals, total
 from pipelines.runs.resume import ResumeError, check_resumable, finished_units
 from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
@@ -46,7 +47,7 @@ def chunk(records, number=0, end=None, unit=UNIT, kept=()):
 
 def written(layout, *chunks):
     """Writes one bundle; returns the results, and leaves nothing open."""
-    writer = _Write(layout)
+    writer = _Write(layout, partial(check_held, layout.root, layout.run))
     writer.setup()
     writer.start_bundle()
     try:
@@ -232,7 +233,7 @@ def test_no_file_is_named_once_the_run_has_failed(layout, tmp_path):
 
 
 def test_bundle_that_is_torn_down_leaves_nothing_and_goes_no_further(layout, tmp_path):
-    writer = _Write(layout)
+    writer = _Write(layout, partial(check_held, layout.root, layout.run))
     writer.setup()
     writer.start_bundle()
     list(writer.process(chunk([0])))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -157,7 +158,7 @@ def test_row_group_is_not_held_as_a_whole(tmp_path):
 
 def test_manifest_that_was_replaced_since_it_was_planned_gives_rejects(tmp_path):
     path = write(tmp_path / "m.parquet", rows_of(text=["a"] * 5))
-    unit = plan(path).units[0]
+    unit = replace(plan(path).units[0], manifest_version="")  # in a store that tells none
     for content in (b"", b"PAR1" * 9):
         path.write_bytes(content)
         found = list(read_unit(unit))

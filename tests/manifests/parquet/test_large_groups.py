@@ -23,7 +23,12 @@ def manifest(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "m.parquet"
     with pq.ParquetWriter(
-        path, schema, use_dictionary=False, write_batch_size=2, data_page_size=2 * IMAGE
+        path,
+        schema,
+        use_dictionary=False,
+        write_statistics=False,
+        write_batch_size=2,
+        data_page_size=2 * IMAGE,
     ) as writer:
         for rows in (range(24), range(24, 30)):
             columns = [[f"u{n}" for n in rows], [images[n] for n in rows], ["a star"] * len(rows)]
