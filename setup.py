@@ -52,7 +52,7 @@ EXTRAS = {
         "scikit-image>=0.24",
         "transformers>=5",
     ],
-    "dev": ["mypy>=1.13", "ruff>=0.8"],
+    "dev": ["import-linter>=2.1", "mypy>=1.13", "ruff>=0.8"],
 }
 
 setup(

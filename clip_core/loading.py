@@ -90,7 +90,8 @@ class ClipModel:
         """
         check_pixels(pixels, self.preprocessing.size)
         check_tokens(tokens, self.tokenizer.context_length)
-        return self.clip(pixels, tokens)
+        found: tuple[Tensor, Tensor] = self.clip(pixels, tokens)
+        return found
 
     def to(self, target: str | torch.device | torch.dtype) -> ClipModel:
         """Moves the model to a device, or rounds it to a precision; returns the same model.

@@ -66,4 +66,4 @@ def _is_decimal(kind: pa.DataType, before: int, after: int) -> bool:
     """Tells a decimal with at most so many digits before and after the point."""
     if not pa.types.is_decimal(kind):
         return False
-    return kind.precision - kind.scale <= before and kind.scale <= after
+    return bool(kind.precision - kind.scale <= before and kind.scale <= after)

@@ -147,7 +147,7 @@ class _Found:
         """Binary, or Hugging Face's struct of bytes and path."""
         kind = self._types[name]
         if pa.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
+            return bool(kind.get_field_index("bytes") >= 0)
         return plain_type(kind) in (pa.binary(), pa.large_binary())
 
     def is_text(self, name: str) -> bool:

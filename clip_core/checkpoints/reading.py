@@ -174,7 +174,8 @@ def _safetensors(path: Path) -> LazyTensors:
 
 def _read_safetensor(path: Path, name: str) -> Tensor:
     with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name)
+        found: Tensor = file.get_tensor(name)
+        return found
 
 
 def _legacy_pickle(path: Path) -> LazyTensors:

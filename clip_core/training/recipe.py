@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,7 +54,7 @@ class PretrainConfig:
             raise PretrainError(f"`precision` must be fp32 or bf16, got {self.precision!r}")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Splits parameters into those that decay and the gains, biases and temperature that do not."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [

@@ -216,7 +216,10 @@ class Trainer:
 
     def _read_checkpoint(self) -> dict[str, Any]:
         try:
-            return torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            found: dict[str, Any] = torch.load(
+                self.checkpoint, map_location=self.device, weights_only=True
+            )
+            return found
         except (EOFError, RuntimeError, pickle.UnpicklingError) as error:  # what torch raises of it
             raise PretrainError(
                 f"{self.checkpoint} is damaged; remove it, or restore it, and run again"

@@ -95,8 +95,8 @@ def holds_json_lines(uri: str) -> bool:
             lines = list(islice(TextRecords(file, "jsonl", uri), _LOOKED_AT))
     except (DamagedStream, ManifestError):
         return False
-    rows = [_json_values(line, ()) for line in lines]
-    if any(isinstance(row, Fault) for row in rows):
+    rows = [row for line in lines if not isinstance(row := _json_values(line, ()), Fault)]
+    if len(rows) < len(lines):
         return False
     names = {name.lower() for row in rows for name in row}
     return not names.isdisjoint((*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES))
