@@ -65,7 +65,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["clip_core*", "pipelines*", "schemas*"]),
-    package_data={"clip_core": ["models/tiny/*"], "pipelines.pages": ["templates/*"]},
+    package_data={
+        "clip_core": ["models/tiny/*", "py.typed"],
+        "pipelines": ["py.typed"],
+        "pipelines.pages": ["templates/*"],
+        "schemas": ["py.typed"],
+    },
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["clip-beam=pipelines.cli:console_script"]},

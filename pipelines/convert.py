@@ -9,7 +9,7 @@ from pathlib import Path
 from clip_core.checkpoints.saving import DTYPES, save_model_directory
 from clip_core.loading import load
 from pipelines.command_line import exits
-from pipelines.command_line.model_flags import add_checkpoint_flags
+from pipelines.command_line.model_flags import add_checkpoint_flags, load_options
 from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import local_place, place
 from pipelines.training.model_directories import first_foreign, put_model
@@ -65,13 +65,7 @@ def convert(options: argparse.Namespace) -> None:
     """
     output: Path = options.output
     _check_room(output, options.overwrite)
-    model = load(
-        options.model,
-        arch=options.arch,
-        activation=options.activation,
-        vocab=options.vocab,
-        cache_dir=options.model_cache,
-    )
+    model = load(options.model, **load_options(options).arguments())
     put_model(
         output,
         lambda folder: save_model_directory(

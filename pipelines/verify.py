@@ -9,7 +9,7 @@ from clip_core.inference.ready import ready_to_encode
 from clip_core.inference.verification import TOLERANCE, Deviation, measure
 from clip_core.loading import load
 from pipelines.command_line import exits
-from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags
+from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags, load_options
 from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import place
 from pipelines.encoding.models import resolve_device, resolve_precision, use_threads
@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
-    about = {"arch": options.arch, "activation": options.activation, "vocab": options.vocab}
-    about["cache_dir"] = options.model_cache
+    about = load_options(options).arguments()
     try:
         reference = load(options.model, **about)
         model = load(options.model, device, precision=precision, **about)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from clip_core.load_options import LoadOptions
 from pipelines.command_line.parser import group
 from pipelines.command_line.places import place
 
@@ -47,3 +48,14 @@ def add_model_name_flag(parser: argparse.ArgumentParser) -> None:
     """Adds the flag that chooses one of the models of a run."""
     add = group(parser, "model").add_argument
     add("--model_name", metavar="NAME", help="which model of a run with several")
+
+
+def load_options(options: argparse.Namespace) -> LoadOptions:
+    """Returns what the flags of `add_checkpoint_flags` say, and `--image_policy` where there is."""
+    return LoadOptions(
+        arch=options.arch,
+        activation=options.activation,
+        vocab=options.vocab,
+        cache_dir=options.model_cache,
+        image_policy=getattr(options, "image_policy", LoadOptions.image_policy),
+    )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from pipelines.command_line.exits import WRONG_USAGE
+from pipelines.command_line.exits import WRONG_USAGE, note_flags
 from pipelines.storage.redaction import scrub
 
 BEAM_FLAGS = "Apache Beam's own flags, such as --runner and --temp_location, ride along: add them."
@@ -68,6 +68,7 @@ class Parser(argparse.ArgumentParser):
         words = self.words(args)
         given = [flag for flag, _ in words]
         known = self._option_string_actions
+        note_flags(known)
         missing = [flag for flag in known if known[flag].required and flag not in given]
         for flag in given:
             if flag not in known and difflib.get_close_matches(flag, missing):

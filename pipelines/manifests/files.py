@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.manifests.formats import format_names, format_of, suffixes
 from pipelines.manifests.webdataset import IMAGE_FIELDS
 from pipelines.output.layout import is_of_tables
 from pipelines.storage import listing, uris
-from pipelines.storage.compression import SUFFIXES
 from schemas.manifest import ManifestError
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tar": "webdataset",
-    ".tgz": "webdataset",
-}
 _IMAGES = tuple(f".{field}" for field in IMAGE_FIELDS)
 
 
@@ -58,27 +49,17 @@ def find_manifests(patterns: Sequence[str], kind: str | None, output: str | None
         if unknown and len(files) == 1:  # a directory or a glob may hold other things beside
             raise ManifestError(
                 f"the format of {unknown[0]} does not show in its name; "
-                f"pass `--manifest_format`: {', '.join(dict.fromkeys(FORMATS.values()))}"
+                f"pass `format`: {', '.join(format_names())}"
             )
         if len(unknown) == len(files):
             raise ManifestError(
                 f"no manifest files matched {pattern!r}; expected files named "
-                f"{', '.join(FORMATS)}, perhaps compressed"
+                f"{', '.join(suffixes())}, perhaps compressed"
             )
         found.update({uri: form for uri, form in known.items() if form is not None})
         others = [uri for uri in unknown if not uri.lower().endswith(_IMAGES)]
         left_out.update(dict.fromkeys([*others, *linked]))
     return FoundFiles(tuple(found.items()), tuple(left_out))
-
-
-def format_of(uri: str) -> str | None:
-    """Returns the format a file's name shows, or None."""
-    name = uri.lower()
-    if name.endswith(".tgz"):
-        return FORMATS[".tgz"]
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
 
 
 def left_out_line(left_out: Sequence[str]) -> str:

@@ -7,34 +7,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
+from apache_beam.pvalue import PBegin
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import counters, failures
 from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
-from pipelines.manifests.parquet.reader import read_ledger, read_parquet
-from pipelines.manifests.rows import Fault, RawRow, reject, to_row
-from pipelines.manifests.text import read_text
-from pipelines.manifests.webdataset import read_webdataset
+from pipelines.manifests.digest import ManifestChangedError, RowsDigest, check_unchanged
+from pipelines.manifests.formats import format_called, register_format, registered_formats
+from pipelines.manifests.planning import Plan, plan_units
+from pipelines.manifests.request import ManifestRequest
+from pipelines.manifests.rows import Fault, reject, to_row
 from pipelines.output.merging import selected_rows
-from pipelines.records import Chunk, End, Reject, Row, Unit
-from schemas.rejects import Reason
+from pipelines.records import Chunk, End, Reject, Row, Selection, Unit
 
 UNITS_AHEAD = 3  # that are opened while one is handed out
-_READERS: dict[str, Callable[[Unit], Iterator[RawRow]]] = {
-    "parquet": read_parquet,
-    "jsonl": read_text,
-    "csv": read_text,
-    "tsv": read_text,
-    "webdataset": read_webdataset,
-    "img2dataset": read_ledger,
-}
 
 
 def read_unit(unit: Unit) -> Iterator[Row | Reject]:
@@ -45,30 +37,54 @@ def read_unit(unit: Unit) -> Iterator[Row | Reject]:
     Of a unit with `only`, those rows alone.
 
     Raises:
+        ManifestChangedError: if the manifest is not the file that was planned.
         OSError: if the manifest cannot be read for now; the runner tries again.
     """
-    if unit.only is None:
-        yield from _records(unit)
+    check_unchanged(unit)
+    yield from _records(unit) if unit.only is None else _selected(unit, unit.only)
+    check_unchanged(unit)
+
+
+def digest_of(unit: Unit) -> str:
+    """Reads a unit and returns the digest of its rows; no image is fetched.
+
+    Raises:
+        OSError: as `read_unit`.
+    """
+    digest = RowsDigest()
+    for record in read_unit(unit):
+        digest.add(record)
+    return digest.hexdigest()
+
+
+def _selected(unit: Unit, only: Selection) -> Iterator[Row | Reject]:
+    wanted = set(selected_rows(only))
+    if not wanted:
         return
-    wanted = set(selected_rows(unit.only))
-    for record in _records(unit) if wanted else ():
+    digest = RowsDigest()
+    for record in _records(unit):
+        if only.digest:
+            digest.add(record)
         number = (record.row if isinstance(record, Reject) else record).source_row
         if number in wanted:
             wanted.remove(number)
             yield record
-        if not wanted:
+        if not wanted and not only.digest:
             return
+    if only.digest and digest.hexdigest() != only.digest:
+        raise ManifestChangedError(
+            f"the manifest {unit.uri} has other rows than when {only.tables[0]} was written; embed "
+            "it anew"
+        )
 
 
 def _records(unit: Unit) -> Iterator[Row | Reject]:
-    after = unit.first_row
-    for raw in _READERS[unit.format](unit):
+    after, form = unit.first_row, format_called(unit.format)
+    for raw in form.read(unit):
         after = raw.number + 1
         yield to_row(unit, raw)
     if unit.damage is not None:
-        whole_file = unit.format == "parquet"
-        reason = Reason.MANIFEST_UNREADABLE if whole_file else Reason.MANIFEST_TRUNCATED
-        yield reject(unit, after, Fault(reason, unit.damage))
+        yield reject(unit, after, Fault(form.damage, unit.damage))
 
 
 def read_chunks(
@@ -88,52 +104,88 @@ def read_chunks(
     """
     taken: list[Row | Reject] = []
     number, total, held = 0, 0, 0
+    digest = RowsDigest()
     for record in itertools.islice(read_unit(unit), limit):
         if len(taken) == rows or held >= CHUNK_BYTES:
             yield make_chunk(taken, kept, unit=unit, number=number)
             taken, number, held = [], number + 1, 0
         taken.append(record)
+        digest.add(record)
         total += 1
         if isinstance(record, Row):
             held += len(record.image_bytes or b"")
-    yield make_chunk(taken, kept, unit=unit, number=number, end=End(number + 1, total))
+    end = End(number + 1, total, digest.hexdigest())
+    yield make_chunk(taken, kept, unit=unit, number=number, end=end)
 
 
-@dataclass(eq=False)
 class ReadManifest(beam.PTransform):
-    """Reads units into chunks. While one unit is handed out, the next three are being opened.
+    """Reads a manifest into chunks. While one unit is handed out, the next three are being opened.
 
-    Consumes: `Unit`, as `plan_units` makes them.
+    Consumes: nothing; it stands at the beginning of a pipeline.
     Produces: `Chunk`; those of a unit in order, the last with the `End` of the unit.
     Counters: `rows_read`, `read_usec`.
 
-    Attributes:
-        kept: the columns that are copied from the manifest, with their types.
+    Args:
+        manifest: files, directories or globs on any fsspec filesystem; a request that says more
+            about them; or what is planned already.
         rows: of a chunk.
         is_written: tells a unit that is not read, as it is whole already; None if every one is.
         limit: rows of each unit at most, for a sample.
         run: whose failure ends the reading; "" for none.
+
+    Attributes:
+        plan: the units that are read, and the columns that are copied from the manifest.
+
+    Raises:
+        ManifestError, OSError: as `plan_units`.
     """
 
-    kept: pa.Schema = pa.schema([])
-    rows: int = CHUNK_ROWS
-    is_written: Callable[[Unit], bool] | None = None
-    limit: int | None = None
-    run: str = ""
+    def __init__(
+        self,
+        manifest: str | Sequence[str] | ManifestRequest | Plan,
+        *,
+        rows: int = CHUNK_ROWS,
+        is_written: Callable[[Unit], bool] | None = None,
+        limit: int | None = None,
+        run: str = "",
+    ) -> None:
+        super().__init__()
+        self.plan = _planned(manifest)
+        self._read = _Read(self.plan.kept, rows, is_written, limit, run)
 
-    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Chunk]:
-        return units | "Read" >> beam.ParDo(_Read(self)).with_output_types(Chunk)
+    def expand(self, begin: PBegin) -> beam.PCollection[Chunk]:
+        units = beam.Create(self.plan.units, reshuffle=False).with_output_types(Unit)
+        read = beam.ParDo(self._read).with_output_types(Chunk)
+        return begin | "Units" >> units | "Spread" >> beam.Reshuffle() | "Read" >> read
+
+
+def _planned(manifest: str | Sequence[str] | ManifestRequest | Plan) -> Plan:
+    if isinstance(manifest, Plan):
+        return manifest
+    if isinstance(manifest, ManifestRequest):
+        return plan_units(manifest)
+    patterns = (manifest,) if isinstance(manifest, str) else tuple(manifest)
+    return plan_units(ManifestRequest(patterns))
 
 
 class _Read(beam.DoFn):
-    def __init__(self, settings: ReadManifest) -> None:
-        self._kept, self._rows = tuple(settings.kept), settings.rows
-        self._is_written, self._limit = settings.is_written, settings.limit
-        self._run = settings.run
+    def __init__(
+        self,
+        kept: pa.Schema,
+        rows: int,
+        is_written: Callable[[Unit], bool] | None,
+        limit: int | None,
+        run: str,
+    ) -> None:
+        self._kept, self._rows = tuple(kept), rows
+        self._is_written, self._limit, self._run = is_written, limit, run
+        self._formats = registered_formats()
         self._rows_read = Metrics.counter(ReadManifest, "rows_read")
         self._usec = Metrics.counter(ReadManifest, "read_usec")
 
     def setup(self) -> None:
+        for form in self._formats:  # here they may not be registered yet
+            register_format(form)
         self._pool = ThreadPoolExecutor(UNITS_AHEAD)
 
     def start_bundle(self) -> None:

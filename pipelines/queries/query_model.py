@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipelines.command_line.model_flags import add_checkpoint_flags, add_model_name_flag
+from clip_core.load_options import LoadOptions
+from pipelines.command_line.model_flags import (
+    add_checkpoint_flags,
+    add_model_name_flag,
+    load_options,
+)
 from pipelines.command_line.parser import group
 from pipelines.command_line.places import place
 from pipelines.images.trust import TRUST
@@ -60,11 +66,7 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
         model = clip_core.load(
             name,
             device=_device(options.device),
-            cache_dir=options.model_cache or own.get("model_cache"),
-            image_policy=tables.options.get("image_policy") or "openai",
-            arch=options.arch or own.get("arch"),
-            activation=options.activation or own.get("activation"),
-            vocab=options.vocab or own.get("vocab"),
+            **_load_options(tables, options, own).arguments(),
         )
     except (ValueError, OSError) as error:
         if options.model:
@@ -75,6 +77,18 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
     check_same_model(tables, model)
     use_threads([model])
     return model
+
+
+def _load_options(
+    tables: ScoredTables, options: argparse.Namespace, own: Mapping[str, Any]
+) -> LoadOptions:
+    """Takes what flags say, and else what run.json says of its own model."""
+    given = load_options(options)
+    named = {"cache_dir": "model_cache", "arch": "arch", "activation": "activation"}
+    named["vocab"] = "vocab"
+    found = {name: getattr(given, name) or own.get(option) for name, option in named.items()}
+    policy = tables.options.get("image_policy") or given.image_policy
+    return replace(given, **found, image_policy=policy)
 
 
 def _named_by_run(tables: ScoredTables, trusted: bool) -> str:

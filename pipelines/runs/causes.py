@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pipelines.encoding.handler import EncoderFailedError, ModelChangedError
 from pipelines.images.decode_pool import WorkerLostError
+from pipelines.manifests.digest import ManifestChangedError
 from pipelines.output.unit_record import NotARecordError
 from pipelines.output.unit_writer import ConservationError
 from pipelines.runs.lock import LockLostError
@@ -16,6 +17,7 @@ _OF_THE_MACHINE = (
     ConservationError,
     EncoderFailedError,
     LockLostError,
+    ManifestChangedError,
     ModelChangedError,
     NotARecordError,
     OSError,

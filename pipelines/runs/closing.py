@@ -72,6 +72,8 @@ def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> No
         print(line)
     if job.threads is not None:
         print(summary.threads_line(job.threads))
+    if changed := job.changed.line():
+        print(f"changed    {changed}")
     if job.plan.left_out:
         print(f"left out   {left_out_line(job.plan.left_out)}")
 

@@ -15,7 +15,6 @@ from pipelines.command_line.exits import (
     RunnerError,
     Terminated,
 )
-from pipelines.engine.beam_options import runs_here
 from pipelines.engine.memory import return_freed_memory
 from pipelines.runs.causes import causes, one_sentence
 from pipelines.runs.closing import finish
@@ -48,7 +47,7 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
 def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
     started_at = time.monotonic()
     try:
-        job = prepare(config, lock, here=runs_here(options))
+        job = prepare(config, options, lock)
     except StoreFault as error:
         return _fail(str(error), FAILED)
     except (ValueError, OSError) as error:

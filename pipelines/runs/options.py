@@ -18,9 +18,9 @@ from pipelines.command_line.places import manifest_place, place
 from pipelines.engine.beam_options import read_beam_flags
 from pipelines.images.sources import check_prefix
 from pipelines.images.trust import MANIFESTS, add_replay_flags
+from pipelines.manifests.formats import format_names
 from schemas.rejects import Reason
 
-MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
 REQUIRED = ("manifest", "output", "model")
 _NAMED_MODEL = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)=(?P<uri>.+)")
 REASONS = tuple(reason.value for reason in Reason)
@@ -47,7 +47,7 @@ def _add_input_flags(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="image-text manifest: file, directory or glob on any fsspec filesystem; repeatable",
     )
-    add("--manifest_format", choices=MANIFEST_FORMATS, help="form of the manifest [its extension]")
+    add("--manifest_format", choices=format_names(), help="form of the manifest [its extension]")
     for column, what in (
         ("image", "image URIs, paths or bytes; in tars an extension [a recognised name]"),
         ("text", "captions; in tars an extension or a .json's field [a recognised name]"),

@@ -13,20 +13,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from pipelines.command_line.exits import in_flags
+from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.planning import Plan
 from pipelines.records import Unit
-from pipelines.runs.job import (
-    RunModels,
-    embed_rows_of,
-    fingerprint_of,
-    layout_of,
-    load_run_models,
-    plan_of,
-)
+from pipelines.runs.job import embed_rows_of, fingerprint_of, layout_of, load_run_models, plan_of
 from pipelines.runs.lock import check_unlocked, lock_uri
 from pipelines.runs.options import EmbedConfig
-from pipelines.runs.resume import check_resumable, finished_units, pending_of, retried_reasons
+from pipelines.runs.resume import (
+    changed_units,
+    check_resumable,
+    finished_units,
+    pending_of,
+    retried_reasons,
+)
 from pipelines.runs.trial import SampleResult, dotted_keys, embed_sample
 from pipelines.storage import stores, uris, writing
 from pipelines.storage.redaction import redact
@@ -63,7 +64,7 @@ class Findings:
         try:
             return step()
         except (ValueError, OSError, RuntimeError) as error:
-            self.problems.append(" ".join(str(error).split()) or type(error).__name__)
+            self.problems.append(" ".join(in_flags(str(error)).split()) or type(error).__name__)
             return None
 
 
@@ -162,8 +163,12 @@ def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
         return
     check_resumable(finished, plan.units, fingerprint_of(models, config))
     if finished:
-        pending = pending_of(plan.units, finished, config.output, retried_reasons(config))
+        changed = changed_units(finished, plan.units)
+        retried = retried_reasons(config)
+        pending = pending_of(plan.units, finished, config.output, retried, changed.units)
         print(f"           {len(finished)} units are finished, {len(pending)} left to do")
+        if line := changed.line():
+            print(f"           {line}")
 
 
 def _embedded(config: EmbedConfig, plan: Plan, models: RunModels, sample: int) -> SampleResult:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from clip_core.training.trainer import PretrainConfig
+from clip_core.training.recipe import PretrainConfig
 from clip_core.variants import VARIANTS
 from pipelines.command_line.model_flags import add_checkpoint_flags
 from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import local_place, manifest_place, place
 from pipelines.engine.cores import usable_cores
 from pipelines.images.trust import add_replay_flags
-
-DEFAULT_VARIANT = "tiny-rn"
+from pipelines.training.run import DEFAULT_VARIANT
 
 
 def parser() -> Parser:

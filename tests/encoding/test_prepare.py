@@ -20,8 +20,8 @@ from pipelines.engine.ledger import MAX_OPEN_UNITS, Ledger
 from pipelines.images import pixel_budget
 from pipelines.images.decode import DecodedImage
 from pipelines.images.pixel_budget import Account, Budget
-from pipelines.manifests.planning import Columns
 from pipelines.records import End, RowFault, Unit
+from schemas.manifest import Columns
 from schemas.rejects import Reason
 
 SIZE = 4

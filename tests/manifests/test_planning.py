@@ -6,9 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import plan
-from pipelines.manifests.files import format_of, left_out_line
-from pipelines.manifests.planning import merged_units, unit_id
+from pipelines.manifests.files import left_out_line
+from pipelines.manifests.formats import format_of
+from pipelines.manifests.planning import merged_units
 from pipelines.manifests.read import read_unit
+from pipelines.manifests.request import unit_id
 from pipelines.records import Selection, Unit
 from schemas.manifest import Columns, ManifestError
 
@@ -80,7 +82,8 @@ def test_units_do_not_depend_on_how_the_manifest_is_named(tmp_path, monkeypatch)
 
 def test_file_named_twice_is_read_once(tmp_path):
     (tmp_path / "m.jsonl").write_text(LINE)
-    from pipelines.manifests.planning import ManifestRequest, plan_units
+    from pipelines.manifests.planning import plan_units
+    from pipelines.manifests.request import ManifestRequest
 
     found = plan_units(ManifestRequest(patterns=(str(tmp_path), str(tmp_path / "m.jsonl"))))
     assert len(found.units) == 1
@@ -108,7 +111,7 @@ def test_nothing_matched_is_refused(tmp_path, pattern):
 
 def test_unknown_format_asks_for_the_flag(tmp_path):
     (tmp_path / "m.txt").write_text(LINE)
-    with pytest.raises(ManifestError, match="does not show in its name; pass `--manifest_format`"):
+    with pytest.raises(ManifestError, match="does not show in its name; pass `format`"):
         plan(tmp_path / "m.txt")
     assert plan(tmp_path / "m.txt", format="jsonl").rows == 1
 
@@ -131,7 +134,7 @@ def test_kept_columns_need_one_type(tmp_path):
 def test_kept_columns_are_told_apart_by_more_than_case(tmp_path):
     names = ["url", "text", "tag", "tag"]
     pq.write_table(pa.table([["u"], ["t"], [1], [2]], names=names), tmp_path / "m.parquet")
-    with pytest.raises(ManifestError, match="`--keep_columns` names 'tag', which two columns are"):
+    with pytest.raises(ManifestError, match="`keep_columns` names 'tag', which two columns are"):
         plan(tmp_path / "m.parquet", keep_columns=("tag",))
     assert plan(tmp_path / "m.parquet").rows == 1
 

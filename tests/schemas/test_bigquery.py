@@ -72,7 +72,7 @@ def test_structs_become_records():
     [
         (pa.float16(), "embed with `--embedding_dtype float32`"),
         (pa.list_(pa.float16(), 4), "embed with `--embedding_dtype float32`"),
-        (pa.list_(pa.list_(pa.float64())), "leave the column out of `--keep_columns`"),
+        (pa.list_(pa.list_(pa.float64())), "leave the column out of `keep_columns`"),
         (pa.duration("s"), "no type for duration"),
         (pa.decimal256(76, 0), "no type for decimal256"),
     ],

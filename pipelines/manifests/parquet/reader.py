@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
@@ -12,10 +12,18 @@ import pyarrow as pa
 from pipelines.manifests.parquet.batches import DamagedParquet, ParquetBatches, damage_named
 from pipelines.manifests.parquet.limited import check_footer, limited_batches
 from pipelines.manifests.parquet.pages import SuspiciousPages
+from pipelines.manifests.request import (
+    FilePlan,
+    ManifestFormat,
+    ManifestRequest,
+    columns_of_file,
+    unit_id,
+)
 from pipelines.manifests.rows import Fault, RawRow
+from pipelines.manifests.run_tables import is_output_table, plan_rows_again
 from pipelines.records import Unit
 from pipelines.storage import reading
-from schemas.manifest import DOWNLOADED, Columns
+from schemas.manifest import DOWNLOADED, Columns, plain_type
 from schemas.rejects import Reason
 
 # What Arrow makes of a footer may take 500 times its bytes: one that is larger is tried first in a
@@ -56,6 +64,50 @@ def read_footer(uri: str) -> Footer:
         return Footer(parquet.schema, rows, groups)
 
 
+def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
+    """Cuts a file into units, by its footer alone.
+
+    Raises:
+        ManifestError: if a column is absent or ambiguous, or it is a table of a run that cannot be
+            read again.
+    """
+    try:
+        schema, _, group_rows = read_footer(whole.uri)
+    except DamagedParquet as error:
+        damage = f"not a whole Parquet file: {error}"
+        return FilePlan([replace(whole, damage=damage)], [], readable=False)
+    if is_output_table(schema):
+        return plan_rows_again(whole.uri, schema, request)
+    columns = columns_of_file(schema, whole.uri, request)
+    if "webdataset" in beside and columns.status:
+        # img2dataset's output: the other rows are in the tar, where all that is kept is text.
+        kept = [pa.field(name, pa.string()) for name in columns.kept]
+        unit = replace(whole, columns=columns, format="img2dataset", rows=None)
+        return FilePlan([unit], kept)
+    units = [
+        replace(
+            whole,
+            unit_id=unit_id(whole.uri, index),
+            columns=columns,
+            first_row=piece.start,
+            rows=len(piece),
+        )
+        for index, piece in enumerate(_pieces(group_rows, request.rows_per_unit))
+    ]
+    kept = [pa.field(name, plain_type(schema.field(name).type)) for name in columns.kept]
+    return FilePlan(units, kept)
+
+
+def _pieces(group_rows: Iterable[int], step: int) -> Iterator[range]:
+    """Yields the rows of each unit, none of which crosses the end of a row group: a reader would
+    have to begin two."""
+    first = 0
+    for rows in group_rows:
+        for start in range(first, first + rows, step):
+            yield range(start, min(start + step, first + rows))
+        first += rows
+
+
 def read_parquet(unit: Unit) -> Iterator[RawRow]:
     """Yields the rows of a unit, in order, reading only the row groups and columns it needs."""
     if not unit.rows:  # nothing but damage, which the plan has noted
@@ -80,6 +132,12 @@ def read_ledger(unit: Unit) -> Iterator[RawRow]:
         values = raw.values
         if isinstance(values, Fault) or values[str(unit.columns.status)] != DOWNLOADED:
             yield raw
+
+
+def parquet_rows_at(unit: Unit, numbers: Collection[int]) -> Iterator[RawRow]:
+    """Yields rows by their numbers, each from its own row group."""
+    for number in numbers:
+        yield from read_parquet(replace(unit, first_row=number, rows=1))
 
 
 def _rows(file: BinaryIO, unit: Unit, wanted: range) -> Iterator[RawRow]:
@@ -156,3 +214,15 @@ def _names(columns: Columns) -> list[str]:
         columns.error,
     )
     return list(dict.fromkeys([name for name in single if name] + list(columns.kept)))
+
+
+PARQUET = ManifestFormat(
+    "parquet",
+    (".parquet",),
+    plan_parquet,
+    read_parquet,
+    parquet_rows_at,
+    damage=Reason.MANIFEST_UNREADABLE,
+)
+# img2dataset's file beside a tar, as `plan_parquet` recognises it.
+LEDGER = ManifestFormat("img2dataset", (), plan_parquet, read_ledger)

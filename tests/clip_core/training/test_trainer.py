@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from clip_core.training.trainer import (
-    Pairs,
+from clip_core.training.evaluation import held_out_recall
+from clip_core.training.recipe import (
     PretrainConfig,
     PretrainError,
-    Trainer,
-    held_out_recall,
     learning_rate_at,
     parameter_groups,
 )
+from clip_core.training.trainer import Pairs, Trainer
 from helpers import ROOT, random_clip
 
 CONFIG = PretrainConfig(
