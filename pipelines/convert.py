@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "--save_precision",
         choices=tuple(DTYPES),
         default="fp32",
-        help="numbers to save the weights in [fp32]",
+        help="precision of the saved weights [fp32]",
     )
     add("--overwrite", action="store_true", help="replace the model that the output holds")
     return flags

@@ -40,7 +40,7 @@ def add_place_flags(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="numbers to compute in [auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
+        help="precision of the arithmetic [auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
     )
 
 

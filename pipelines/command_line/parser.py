@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from pipelines.command_line.exits import WRONG_USAGE, note_flags
 from pipelines.storage.redaction import scrub
 
-BEAM_FLAGS = "Apache Beam's own flags, such as --runner and --temp_location, ride along: add them."
+BEAM_FLAGS = "Apache Beam's own flags, such as --runner and --temp_location, ride along with these."
 
 
 def group(parser: argparse.ArgumentParser, title: str) -> Any:

@@ -96,7 +96,7 @@ def _add_output_flags(flags: Parser) -> None:
         "--save_precision",
         choices=("fp16", "fp32"),
         default="fp16",
-        help="numbers to save the weights in [fp16]",
+        help="precision of the saved weights [fp16]",
     )
     add("--overwrite", action="store_true", help="train anew and replace the model in the output")
 
@@ -110,7 +110,7 @@ def _add_running_flags(flags: Parser) -> None:
         "--precision",
         choices=("fp32", "bf16"),
         default=precision,
-        help=f"numbers to compute in [{precision}]",
+        help=f"precision of the arithmetic [{precision}]",
     )
     add(
         "--micro_batch_size",
