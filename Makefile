@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test torture bench lint format quality tiny clean
+.PHONY: demo test torture bench lint format docs quality tiny clean
 
 demo: .venv/.installed
 	$(BIN)/clip-beam demo
@@ -31,6 +31,10 @@ lint: .venv/.installed-dev
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The page that lists every flag; a test holds it to the command lines.
+docs: .venv/.installed-dev
+	$(BIN)/python docs/make_commands.py
 
 # The figures of the model card, on scenes that no training run has drawn.
 quality: .venv/.installed

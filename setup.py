@@ -61,6 +61,8 @@ setup(
     description="Score and filter image-text datasets with CLIP on Apache Beam",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["clip_core*", "pipelines*", "schemas*"]),
     package_data={

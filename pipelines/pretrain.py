@@ -17,81 +17,18 @@ import torch.distributed as dist
 
 from clip_core.loading import ClipModel, load
 from clip_core.training.recipe import PretrainConfig, PretrainError
-from clip_core.variants import VARIANTS
 from pipelines.command_line import exits
-from pipelines.command_line.model_flags import add_checkpoint_flags, load_options
-from pipelines.command_line.parser import Parser
-from pipelines.command_line.places import local_place, manifest_place, place
-from pipelines.engine.cores import threads_for, usable_cores
-from pipelines.images.trust import add_replay_flags
+from pipelines.command_line.model_flags import load_options
+from pipelines.engine.cores import threads_for
 from pipelines.output.overwriting import OutputExistsError
 from pipelines.training import decoded_data
+from pipelines.training.flags import parser
 from pipelines.training.model_directories import first_foreign, holds_model
 from pipelines.training.processes import device_of, rank, start_processes
 from pipelines.training.progress import TrainingProgress, print_summary
 from pipelines.training.run import CHECKPOINT, DEFAULT_VARIANT, TRAINING, DivergedError, pretrain
 
 _NOT_NEGATIVE = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Builds the command line of `clip-beam pretrain`."""
-    flags = Parser(prog="clip-beam pretrain", description=__doc__.splitlines()[0])
-    defaults = PretrainConfig()
-    add = flags.add_argument
-    add(
-        "--manifest",
-        action="append",
-        type=manifest_place,
-        required=True,
-        help="image-text manifest; repeatable",
-    )
-    add_replay_flags(flags)
-    add("--output", required=True, type=local_place, help="model directory to write")
-    add("--overwrite", action="store_true", help="train anew and replace the model in the output")
-    add("--variant", choices=sorted(VARIANTS), help=f"architecture [{DEFAULT_VARIANT}]")
-    add(
-        "--init_from",
-        type=place,
-        metavar="MODEL",
-        help="checkpoint to start from, instead of random weights",
-    )
-    add("--image_size", type=int, help="side in pixels, where not the architecture's own")
-    add("--epochs", type=int, default=defaults.epochs)
-    add("--batch_size", type=int, default=defaults.batch_size, help="over all processes")
-    add(
-        "--micro_batch_size",
-        type=int,
-        help="rows a process holds activations of at a time; the gradients stay the whole batch's",
-    )
-    add(
-        "--activation_checkpointing",
-        action="store_true",
-        help="recompute activations inside blocks: a third more time, a fraction of the memory",
-    )
-    add("--learning_rate", type=float, default=defaults.learning_rate)
-    add("--weight_decay", type=float, default=defaults.weight_decay)
-    add("--warmup_steps", type=int, default=defaults.warmup_steps)
-    add("--max_grad_norm", type=float, default=defaults.max_grad_norm)
-    add("--precision", choices=("fp32", "bf16"), default=defaults.precision)
-    add(
-        "--horizontal_flip",
-        action="store_true",
-        help="mirror half of the pictures; only where no caption names a side",
-    )
-    add("--checkpoint_every", type=int, default=defaults.checkpoint_every, help="steps")
-    add(
-        "--holdout_fraction",
-        type=float,
-        default=0.02,
-        help="rows kept out of training and scored by retrieval recall",
-    )
-    add("--save_precision", choices=("fp16", "fp32"), default="fp16", help="of the weights file")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, default=usable_cores(), help="that decode pictures")
-    add("--seed", type=int, default=defaults.seed)
-    add_checkpoint_flags(flags)
-    return flags
 
 
 @exits.command

@@ -66,8 +66,9 @@ def fail(command: str, message: str, status: int) -> int:
 
 
 def note_flags(flags: Iterable[str]) -> None:
-    """Notes which flags the command that is at work has."""
-    _flags.set(_flags.get() | set(flags))
+    """Notes which flags the command that is at work has; nothing outside of one."""
+    if _put_back.get() is not None:
+        _flags.set(_flags.get() | set(flags))
 
 
 def in_flags(message: str) -> str:

@@ -8,7 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clip_core.load_options import LoadOptions
-from pipelines.command_line.model_flags import add_checkpoint_flags, load_options
+from pipelines.command_line.model_flags import (
+    add_checkpoint_flags,
+    add_model_name_flag,
+    load_options,
+)
+from pipelines.command_line.parser import group
 from pipelines.command_line.places import place
 from pipelines.images.trust import TRUST
 from pipelines.output.scored_tables import ScoredTables
@@ -26,17 +31,22 @@ class OtherModelError(ValueError):
 
 
 def add_model_flags(flags: argparse.ArgumentParser) -> None:
-    """Adds the flags that `load_query_model` reads."""
-    add = flags.add_argument
+    """Adds the flags that tell `load_query_model` what to load."""
+    add = group(flags, "model").add_argument
     add(
         "--model",
         type=place,
+        metavar="URI",
         help="the model that made the embeddings, as embed takes it [what run.json names, if "
         "published or bundled or the run is trusted]",
     )
-    add("--model_name", metavar="NAME", help="which model of a run with several")
+    add_model_name_flag(flags)
     add_checkpoint_flags(flags)
-    add("--device", help="cpu, cuda or auto [cpu]")
+
+
+def add_device_flag(flags: argparse.ArgumentParser) -> None:
+    """Adds the flag that tells `load_query_model` where the model computes."""
+    group(flags, "running").add_argument("--device", help="cpu, cuda or auto [cpu]")
 
 
 def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipModel:

@@ -91,4 +91,7 @@ def test_parameters_that_a_library_names_are_said_as_flags(capsys):
     assert main([]) == 1
     said = "name `--vocab`, `--model_cache`, `--decode` or `unknown`; see `embed`"
     assert capsys.readouterr().err == f"clip-beam it: {said}\n"
-    assert exits.in_flags("name `vocab`") == "name `vocab`"  # outside of a command
+    parser = Parser()  # outside of a command
+    parser.add_argument("--vocab")
+    parser.parse_args([])
+    assert exits.in_flags("name `vocab`") == "name `vocab`"
