@@ -46,7 +46,7 @@ IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_MEMBER_BYTES = 64 << 20  # no larger image is decoded
 MAX_SAMPLE_MEMBERS = 1000
 # What a compressed tar may unpack to: so many times its size or so much, whichever is more, up to a
-# limit. Else a few MB of packed zeros would fill the disk; pictures hardly shrink at all.
+# limit. Else a few MB of packed zeros would fill the disk; images hardly shrink at all.
 MAX_UNPACKED_RATIO = 32
 ALWAYS_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 64 << 30
@@ -224,7 +224,7 @@ def _values(
     uid = None if columns.uid == COLUMNS.uid else _named(str(columns.uid), found, about)
     values[str(columns.uid)] = uid or _first(about, UID_NAMES) or uris.base_name(key)
     values[str(columns.text)] = _caption(columns, found, about)
-    # img2dataset takes the hash of the picture that it then resizes.
+    # img2dataset takes the hash of the image that it then resizes.
     is_resized = STATUS_NAME in about and ERROR_NAME in about
     values[str(columns.sha256)] = None if is_resized else about.get("sha256")
     if image is not None:
