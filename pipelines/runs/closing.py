@@ -10,6 +10,7 @@ from pipelines.command_line.exits import (
     FAILED,
 )
 from pipelines.manifests.files import left_out_line
+from pipelines.output.unit_record import UnitRecord
 from pipelines.output.unit_writer import ConservationError
 from pipelines.records import UnitResult
 from pipelines.runs import record as run_record
@@ -17,13 +18,18 @@ from pipelines.runs import summary
 from pipelines.runs.execution import Job
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.record import Totals
-from pipelines.runs.resume import finished_units
 from pipelines.storage.redaction import redact, redacted
 
 
-def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
-    """Adds up what the files say, records the run, prints the summary; returns the exit status."""
-    records = finished_units(config.output)
+def finish(
+    job: Job, config: EmbedConfig, seconds: Mapping[str, float], records: Sequence[UnitRecord]
+) -> int:
+    """Adds up what the files say, records the run, prints the summary; returns the exit status.
+
+    Args:
+        seconds: by stage.
+        records: what the files of the embeddings say.
+    """
     results = [record.result for record in records]
     totals = run_record.total(results)
     run_record.write_run_record(

@@ -83,9 +83,9 @@ def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> i
         return _fail("terminated", TERMINATED)
     try:
         start = time.monotonic() - started_at
-        seconds = run(job, options, lock)
-        seconds |= {"start": start, "wall": time.monotonic() - started_at}
-        return finish(job, config, seconds)
+        outcome = run(job, options, lock)
+        about = {"start": start, "wall": time.monotonic() - started_at}
+        return finish(job, config, {**outcome.seconds, **about}, outcome.records)
     except RunnerError as error:
         return _fail(str(error), WRONG_USAGE)
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:

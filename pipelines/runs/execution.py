@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -15,6 +16,7 @@ from pipelines.engine.per_file import workers_that_read
 from pipelines.manifests.planning import Plan
 from pipelines.output import overwriting
 from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS, OutputLayout
+from pipelines.output.unit_record import UnitRecord
 from pipelines.output.unit_writer import ConservationError
 from pipelines.records import Unit, UnitResult
 from pipelines.runs import record as run_record
@@ -56,9 +58,12 @@ class Job:
     threads: Threads | None
     changed: Changed = Changed()
 
-    def left_to_do(self) -> list[Unit]:
-        """Returns the units of the plan that are not whole in the output."""
-        finished = finished_units(self.layout.root)
+    def left_to_do(self, finished: Sequence[UnitRecord]) -> list[Unit]:
+        """Returns the units of the plan that are not whole in the output.
+
+        Args:
+            finished: what the files of the embeddings say.
+        """
         old = {record.result.unit_id for record in finished if record.run != self.layout.run}
         changed = self.changed.units & old
         return pending_of(self.plan.units, finished, self.layout.root, changed=changed)
@@ -111,8 +116,21 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
     )
 
 
-def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
-    """Embeds the pending units; returns seconds by stage."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has done.
+
+    Attributes:
+        seconds: by stage.
+        records: what the files of the embeddings say, all of the output's.
+    """
+
+    seconds: Mapping[str, float]
+    records: tuple[UnitRecord, ...]
+
+
+def run(job: Job, options: PipelineOptions, lock: RunLock) -> Outcome:
+    """Embeds the pending units."""
     run_record.remove_success(job.layout.root)
     if not runs_here(options):
         return _until_whole(job, options, lock)
@@ -127,7 +145,7 @@ def run(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
             failures.close(lock.run)
 
 
-def _until_whole(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str, float]:
+def _until_whole(job: Job, options: PipelineOptions, lock: RunLock) -> Outcome:
     """Runs the pipeline, and once more over the units whose two files are of two attempts.
 
     Raises:
@@ -139,9 +157,10 @@ def _until_whole(job: Job, options: PipelineOptions, lock: RunLock) -> dict[str,
         if pending:
             seconds = counters.add(seconds, _run_pipeline(replace(job, pending=pending), options))
         lock.check()
-        pending = tuple(job.left_to_do())
+        records = finished_units(job.layout.root)
+        pending = tuple(job.left_to_do(records))
         if not pending:
-            return seconds
+            return Outcome(seconds, tuple(records))
     raise ConservationError(
         f"{len(pending)} of {len(job.plan.units)} units are not whole, among them "
         f"{pending[0].unit_id!r}; run again to complete them"
