@@ -35,6 +35,7 @@ EXTRAS = {
     "s3": ["s3fs>=2024.6"],
     "test": [
         # flask and flask-cors are all that moto's S3 server needs of its large extra `server`.
+        "cryptography",
         "gcp-storage-emulator",
         "moto[s3]>=5",
         "s3fs>=2024.6",
@@ -52,7 +53,7 @@ EXTRAS = {
         "scikit-image>=0.24",
         "transformers>=5",
     ],
-    "dev": ["mypy>=1.13", "ruff>=0.8"],
+    "dev": ["import-linter>=2.1", "mypy>=1.13", "ruff>=0.8"],
 }
 
 setup(
