@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test torture bench lint format quality tiny clean
+.PHONY: demo test torture bench lint format docs quality tiny clean
 
 demo: .venv/.installed
 	$(BIN)/clip-beam demo
@@ -25,11 +25,16 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict clip_core schemas
 	$(BIN)/lint-imports
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The page that lists every flag; a test holds it to the command lines.
+docs: .venv/.installed-dev
+	$(BIN)/python docs/make_commands.py
 
 # The figures of the model card, on scenes that no training run has drawn.
 quality: .venv/.installed

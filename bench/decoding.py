@@ -6,6 +6,7 @@ a ViT-B/32 with random weights; beside it, how far those of different pictures l
 
 from __future__ import annotations
 
+import argparse
 import io
 import statistics
 import time
@@ -28,8 +29,10 @@ VARIANT = "ViT-B/32"
 JPEG_ALONE = "JPEG alone"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    flags.parse_args(argv)
     torch.set_num_threads(1)
     pictures = [image for image, _ in make_pairs(PICTURES, seed=1)]
     rates = measure_rates(pictures)

@@ -31,14 +31,14 @@ from clip_core.preprocess import Preprocess
 from pipelines.encoding import handler
 from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.encoding.encoded_batch import Encoded, RowsOfBatch
-from pipelines.encoding.handler import ClipHandler
 from pipelines.encoding.image_work import ImageWork
 from pipelines.encoding.model_inputs import ModelInputs
-from pipelines.encoding.models import LoadedModels, ModelSpec
+from pipelines.encoding.models import LoadedModels, ModelSpec, RunModels
 from pipelines.engine.cores import Threads
 from pipelines.images.decode import DecodedImage
-from pipelines.manifests.planning import ManifestRequest, plan_units
-from pipelines.output.unit_writer import OutputLayout
+from pipelines.manifests.planning import plan_units
+from pipelines.manifests.request import ManifestRequest
+from pipelines.output.layout import OutputLayout
 from pipelines.records import Row, Vectors
 from pipelines.runs.job import build
 from schemas.embeddings import embeddings_schema
@@ -119,13 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # type: ignore[arg-type]
     handler.load_models = lambda specs: stub  # type: ignore[assignment]
     handler.encode_rows = stub_rows  # type: ignore[assignment]
-    inputs = ModelInputs.of([Preprocess(SIZE)], [tiny.tokenizer])
-    checkpoint = tiny.fingerprint["checkpoint_sha256"]
-    embed_rows = EmbedRows(
-        ClipHandler((ModelSpec("stub", "cuda"),), (checkpoint,), BATCH),
-        StubWork(inputs),
-        row_bytes=8 * DIM,
-    )
+    models = RunModels((None,), (ModelSpec("stub", "cuda"),), stub.models, stub.threads)
+    embed_rows = EmbedRows(models, batch_size=BATCH)
+    embed_rows.work = StubWork(ModelInputs.of([Preprocess(SIZE)], [tiny.tokenizer]))
     for name, write in FORMS.items():
         with tempfile.TemporaryDirectory() as folder:
             manifest = write(options.rows, Path(folder))

@@ -6,8 +6,9 @@ come with this project. `clip-beam verify --model X --precision bf16` measures a
 
 from __future__ import annotations
 
+import argparse
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,8 +27,10 @@ from clip_core.variants import VARIANTS
 RANDOM = ("RN50", "ViT-B/32", "ViT-L/14")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    flags.parse_args(argv)
     print("| model | precision | image 1 - cos | text 1 - cos | similarity |")
     print("| --- | --- | --- | --- | --- |")
     for name, reference in models():

@@ -7,11 +7,12 @@ Rounds are interleaved; figures are medians.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,10 @@ PAIRS, ROUNDS = 1024, 3
 SIZES = (64, 96)  # of the models beside the bundled one, which has 64
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints seconds, and ratios."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    flags.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tars").mkdir()

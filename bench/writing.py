@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.encoding.image_work import KNOWN_FIELDS
 from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
-from pipelines.output.unit_writer import OutputLayout, UnitWriter
+from pipelines.output.layout import OutputLayout
+from pipelines.output.unit_writer import UnitWriter
 from pipelines.records import Chunk, End, Row, Unit, Vectors
-from schemas.embeddings import embeddings_schema
+from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
 from schemas.manifest import Columns
 from schemas.rejects import rejects_schema
 
@@ -57,8 +57,8 @@ def _chunk(number: int, first: int, vectors: np.ndarray, chunks: int) -> Chunk:
     end = End(chunks, ROWS) if number == chunks - 1 else None
     chunk = make_chunk(rows, unit=UNIT, number=number, end=end)
     known = ([640] * len(rows), [480] * len(rows), [f"{row.source_row:064x}" for row in rows])
-    arrays = [pa.array(v, f.type) for v, f in zip(known, KNOWN_FIELDS, strict=True)]
-    chunk.known = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(KNOWN_FIELDS))
+    arrays = [pa.array(v, f.type) for v, f in zip(known, IMAGE_FIELDS, strict=True)]
+    chunk.known = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(IMAGE_FIELDS))
     own = vectors[first : first + len(rows)]
     chunk.vectors = (Vectors(own, own, np.zeros(len(rows), bool)),)
     chunk.similarities = (np.full(len(rows), 0.3, np.float32),)

@@ -90,7 +90,8 @@ class ClipModel:
         """
         check_pixels(pixels, self.preprocessing.size)
         check_tokens(tokens, self.tokenizer.context_length)
-        return self.clip(pixels, tokens)
+        found: tuple[Tensor, Tensor] = self.clip(pixels, tokens)
+        return found
 
     def to(self, target: str | torch.device | torch.dtype) -> ClipModel:
         """Moves the model to a device, or rounds it to a precision; returns the same model.
@@ -234,7 +235,7 @@ def _tokenizer(path: Path, vocab: str | PathLike[str] | None, config: ClipConfig
     if tokenizer.vocab_size != config.text.vocab_size:
         raise CheckpointError(
             f"the model has {config.text.vocab_size} token ids, its vocabulary "
-            f"{tokenizer.vocab_size}; name the right one with `--vocab`"
+            f"{tokenizer.vocab_size}; name the right one with `vocab`"
         )
     return tokenizer
 
@@ -244,7 +245,7 @@ def _merges(path: Path, vocab: str | PathLike[str] | None, vocab_size: int) -> v
         with local_model(vocab) as file:
             if file.is_dir():
                 raise vocabulary.VocabularyError(
-                    f"expected `--vocab` to name a file, got the directory {vocab}; name one like "
+                    f"expected `vocab` to name a file, got the directory {vocab}; name one like "
                     + ", ".join(vocabulary.FILE_NAMES)
                 )
             return vocabulary.read_merges(file.name, file.read_bytes())
@@ -257,5 +258,5 @@ def _merges(path: Path, vocab: str | PathLike[str] | None, vocab_size: int) -> v
         return vocabulary.find_openai_merges()
     raise vocabulary.VocabularyError(
         f"expected a BPE vocabulary ({', '.join(vocabulary.FILE_NAMES)}) beside the model, got "
-        "none; name a file with `--vocab`"
+        "none; name a file with `vocab`"
     )

@@ -95,7 +95,8 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """[batch, seq, width] -> [batch, heads, seq, head_width]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        found: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return found
 
     def _join(self, x: Tensor) -> Tensor:
         """[batch, heads, seq, head_width] -> [batch, seq, width]."""
@@ -113,7 +114,8 @@ class Mlp(nn.Module):
         self.activation = ACTIVATION_FUNCTIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.activation(self.c_fc(x)))
+        found: Tensor = self.c_proj(self.activation(self.c_fc(x)))
+        return found
 
 
 class Block(nn.Module):
@@ -140,7 +142,8 @@ class Block(nn.Module):
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Does what comes after attention; each of [..., width]."""
         x = x + self.attn.out_proj(mixed)
-        return x + self.mlp(self.ln_2(x))
+        found: Tensor = x + self.mlp(self.ln_2(x))
+        return found
 
 
 class Transformer(nn.Module):
@@ -184,7 +187,8 @@ class VisionTransformer(nn.Module):
         start = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([start, x], dim=1) + self.positional_embedding.to(x.dtype)
         first = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        return self.ln_post(self.transformer(self.ln_pre(x), first)) @ self.proj
+        found: Tensor = self.ln_post(self.transformer(self.ln_pre(x), first)) @ self.proj
+        return found
 
 
 class Clip(nn.Module):
@@ -275,4 +279,5 @@ class Clip(nn.Module):
 def l2_normalize(features: Tensor) -> Tensor:
     """Scales rows [batch, dim] to unit L2 norm in float32, without an epsilon, as the original."""
     features = features.float()
-    return features / features.norm(dim=-1, keepdim=True)
+    found: Tensor = features / features.norm(dim=-1, keepdim=True)
+    return found

@@ -53,7 +53,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.resampling not in RESAMPLINGS:
             raise ValueError(
-                f"`decode` must be one of {', '.join(RESAMPLINGS)}, got {self.resampling!r}"
+                f"`resampling` must be one of {', '.join(RESAMPLINGS)}, got {self.resampling!r}"
             )
         if self.policy not in POLICIES:
             raise ValueError(

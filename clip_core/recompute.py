@@ -18,12 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 def recomputed(module: nn.Module, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """Calls `function`, whose weights are in `module`, without keeping what it computes inside."""
-    return checkpoint(
+    found: Tensor = checkpoint(
         function,
         *arguments,
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), _frozen_statistics(module)),
     )
+    return found
 
 
 def in_pieces(

@@ -53,7 +53,8 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def _mean_over_processes(values: Tensor) -> Tensor:
-    return dist_functional.all_reduce(values) / dist.get_world_size()
+    found: Tensor = dist_functional.all_reduce(values) / dist.get_world_size()
+    return found
 
 
 class Bottleneck(nn.Module):
@@ -121,11 +122,13 @@ class AttentionPool(nn.Module):
         scores = (asked @ x.transpose(1, 2) + bias) * query.shape[-1] ** -0.5
         gathered = scores.softmax(dim=-1, dtype=torch.float32).to(x.dtype) @ x
         value = torch.einsum("bhw,hdw->bhd", gathered, self._by_head(self.v_proj))
-        return self.c_proj(value.flatten(1) + self.v_proj.bias)
+        found: Tensor = self.c_proj(value.flatten(1) + self.v_proj.bias)
+        return found
 
     def _by_head(self, linear: nn.Linear) -> Tensor:
         """Views a weight as [heads, head_width, width]."""
-        return linear.weight.unflatten(0, (self.heads, -1))
+        found: Tensor = linear.weight.unflatten(0, (self.heads, -1))
+        return found
 
 
 class ModifiedResNet(nn.Module):
@@ -162,7 +165,8 @@ class ModifiedResNet(nn.Module):
         x = self.avgpool(F.relu(self.bn3(self.conv3(x))))
         for block in self.blocks:
             x = recomputed(block, block, x) if self.recompute else block(x)
-        return self.attnpool(x)
+        found: Tensor = self.attnpool(x)
+        return found
 
     @property
     def blocks(self) -> Iterator[nn.Module]:

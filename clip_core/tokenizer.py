@@ -15,6 +15,7 @@ import html
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
+from typing import Any
 
 import ftfy
 import numpy as np
@@ -49,7 +50,8 @@ def clean(text: str) -> str:
 
 def split_words(text: str) -> list[str]:
     """Cuts a cleaned text into special tokens, contractions, letter runs, digits and the rest."""
-    return _PIECES.findall(text)
+    found: list[str] = _PIECES.findall(text)
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -130,7 +132,7 @@ class Tokenizer:
         self._symbols = symbols
         self._word_ids = lru_cache(maxsize=CACHED_WORDS)(self._encode_word)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickles to the compressed merges; a process makes one tokenizer of all equal pickles."""
         return _unpickled, (self._compressed_merges, self.context_length)
 

@@ -81,13 +81,15 @@ def zero_shot_logits(
         weights: [labels, dim] of `zero_shot_weights`.
         logit_scale: factor, not its logarithm; 100 for the published models.
     """
-    return np.float32(logit_scale) * (image_embeddings @ weights.T)
+    found: np.ndarray = np.float32(logit_scale) * (image_embeddings @ weights.T)
+    return found
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Returns [images, labels] float32 probabilities; each row sums to 1."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    found: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
+    return found
 
 
 def check_labels(labels: Sequence[str]) -> None:

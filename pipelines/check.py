@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines.command_line import exits
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.parser import Parser, group
 from pipelines.engine.beam_options import runs_here
 from pipelines.runs import options as flags
 from pipelines.runs.preflight import Findings, check, number
@@ -45,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     """Builds the command line of `clip-beam check`: that of `embed` and a flag more."""
     own = flags.parser("check", "Say what would go wrong in `embed`, and how long it would take.")
-    own.add_argument("--sample", type=int, default=SAMPLE_ROWS, help=f"rows [{SAMPLE_ROWS}]")
+    group(own, "running").add_argument(
+        "--sample",
+        type=int,
+        default=SAMPLE_ROWS,
+        metavar="N",
+        help=f"rows to try [{SAMPLE_ROWS}]",
+    )
     return own
 
 

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
 from pipelines.command_line import exits
 from pipelines.storage.redaction import start_logging
@@ -22,7 +23,7 @@ COMMANDS = {
     "export": "write a run as DataComp, clip-retrieval, LAION or BigQuery have it",
     "search": "find the rows of a run nearest to a text or an image",
     "pretrain": "pretrain a CLIP from a manifest",
-    "convert": "any checkpoint -> a model directory of safetensors",
+    "convert": "make a model directory of safetensors from any checkpoint",
     "verify": "test a model on this machine against plain fp32",
 }
 WRONG_USAGE = 2
@@ -32,15 +33,17 @@ WRONG_USAGE = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `clip-beam COMMAND ...`; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    while argv[:1] == ["help"]:  # `help embed` is `embed --help`
+        argv = [*argv[1:], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
+    if argv[0] == "--version":
+        print(f"clip-beam {_version()}")
+        return 0
     command, rest = argv[0], argv[1:]
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else f"; expected {', '.join(COMMANDS)}"
-        print(f"clip-beam: unknown command {command!r}{hint}", file=sys.stderr)
-        return WRONG_USAGE
+        return _refuse_unknown(command)
     start_logging()
     try:
         return import_module(f"pipelines.{command}").main(rest)
@@ -50,6 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Beam asks for one while it is imported.
         message = f"{error}; name one that can be written with the variable TMPDIR"
         return exits.fail(command, message, WRONG_USAGE)
+
+
+def _refuse_unknown(command: str) -> int:
+    close = difflib.get_close_matches(command, [*COMMANDS, "help"], n=1)
+    hint = f"; did you mean `{close[0]}`?" if close else f"; expected {', '.join(COMMANDS)}"
+    print(f"clip-beam: unknown command {command!r}{hint}", file=sys.stderr)
+    return WRONG_USAGE
+
+
+def _version() -> str:
+    try:
+        return version("clip-beam")
+    except PackageNotFoundError:
+        return "of a source tree that is not installed"
 
 
 def console_script() -> None:
@@ -67,7 +84,15 @@ def usage() -> str:
     """Returns the list of commands."""
     lines = [f"  {name:<10}{does}" for name, does in COMMANDS.items()]
     return "\n".join(
-        ["usage: clip-beam COMMAND [flags]", "", *lines, "", "clip-beam COMMAND --help tells more"]
+        [
+            "usage: clip-beam COMMAND [flags]",
+            "       clip-beam help COMMAND",
+            "       clip-beam --version",
+            "",
+            *lines,
+            "",
+            "New here? `clip-beam demo` shows what it does, in less than a minute.",
+        ]
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from clip_core.checkpoints.saving import DTYPES, save_model_directory
 from clip_core.loading import load
 from pipelines.command_line import exits
-from pipelines.command_line.model_flags import add_checkpoint_flags
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.model_flags import add_checkpoint_flags, load_options
+from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import local_place, place
 from pipelines.training.model_directories import first_foreign, put_model
 
@@ -22,15 +22,24 @@ def parser() -> argparse.ArgumentParser:
         description="Convert a checkpoint to a model directory of safetensors, which open_clip "
         "and, for ViTs, Hugging Face load too.",
     )
-    flags.add_argument("--model", required=True, type=place, help="as `clip-beam embed` takes it")
-    flags.add_argument("--output", required=True, type=local_place, help="directory to make")
-    flags.add_argument(
-        "--overwrite", action="store_true", help="replace the model that the output holds"
-    )
-    flags.add_argument(
-        "--save_precision", choices=tuple(DTYPES), default="fp32", help="of the weights [fp32]"
+    add = group(flags, "model").add_argument
+    add(
+        "--model",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="model to convert, as `clip-beam embed` takes it",
     )
     add_checkpoint_flags(flags)
+    add = group(flags, "output").add_argument
+    add("--output", required=True, type=local_place, metavar="DIR", help="directory to make")
+    add(
+        "--save_precision",
+        choices=tuple(DTYPES),
+        default="fp32",
+        help="precision of the saved weights [fp32]",
+    )
+    add("--overwrite", action="store_true", help="replace the model that the output holds")
     return flags
 
 
@@ -56,13 +65,7 @@ def convert(options: argparse.Namespace) -> None:
     """
     output: Path = options.output
     _check_room(output, options.overwrite)
-    model = load(
-        options.model,
-        arch=options.arch,
-        activation=options.activation,
-        vocab=options.vocab,
-        cache_dir=options.model_cache,
-    )
+    model = load(options.model, **load_options(options).arguments())
     put_model(
         output,
         lambda folder: save_model_directory(

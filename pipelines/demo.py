@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 from pipelines import classify, embed, filter, report
 from pipelines.command_line import exits
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import local_place
 from pipelines.curation.kept_rows import OUTPUTS
 from pipelines.images.trust import MANIFESTS
@@ -68,11 +68,17 @@ def parser() -> argparse.ArgumentParser:
         prog="clip-beam demo",
         description="Embed, filter and classify a sample dataset and report on it.",
     )
-    flags.add_argument(
-        "--output", type=local_place, default=Path("demo-output"), help="[demo-output]"
+    add = group(flags, "input").add_argument
+    add("--rows", type=int, default=1000, metavar="N", help="rows to draw [1000]")
+    add("--seed", type=int, default=0, metavar="N", help="decides what is drawn [0]")
+    add = group(flags, "output").add_argument
+    add(
+        "--output",
+        type=local_place,
+        default=Path("demo-output"),
+        metavar="DIR",
+        help="directory to write [demo-output]",
     )
-    flags.add_argument("--rows", type=int, default=1000, help="[1000]")
-    flags.add_argument("--seed", type=int, default=0, help="[0]")
     return flags
 
 

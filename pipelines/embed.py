@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pipelines.command_line import exits
 from pipelines.runs import options as flags
 from pipelines.runs.embedding import embed
+from pipelines.runs.options import parser
+
+__all__ = ["main", "parser"]
 
 
 @exits.command

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.model_flags import add_model_name_flag
+from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
 from pipelines.engine.per_file import over_files, parse_with_beam
 from pipelines.exports.bigquery import BigQuery
@@ -53,9 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """Builds the command line of `clip-beam export`."""
-    flags = Parser(prog="clip-beam export", description="Write a run in another tool's layout.")
-    add = flags.add_argument
-    add_input_flag(flags)
+    flags = Parser(
+        prog="clip-beam export",
+        description="Write a run in another tool's layout.",
+        epilog=BEAM_FLAGS,
+    )
+    add_input_flag(group(flags, "input"))
+    add_incomplete_flag(group(flags, "input"))
+    add_model_name_flag(flags)
+    add = group(flags, "output").add_argument
     add("--output", required=True, type=place, metavar="URI", help="directory to write")
     add(
         "--format",
@@ -63,10 +70,8 @@ def parser() -> Parser:
         choices=FORMATS,
         help="layout; `tables`: scores and vectors apart; `bigquery`: schemas to load by",
     )
-    add("--model_name", metavar="NAME", help="which model of a run with several")
     add("--datacomp_key", choices=KEYS, help="DataComp's name of the model [by architecture]")
     add("--overwrite", action="store_true", help="remove the export that the output holds")
-    add_incomplete_flag(flags)
     return flags
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
+from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
 from pipelines.curation import language
 from pipelines.curation.exact_duplicates import exact_duplicates
@@ -140,14 +141,26 @@ def parser() -> Parser:
     flags = Parser(
         prog="clip-beam filter",
         description="Keep rows of a run, by conditions that all have to hold.",
+        epilog=BEAM_FLAGS,
     )
-    add = flags.add_argument
-    add_input_flag(flags)
+    add_input_flag(group(flags, "input"))
+    add_incomplete_flag(group(flags, "input"))
+    _add_condition_flags(flags)
+    add_model_name_flag(flags)
+    add = group(flags, "output").add_argument
     add("--output", type=place, metavar="URI", help="directory to write")
+    add("--dry_run", action="store_true", help="print what each condition leaves, write nothing")
+    add("--overwrite", action="store_true", help="remove the kept rows that the output holds")
+    return flags
+
+
+def _add_condition_flags(flags: Parser) -> None:
+    conditions = group(flags, "conditions")
+    add = conditions.add_argument
     recipes = "; ".join(f"{name}: {preset.does}" for name, preset in PRESETS.items())
     recipes = recipes.replace("%", "%%")  # which argparse fills in
     add("--preset", choices=PRESETS, help=f"published recipe ({recipes})")
-    score = flags.add_mutually_exclusive_group()
+    score = conditions.add_mutually_exclusive_group()
     score.add_argument("--min_similarity", type=float, metavar="COSINE", help="least similarity")
     score.add_argument(
         "--top_fraction",
@@ -160,25 +173,20 @@ def parser() -> Parser:
         action="append",
         default=[],
         metavar="SQL",
-        help="predicate over the columns, in DuckDB's dialect; may be given again",
+        help="predicate over the columns of a row, in DuckDB's dialect; repeatable",
     )
     add(
         "--dedup",
         choices=("exact", "near"),
-        help="of rows with one picture keep the best; near: also of those with almost one",
+        help="keep the best of the rows with one image; near: also of those with almost one",
     )
     add(
         "--dedup_threshold",
         type=float,
         default=DEDUP_THRESHOLD,
         metavar="COSINE",
-        help=f"of two pictures that are nearly one [{DEDUP_THRESHOLD}]",
+        help=f"cosine from which two images are almost one [{DEDUP_THRESHOLD}]",
     )
-    add("--model_name", metavar="NAME", help="which model of a run with several")
-    add("--dry_run", action="store_true", help="print what each condition leaves, write nothing")
-    add("--overwrite", action="store_true", help="remove the kept rows that the output holds")
-    add_incomplete_flag(flags)
-    return flags
 
 
 def prepare(config: FilterConfig) -> Plan:

@@ -9,126 +9,26 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
-from clip_core.checkpoints.saving import DTYPES, save_model_directory
-from clip_core.checkpoints.vocabulary import OPENAI_VOCAB_SIZE, find_openai_merges
-from clip_core.config import ClipConfig
 from clip_core.loading import ClipModel, load
-from clip_core.model import Clip
-from clip_core.preprocess import Preprocess
-from clip_core.tokenizer import Tokenizer
-from clip_core.training.bpe import learn_merges
-from clip_core.training.initialization import new_model
-from clip_core.training.resolution import at_image_size, with_image_size
-from clip_core.training.trainer import (
-    Pairs,
-    PretrainConfig,
-    PretrainError,
-    StepReport,
-    Trainer,
-    held_out_recall,
-)
-from clip_core.variants import VARIANTS
+from clip_core.training.recipe import PretrainConfig, PretrainError
 from pipelines.command_line import exits
-from pipelines.command_line.model_flags import add_checkpoint_flags
-from pipelines.command_line.parser import Parser
-from pipelines.command_line.places import local_place, manifest_place, place
-from pipelines.engine.cores import threads_for, usable_cores
-from pipelines.images.decode import DecodeLimits, decode_image
-from pipelines.images.fetch import FetchPolicy, fetch_image
-from pipelines.images.trust import add_replay_flags
-from pipelines.manifests.planning import ManifestRequest, plan_units
-from pipelines.manifests.read import read_unit
+from pipelines.command_line.model_flags import load_options
+from pipelines.engine.cores import threads_for
 from pipelines.output.overwriting import OutputExistsError
-from pipelines.records import Reject, Row
 from pipelines.training import decoded_data
-from pipelines.training.decoded_data import DecodedData, DecodedSplit, source_files
-from pipelines.training.model_directories import first_foreign, holds_model, put_model
+from pipelines.training.flags import parser
+from pipelines.training.model_directories import first_foreign, holds_model
+from pipelines.training.processes import device_of, rank, start_processes
 from pipelines.training.progress import TrainingProgress, print_summary
+from pipelines.training.run import CHECKPOINT, DEFAULT_VARIANT, TRAINING, DivergedError, pretrain
 
-TRAINING = "training"  # in the output: the decoded data and the checkpoint
-CHECKPOINT = "checkpoint.pt"
-DEFAULT_VARIANT = "tiny-rn"
 _NOT_NEGATIVE = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
-
-
-class DivergedError(ArithmeticError):
-    """A training that came to no number: says what to change."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what}, so no model was saved; lower `--learning_rate` or `--max_grad_norm` and "
-            "pass `--overwrite` or name another output"
-        )
-
-
-def parser() -> argparse.ArgumentParser:
-    """Builds the command line of `clip-beam pretrain`."""
-    flags = Parser(prog="clip-beam pretrain", description=__doc__.splitlines()[0])
-    defaults = PretrainConfig()
-    add = flags.add_argument
-    add(
-        "--manifest",
-        action="append",
-        type=manifest_place,
-        required=True,
-        help="image-text manifest; repeatable",
-    )
-    add_replay_flags(flags)
-    add("--output", required=True, type=local_place, help="model directory to write")
-    add("--overwrite", action="store_true", help="train anew and replace the model in the output")
-    add("--variant", choices=sorted(VARIANTS), help=f"architecture [{DEFAULT_VARIANT}]")
-    add(
-        "--init_from",
-        type=place,
-        metavar="MODEL",
-        help="checkpoint to start from, instead of random weights",
-    )
-    add("--image_size", type=int, help="side in pixels, where not the architecture's own")
-    add("--epochs", type=int, default=defaults.epochs)
-    add("--batch_size", type=int, default=defaults.batch_size, help="over all processes")
-    add(
-        "--micro_batch_size",
-        type=int,
-        help="rows a process holds activations of at a time; the gradients stay the whole batch's",
-    )
-    add(
-        "--activation_checkpointing",
-        action="store_true",
-        help="recompute activations inside blocks: a third more time, a fraction of the memory",
-    )
-    add("--learning_rate", type=float, default=defaults.learning_rate)
-    add("--weight_decay", type=float, default=defaults.weight_decay)
-    add("--warmup_steps", type=int, default=defaults.warmup_steps)
-    add("--max_grad_norm", type=float, default=defaults.max_grad_norm)
-    add("--precision", choices=("fp32", "bf16"), default=defaults.precision)
-    add(
-        "--horizontal_flip",
-        action="store_true",
-        help="mirror half of the pictures; only where no caption names a side",
-    )
-    add("--checkpoint_every", type=int, default=defaults.checkpoint_every, help="steps")
-    add(
-        "--holdout_fraction",
-        type=float,
-        default=0.02,
-        help="rows kept out of training and scored by retrieval recall",
-    )
-    add("--save_precision", choices=("fp16", "fp32"), default="fp16", help="of the weights file")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, default=usable_cores(), help="that decode pictures")
-    add("--seed", type=int, default=defaults.seed)
-    add_checkpoint_flags(flags)
-    return flags
 
 
 @exits.command
@@ -145,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        _start_processes(options.device)
-        with TrainingProgress(silent=_rank() > 0) as progress:
+        start_processes(options.device)
+        with TrainingProgress(silent=rank() > 0) as progress:
             scores = pretrain(options, config, checkpoint, progress)
     except ValueError as error:
         return exits.fail("pretrain", str(error), exits.WRONG_USAGE)
@@ -191,7 +91,7 @@ def _check_place(options: argparse.Namespace) -> None:
         PretrainError, OSError: what is wrong with them.
     """
     try:
-        torch.empty(1, device=_device(options.device))
+        torch.empty(1, device=device_of(options.device))
     except (RuntimeError, AssertionError) as error:  # what torch raises where there is none
         reason = str(error).split("\n", 1)[0]
         raise PretrainError(f"device {options.device} cannot be used: {reason}") from error
@@ -231,170 +131,7 @@ def _starting_checkpoint(options: argparse.Namespace) -> ClipModel | None:
         raise PretrainError(
             "expected `--variant` or `--init_from`, got both; a checkpoint has its architecture"
         )
-    return load(
-        options.init_from,
-        arch=options.arch,
-        activation=options.activation,
-        vocab=options.vocab,
-        cache_dir=options.model_cache,
-    )
-
-
-def pretrain(
-    options: argparse.Namespace,
-    config: PretrainConfig,
-    checkpoint: ClipModel | None,
-    progress: TrainingProgress,
-) -> dict[str, float] | None:
-    """Decodes, trains, saves. Returns held-out scores; None on all processes but the first."""
-    architecture = checkpoint.config if checkpoint else VARIANTS[options.variant or DEFAULT_VARIANT]
-    if options.image_size is not None:
-        architecture = with_image_size(architecture, options.image_size)
-    data = _decoded_data(options, architecture)
-    if _rank() == 0:
-        print(_rows_line(data), flush=True)
-    tokenizer = (
-        checkpoint.tokenizer if checkpoint else _tokenizer(architecture, data.train.captions)
-    )
-    clip = _model(architecture, checkpoint, tokenizer, config.seed).to(_device(options.device))
-    trainer = Trainer(
-        clip, _pairs(data.train, tokenizer), config, options.output / TRAINING / CHECKPOINT
-    )
-    _train(trainer, progress)
-    if trainer.rank:
-        return None
-    _check_weights(clip, options.save_precision)
-    scores = (
-        held_out_recall(clip, _pairs(data.held_out, tokenizer)) if data.held_out.captions else {}
-    )
-    clip.cpu()
-    put_model(
-        options.output,
-        lambda folder: save_model_directory(folder, clip, tokenizer, dtype=options.save_precision),
-    )
-    return scores
-
-
-def _train(trainer: Trainer, progress: TrainingProgress) -> None:
-    """Trains to the end.
-
-    Raises:
-        DivergedError: as soon as the loss is no number.
-    """
-
-    def report(step: StepReport) -> None:
-        if not math.isfinite(step.loss):
-            raise DivergedError(f"the loss is {step.loss} at step {step.step} of {step.steps}")
-        progress(step)
-
-    try:
-        trainer.run(report)
-    except RuntimeError as error:
-        if "overflow" not in str(error):
-            raise
-        raise DivergedError("a step is too long for a number") from error
-
-
-def _check_weights(clip: Clip, precision: str) -> None:
-    """Makes sure that the weights are numbers, also as they are going to be stored."""
-    for weights in clip.state_dict().values():
-        if weights.is_floating_point() and not weights.to(DTYPES[precision]).isfinite().all():
-            raise DivergedError(f"the last step left weights that are not finite in {precision}")
-
-
-def _model(
-    architecture: ClipConfig, checkpoint: ClipModel | None, tokenizer: Tokenizer, seed: int
-) -> Clip:
-    if checkpoint is None:
-        text = replace(architecture.text, vocab_size=tokenizer.vocab_size)
-        return new_model(replace(architecture, text=text), seed)
-    return at_image_size(checkpoint.clip, architecture.vision.image_size).requires_grad_()
-
-
-def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedData:
-    """Decodes in the first process while the others wait, then opens the result in each."""
-    directory = options.output / TRAINING / decoded_data.FOLDER
-    if _rank() == 0:
-        if options.overwrite:
-            decoded_data.remove_training(options.output / TRAINING)
-        size = variant.vision.image_size
-        preprocess = Preprocess(size, variant.mean, variant.std)
-        request = ManifestRequest(
-            patterns=tuple(options.manifest),
-            allowed=tuple(options.allow_manifests_from),
-            trust_run=options.trust_run,
-        )
-        decoded_data.decode_manifest(
-            tqdm(_rows(request), desc="decode", unit=" rows", disable=None),
-            _Decoder(preprocess),
-            directory,
-            size=size,
-            holdout_fraction=options.holdout_fraction,
-            made_from={
-                "manifest": source_files(request),
-                "image size": size,
-                "holdout_fraction": options.holdout_fraction,
-            },
-            threads=options.threads,
-        )
-    if dist.is_initialized():
-        dist.barrier()
-    return decoded_data.open_decoded(directory)
-
-
-def _rows(request: ManifestRequest) -> Iterator[Row | Reject]:
-    for unit in plan_units(request).units:
-        yield from read_unit(unit)
-
-
-@dataclass(frozen=True)
-class _Decoder:
-    """Row -> pixels, with the same bounds as the main job."""
-
-    preprocess: Preprocess
-    policy: FetchPolicy = FetchPolicy()
-    limits: DecodeLimits = DecodeLimits()
-
-    def __call__(self, row: Row) -> np.ndarray:
-        data = fetch_image(row, self.policy)
-        return decode_image(data, [self.preprocess], self.limits).pixels[0]
-
-
-def _tokenizer(variant: ClipConfig, captions: Sequence[str]) -> Tokenizer:
-    """The published vocabulary where the variant has its size; else one learned on the captions."""
-    if variant.text.vocab_size == OPENAI_VOCAB_SIZE:
-        return Tokenizer(find_openai_merges(), variant.text.context_length)
-    merges = learn_merges(captions, variant.text.vocab_size)
-    return Tokenizer(merges, variant.text.context_length)
-
-
-def _pairs(split: DecodedSplit, tokenizer: Tokenizer) -> Pairs:
-    return Pairs(split.pixels, tokenizer.tokenize(split.captions, truncate=True))
-
-
-def _start_processes(device: str) -> None:
-    """Joins the group that `torchrun` set up; a plain start stays alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device(name)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _rows_line(data: DecodedData) -> str:
-    """Says what became of the rows of the manifest."""
-    reasons = ", ".join(f"{name} {count}" for name, count in sorted(data.rejects.items()))
-    return (
-        f"rows: {len(data.train.captions)} to train on, {len(data.held_out.captions)} held out, "
-        f"{sum(data.rejects.values())} rejected" + (f" ({reasons})" if reasons else "")
-    )
+    return load(options.init_from, **load_options(options).arguments())
 
 
 if __name__ == "__main__":

@@ -38,9 +38,12 @@ class Unit:
         first_row: 0-based row of the manifest at which the slice begins.
         rows: rows in the slice; None when only reading tells (a tar, or the file beside it).
         offset: byte offset of the first row in the decompressed text (text forms only).
-        manifest_bytes: size of the manifest file, so that a changed manifest is noticed on resume.
+        manifest_bytes, manifest_version: size of the manifest file, and what else its store says of
+            it that changes with it; "" where that is nothing.
         damage: what planning found wrong where this slice ends, or None.
         only: which of its rows are read; None for all.
+        together: number of what is expensive to begin in the middle of, such as a large row group:
+            units that share it are read by one worker, one after the other; None for others.
     """
 
     unit_id: str
@@ -52,8 +55,10 @@ class Unit:
     rows: int | None
     offset: int | None = None
     manifest_bytes: int = 0
+    manifest_version: str = ""
     damage: str | None = None
     only: Selection | None = None
+    together: int | None = None
 
     @property
     def rows_to_read(self) -> int | None:
@@ -74,12 +79,15 @@ class Selection:
         embedded: the file of the unit's embeddings in the output that the rows are merged into;
             what has an embedding there is not read again. None if nothing is merged.
         count: how many rows these are, where that is known before they are looked up.
+        digest: that all rows of the unit must have, where its file may be another than it was; ""
+            where it is known to be the same.
     """
 
     tables: tuple[str, ...]
     reasons: tuple[str, ...] = ()
     embedded: str | None = None
     count: int | None = None
+    digest: str = ""
 
 
 class Row(NamedTuple):
@@ -122,12 +130,14 @@ class UnitResult:
 
     Attributes:
         rejects: number of rejected rows by reason.
+        digest: of the rows as they were read, before any image was fetched.
     """
 
     unit_id: str
     rows_read: int
     embedded: int
     rejects: Mapping[str, int]
+    digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values, for file metadata."""
@@ -155,10 +165,12 @@ class RowFault(Exception):
 
 
 class End(NamedTuple):
-    """What the last chunk of a unit tells: how many chunks and rows the reader counted."""
+    """What the last chunk of a unit tells: the chunks and rows that the reader counted, and a
+    digest of the rows."""
 
     chunks: int
     rows: int
+    digest: str = ""
 
 
 class Vectors(NamedTuple):

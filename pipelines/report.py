@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
+from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.optional_packages import MissingExtraError, require
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
 from pipelines.engine.per_file import parse_with_beam
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
@@ -83,11 +84,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """Builds the command line of `clip-beam report`."""
-    flags = Parser(prog="clip-beam report", description="Write an HTML page about a run.")
-    add = flags.add_argument
-    add_input_flag(flags)
+    flags = Parser(
+        prog="clip-beam report", description="Write an HTML page about a run.", epilog=BEAM_FLAGS
+    )
+    add_input_flag(group(flags, "input"))
+    add_trust_flags(group(flags, "input"))
+    add_model_name_flag(flags)
+    output_flags = group(flags, "output")
+    add = output_flags.add_argument
     add("--output", required=True, type=place, metavar="URI", help="HTML file to write")
-    cut = flags.add_mutually_exclusive_group()
+    cut = output_flags.add_mutually_exclusive_group()
     cut.add_argument("--cut", type=float, metavar="SIMILARITY", help="threshold to look at")
     cut.add_argument(
         "--top_fraction",
@@ -100,10 +106,8 @@ def parser() -> Parser:
         type=int,
         default=THUMBNAILS,
         metavar="N",
-        help=f"pictures of the best, the worst, and those at the cut, each [{THUMBNAILS}]",
+        help=f"images of the best, the worst, and those at the cut, each [{THUMBNAILS}]",
     )
-    add("--model_name", metavar="NAME", help="which model of a run with several")
-    add_trust_flags(flags)
     return flags
 
 

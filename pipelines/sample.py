@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.command_line import exits
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import local_place
 from pipelines.engine.cores import usable_cores
 from pipelines.samples.rows import WORD_SWAPS, SampleConfig, SampleRow, make_row
@@ -68,18 +68,50 @@ def parser() -> argparse.ArgumentParser:
     """Builds the command line of `clip-beam sample`."""
     flags = Parser(prog="clip-beam sample", description="Write a sample image-text dataset.")
     defaults = SampleConfig()
-    add = flags.add_argument
-    add("--output", type=local_place, required=True, help="directory to write")
-    add("--rows", type=int, default=defaults.rows)
-    add("--seed", type=int, default=defaults.seed)
-    add("--manifest_format", choices=FORMATS, default="parquet", help="[parquet, bytes inline]")
-    add("--swap_rate", type=float, default=0.0, help="share of rows with another's caption")
-    add("--word_swap_rate", type=float, default=0.0, help="share of rows with one word changed")
-    add("--word_swap", choices=WORD_SWAPS, default=defaults.word_swap)
-    add("--broken_rate", type=float, default=0.0, help="share of rows with a damaged picture")
-    add("--image_size", type=int, default=defaults.image_size, help="shorter side, pixels")
-    add("--colour_shape_pairs", choices=PAIR_CHOICES, default=defaults.colour_shape_pairs)
-    add("--one_object", action="store_true", help="a single object in every picture")
+    add = group(flags, "content").add_argument
+    add(
+        "--rows",
+        type=int,
+        default=defaults.rows,
+        metavar="N",
+        help=f"rows to draw [{defaults.rows}]",
+    )
+    add("--seed", type=int, default=defaults.seed, metavar="N", help="decides what is drawn [0]")
+    add(
+        "--image_size",
+        type=int,
+        default=defaults.image_size,
+        metavar="PIXELS",
+        help=f"about the shorter side of an image [{defaults.image_size}]",
+    )
+    add("--one_object", action="store_true", help="a single object in every image")
+    add(
+        "--colour_shape_pairs",
+        choices=PAIR_CHOICES,
+        default=defaults.colour_shape_pairs,
+        help="`seen`: without eight pairs that are held out; `unseen`: those only "
+        f"[{defaults.colour_shape_pairs}]",
+    )
+    for flag, what in (
+        ("--swap_rate", "with another's caption"),
+        ("--word_swap_rate", "with one word of the caption changed"),
+        ("--broken_rate", "with a damaged or missing image"),
+    ):
+        add(flag, type=float, default=0.0, metavar="SHARE", help=f"share of rows {what} [0.0]")
+    add(
+        "--word_swap",
+        choices=WORD_SWAPS,
+        default=defaults.word_swap,
+        help=f"which word is changed [{defaults.word_swap}]",
+    )
+    add = group(flags, "output").add_argument
+    add("--output", type=local_place, required=True, metavar="DIR", help="directory to write")
+    add(
+        "--manifest_format",
+        choices=FORMATS,
+        default="parquet",
+        help="form of the manifest; parquet and webdataset hold the images [parquet]",
+    )
     return flags
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import require
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place, readable_place
 from pipelines.engine.per_file import parse_with_beam
 from pipelines.images.decode import DecodeLimits, decode_image
@@ -34,7 +34,7 @@ from pipelines.pages.thumbnails import (
     thumbnails,
 )
 from pipelines.queries.nearest import nearest_rows
-from pipelines.queries.query_model import add_model_flags, load_query_model
+from pipelines.queries.query_model import add_device_flag, add_model_flags, load_query_model
 from pipelines.records import RowFault
 from pipelines.storage import reading, writing
 from pipelines.storage.redaction import redact
@@ -73,19 +73,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """Builds the command line of `clip-beam search`."""
-    flags = Parser(prog="clip-beam search", description="Find the rows nearest to a text or image.")
-    add = flags.add_argument
-    add_input_flag(flags)
-    query = flags.add_mutually_exclusive_group()
-    query.add_argument("--text", help="what to look for, in words")
-    query.add_argument(
-        "--image", type=readable_place, metavar="URI", help="what to look for, as a picture"
+    flags = Parser(
+        prog="clip-beam search",
+        description="Find the rows nearest to a text or an image.",
+        epilog=BEAM_FLAGS,
     )
-    add("--top_k", type=int, default=TOP_K, help=f"rows to show [{TOP_K}]")
-    add("--html", type=place, metavar="URI", help="gallery with thumbnails to write")
-    add_incomplete_flag(flags)
-    add_trust_flags(flags)
+    input_flags = group(flags, "input")
+    add_input_flag(input_flags)
+    add_incomplete_flag(input_flags)
+    add_trust_flags(input_flags)
+    query = group(flags, "query").add_mutually_exclusive_group()
+    query.add_argument("--text", metavar="WORDS", help="what to look for, in words")
+    query.add_argument(
+        "--image", type=readable_place, metavar="URI", help="what to look for, as an image"
+    )
     add_model_flags(flags)
+    add = group(flags, "output").add_argument
+    add("--top_k", type=int, default=TOP_K, metavar="N", help=f"rows to show [{TOP_K}]")
+    add("--html", type=place, metavar="URI", help="gallery with thumbnails to write")
+    add_device_flag(flags)
     return flags
 
 

@@ -9,16 +9,24 @@ from clip_core.inference.ready import ready_to_encode
 from clip_core.inference.verification import TOLERANCE, Deviation, measure
 from clip_core.loading import load
 from pipelines.command_line import exits
-from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags, load_options
+from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import place
 from pipelines.encoding.models import resolve_device, resolve_precision, use_threads
+
+DESCRIPTION = "Tell whether a model computes the same here, in the chosen precision, as fp32 does."
 
 
 def parser() -> argparse.ArgumentParser:
     """Builds the command line of `clip-beam verify`."""
-    flags = Parser(prog="clip-beam verify", description=__doc__.splitlines()[0])
-    flags.add_argument("--model", required=True, type=place, help="as `clip-beam embed` takes it")
+    flags = Parser(prog="clip-beam verify", description=DESCRIPTION)
+    group(flags, "model").add_argument(
+        "--model",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="model to test, as `clip-beam embed` takes it",
+    )
     add_checkpoint_flags(flags)
     add_place_flags(flags)
     return flags
@@ -30,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
-    about = {"arch": options.arch, "activation": options.activation, "vocab": options.vocab}
-    about["cache_dir"] = options.model_cache
+    about = load_options(options).arguments()
     try:
         reference = load(options.model, **about)
         model = load(options.model, device, precision=precision, **about)

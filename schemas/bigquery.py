@@ -51,9 +51,9 @@ def _type_name(column: str, kind: pa.DataType) -> str:
     for name, matches in _TYPES.items():
         if matches(kind):
             return name
-    remedy = "leave the column out of `--keep_columns`"
+    remedy = "leave the column out of `keep_columns`"
     if pa.types.is_float16(kind):
-        remedy = "embed with `--embedding_dtype float32` or `--scores_only`"
+        remedy = "embed with float32 as `embedding_dtype` or with `scores_only`"
     raise ValueError(f"BigQuery has no type for {kind} in column {column!r}; {remedy}")
 
 
@@ -66,4 +66,4 @@ def _is_decimal(kind: pa.DataType, before: int, after: int) -> bool:
     """Tells a decimal with at most so many digits before and after the point."""
     if not pa.types.is_decimal(kind):
         return False
-    return kind.precision - kind.scale <= before and kind.scale <= after
+    return bool(kind.precision - kind.scale <= before and kind.scale <= after)

@@ -16,6 +16,7 @@ def embeddings_schema(
     *,
     scores_only: bool = False,
     kept: Iterable[pa.Field] = (),
+    image_fields: Iterable[pa.Field] | None = None,
 ) -> pa.Schema:
     """Returns the schema of the embeddings table.
 
@@ -24,6 +25,7 @@ def embeddings_schema(
         dtype: `float32`, which every warehouse reads, or `float16`.
         scores_only: whether the embedding columns are left out.
         kept: columns copied from the manifest; they come last.
+        image_fields: columns computed from the image; `IMAGE_FIELDS` for None.
 
     Raises:
         ValueError: if `dtype` is neither, or a kept column has the name of another column.
@@ -31,12 +33,7 @@ def embeddings_schema(
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
     dims = {None: dims} if isinstance(dims, int) else dims
-    own = [
-        *ROW_FIELDS,
-        pa.field("original_width", pa.int64()),
-        pa.field("original_height", pa.int64()),
-        pa.field("sha256", pa.string()),
-    ]
+    own = [*ROW_FIELDS, *(IMAGE_FIELDS if image_fields is None else image_fields)]
     for name, dim in dims.items():
         vector = pa.list_(DTYPES[dtype], dim)
         types = (pa.float32(), pa.bool_(), *(() if scores_only else (vector, vector)))
@@ -78,6 +75,12 @@ ROW_FIELDS = (
     pa.field("url", pa.string()),
     pa.field("text", pa.string()),
 )
+# What an image alone decides; `pipelines.images.columns` computes it.
+IMAGE_FIELDS = (
+    pa.field("original_width", pa.int64()),
+    pa.field("original_height", pa.int64()),
+    pa.field("sha256", pa.string()),
+)
 
 
 def with_kept(own: Iterable[pa.Field], kept: Iterable[pa.Field]) -> pa.Schema:
@@ -93,7 +96,7 @@ def with_kept(own: Iterable[pa.Field], kept: Iterable[pa.Field]) -> pa.Schema:
     taken = [field.name for field in kept if names[field.name.lower()] > 1]
     if taken:
         raise ValueError(
-            f"`--keep_columns` names {', '.join(sorted(taken))}, which the output has already, "
+            f"`keep_columns` names {', '.join(sorted(taken))}, which the output has already, "
             "perhaps in another case; leave it out or rename it in the manifest"
         )
     return pa.schema([*own, *kept])

@@ -53,8 +53,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class ColumnOverrides:
-    """What the user's flags say: `--image_column`, `--text_column`, `--id_column`,
-    `--keep_columns`."""
+    """What the user says: `image_column`, `text_column`, `id_column`, `keep_columns`."""
 
     image: str | None = None
     text: str | None = None
@@ -123,9 +122,9 @@ class _Found:
             return None
         spelt = name if name in self._types else self._spelt.get(name.lower())
         if spelt is None:
-            raise ManifestError(f"`--{flag}` names {name!r}, the manifest has {self.listing()}")
+            raise ManifestError(f"`{flag}` names {name!r}, the manifest has {self.listing()}")
         if spelt in self._twice:
-            raise ManifestError(f"`--{flag}` names {spelt!r}, which two columns are called")
+            raise ManifestError(f"`{flag}` names {spelt!r}, which two columns are called")
         return spelt
 
     def absent(self, what: str, flag: str, names: Iterable[str]) -> ManifestError:
@@ -133,12 +132,12 @@ class _Found:
             if spelt is not None:
                 return ManifestError(
                     f"column {spelt!r} is {self._types[spelt]}, which is no {what}; name another "
-                    f"with `--{flag}`, or convert it"
+                    f"with `{flag}`, or convert it"
                 )
         expected = ", ".join(dict.fromkeys(names))
         return ManifestError(
             f"no {what} column found: expected one of {expected}, the manifest has "
-            f"{self.listing()}; name it with `--{flag}`"
+            f"{self.listing()}; name it with `{flag}`"
         )
 
     def listing(self) -> str:
@@ -148,7 +147,7 @@ class _Found:
         """Binary, or Hugging Face's struct of bytes and path."""
         kind = self._types[name]
         if pa.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
+            return bool(kind.get_field_index("bytes") >= 0)
         return plain_type(kind) in (pa.binary(), pa.large_binary())
 
     def is_text(self, name: str) -> bool:

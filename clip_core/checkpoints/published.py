@@ -47,7 +47,7 @@ def cache_directory() -> Path:
     except RuntimeError as error:
         raise CheckpointError(
             f"there is no home directory for {chosen}, where downloaded models are kept; name "
-            f"another place with `--model_cache` or ${CACHE_VARIABLE}"
+            f"another place with `cache_dir` or ${CACHE_VARIABLE}"
         ) from error
 
 

@@ -144,7 +144,7 @@ def _activation(path: Path, sha256: str) -> str:
         return ACTIVATIONS[0]
     raise CheckpointError(
         f"{path.name} is a bare state dict, which does not tell its activation; pass "
-        "`--activation quick_gelu` (OpenAI, and configurations named so) or `gelu`, or `--arch` "
+        "`quick_gelu` as `activation` (OpenAI, and configurations named so) or `gelu`, or `arch` "
         "with the name that open_clip gives the architecture"
     )
 
@@ -174,7 +174,8 @@ def _safetensors(path: Path) -> LazyTensors:
 
 def _read_safetensor(path: Path, name: str) -> Tensor:
     with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name)
+        found: Tensor = file.get_tensor(name)
+        return found
 
 
 def _legacy_pickle(path: Path) -> LazyTensors:

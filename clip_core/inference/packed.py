@@ -25,9 +25,10 @@ class PackedLinear(nn.Module):
         self._activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self._weight, self._bias, self._activation, [], "none"
         )
+        return found
 
 
 class PackedConvolution(nn.Module):
@@ -43,15 +44,17 @@ class PackedConvolution(nn.Module):
         self._activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self._weight, self._bias, *self._shape, self._activation, [], ""
         )
+        return found
 
     def add_relu(self, x: Tensor, other: Tensor) -> Tensor:
         """Returns relu(convolution of x + other)."""
-        return torch.ops.mkldnn._convolution_pointwise.binary(
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, self._weight, self._bias, *self._shape, "add", 1.0, "relu", [], ""
         )
+        return found
 
 
 class PackedBottleneck(nn.Module):

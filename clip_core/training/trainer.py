@@ -1,13 +1,10 @@
-"""Contrastive pretraining of a CLIP: optimiser, schedule, steps, checkpoints that resume exactly.
+"""Contrastive pretraining of a CLIP: steps, and checkpoints that resume exactly.
 
-Recipe of Radford et al. 2021, section 2.5 and table 18: Adam with decoupled weight decay on all
-weights that are not gains or biases, linear warm-up, cosine decay, a clamped learned temperature.
 What a step sees depends on the seed and its number alone, so a resumed run repeats the same steps.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 from collections.abc import Callable
@@ -26,51 +23,16 @@ from clip_core.training.contrastive import (
     Towers,
     clamp_temperature,
     contrastive_loss,
-    retrieval_recall,
+)
+from clip_core.training.recipe import (
+    PretrainConfig,
+    PretrainError,
+    learning_rate_at,
+    parameter_groups,
 )
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-EVALUATION_BATCH = 256
 # They change how a step is computed, not what it computes: a run may resume with others.
 _FREE_TO_CHANGE = ("checkpoint_every", "micro_batch_size", "activation_checkpointing")
-
-
-class PretrainError(ValueError):
-    """A pretraining that cannot start or resume: says what was expected and what to do."""
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Hyperparameters of a run. `batch_size` is the global batch, over all processes.
-
-    Attributes:
-        start: what the weights were before: `random` and an architecture, or the SHA-256 of a
-            checkpoint.
-        micro_batch_size, activation_checkpointing: less memory for more time, and the same
-            gradients; see `Towers` and `recomputed`.
-    """
-
-    epochs: int = 10
-    batch_size: int = 128
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.2
-    warmup_steps: int = 150
-    max_grad_norm: float = 1.0
-    precision: str = "fp32"
-    horizontal_flip: bool = False
-    checkpoint_every: int = 500
-    seed: int = 0
-    start: str = "random"
-    micro_batch_size: int | None = None
-    activation_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every", "micro_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PretrainError(f"`{name}` must be at least 1, got {value}")
-        if self.precision not in PRECISIONS:
-            raise PretrainError(f"`precision` must be fp32 or bf16, got {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -100,23 +62,6 @@ class StepReport:
     accuracy: float
     learning_rate: float
     logit_scale: float
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Splits parameters into those that decay and the gains, biases and temperature that do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def learning_rate_at(step: int, steps: int, config: PretrainConfig) -> float:
-    """Returns the rate of a step: linear warm-up, then half a cosine down to zero."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Trainer:
@@ -271,39 +216,14 @@ class Trainer:
 
     def _read_checkpoint(self) -> dict[str, Any]:
         try:
-            return torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            found: dict[str, Any] = torch.load(
+                self.checkpoint, map_location=self.device, weights_only=True
+            )
+            return found
         except (EOFError, RuntimeError, pickle.UnpicklingError) as error:  # what torch raises of it
             raise PretrainError(
                 f"{self.checkpoint} is damaged; remove it, or restore it, and run again"
             ) from error
-
-
-@torch.inference_mode()
-def held_out_recall(clip: Clip, pairs: Pairs) -> dict[str, float]:
-    """Scores retrieval among pairs that were not trained on: recall@1 and @5, both ways.
-
-    Captions that are equal to the model are one: any of their pictures is right.
-    """
-    clip.eval()
-    image, text = (torch.cat(parts) for parts in zip(*_embed(clip, pairs), strict=True))
-    scores = {}
-    captions = torch.from_numpy(pairs.tokens)
-    for k in (1, 5):
-        to_text, to_image = retrieval_recall(image, text, k, captions)
-        scores[f"image_to_text_recall@{k}"] = to_text
-        scores[f"text_to_image_recall@{k}"] = to_image
-    return scores
-
-
-def _embed(clip: Clip, pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
-    device = clip.logit_scale.device
-    parts = []
-    for first in range(0, len(pairs), EVALUATION_BATCH):
-        rows = slice(first, first + EVALUATION_BATCH)
-        pixels = torch.from_numpy(np.array(pairs.pixels[rows])).to(device)
-        tokens = torch.from_numpy(pairs.tokens[rows]).to(device)
-        parts.append((clip.encode_image(pixels, True), clip.encode_text(tokens, True)))
-    return parts
 
 
 def _place() -> tuple[int, int]:

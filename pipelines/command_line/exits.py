@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -29,6 +30,15 @@ _own = threading.Event()  # set where a command has the process to itself
 _ringing = threading.Event()  # set while a signal is raised over and over
 _put_back: ContextVar[ExitStack | None] = ContextVar("_put_back", default=None)
 _told: list[Callable[[BaseException], object]] = []
+_flags: ContextVar[frozenset[str]] = ContextVar("_flags", default=frozenset())
+_QUOTED = re.compile(r"`([a-z_]+)`")
+# Parameters that a flag calls otherwise.
+_FLAG_OF = {
+    "cache_dir": "model_cache",
+    "dtype": "embedding_dtype",
+    "format": "manifest_format",
+    "resampling": "decode",
+}
 
 
 class Terminated(BaseException):
@@ -51,8 +61,24 @@ def status_before(error: Exception) -> int:
 
 def fail(command: str, message: str, status: int) -> int:
     """Says on stderr, without credentials, why a command fails; returns its exit status."""
-    print(f"clip-beam {command}: {scrub(message)}", file=sys.stderr)
+    print(f"clip-beam {command}: {scrub(in_flags(message))}", file=sys.stderr)
     return status
+
+
+def note_flags(flags: Iterable[str]) -> None:
+    """Notes which flags the command that is at work has; nothing outside of one."""
+    if _put_back.get() is not None:
+        _flags.set(_flags.get() | set(flags))
+
+
+def in_flags(message: str) -> str:
+    """Says in flags what a library says in parameters: `vocab` becomes `--vocab`."""
+
+    def flag(found: re.Match[str]) -> str:
+        name = f"--{_FLAG_OF.get(found[1], found[1])}"
+        return f"`{name}`" if name in _flags.get() else found[0]
+
+    return _QUOTED.sub(flag, message)
 
 
 def command(main: Main) -> Main:
@@ -69,6 +95,7 @@ def command(main: Main) -> Main:
                 return main(argv)
             with ExitStack() as stack:
                 stack.callback(_put_back.reset, _put_back.set(stack))
+                stack.callback(_flags.reset, _flags.set(frozenset()))
                 return main(argv)
         except SystemExit as ended:
             return ended.code if isinstance(ended.code, int) else FAILED if ended.code else 0

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 
+from clip_core.load_options import LoadOptions
+from pipelines.command_line.parser import group
 from pipelines.command_line.places import place
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say what a checkpoint does not, for every command that loads one."""
-    add = parser.add_argument
-    add("--arch", help="architecture of a bare state dict, where shapes do not tell")
-    add("--activation", choices=("quick_gelu", "gelu"), help="of a bare state dict")
+    add = group(parser, "model").add_argument
+    add(
+        "--arch",
+        metavar="NAME",
+        help="open_clip's name of the architecture of a bare state dict, where shapes do not tell",
+    )
+    add("--activation", choices=("quick_gelu", "gelu"), help="activation of a bare state dict")
     add(
         "--vocab",
         type=place,
@@ -28,10 +34,28 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_place_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say where and how exactly a model computes."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto [auto]")
-    parser.add_argument(
+    add = group(parser, "running").add_argument
+    add("--device", default="auto", help="cpu, cuda or auto [auto]")
+    add(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="[auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
+        help="precision of the arithmetic [auto: fp32 on a CPU, bf16 or fp16 on a GPU]",
+    )
+
+
+def add_model_name_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that chooses one of the models of a run."""
+    add = group(parser, "model").add_argument
+    add("--model_name", metavar="NAME", help="which model of a run with several")
+
+
+def load_options(options: argparse.Namespace) -> LoadOptions:
+    """Returns what the flags of `add_checkpoint_flags` say, and `--image_policy` where there is."""
+    return LoadOptions(
+        arch=options.arch,
+        activation=options.activation,
+        vocab=options.vocab,
+        cache_dir=options.model_cache,
+        image_policy=getattr(options, "image_policy", LoadOptions.image_policy),
     )

@@ -1,4 +1,4 @@
-"""The command-line parser of every command: one-line errors, suggestions for misspelt flags."""
+"""The command-line parser of every command: one-line errors, suggestions, flags in groups."""
 
 from __future__ import annotations
 
@@ -6,18 +6,46 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
-from pipelines.command_line.exits import WRONG_USAGE
+from pipelines.command_line.exits import WRONG_USAGE, note_flags
 from pipelines.storage.redaction import scrub
+
+BEAM_FLAGS = "Apache Beam's own flags, such as --runner and --temp_location, ride along with these."
+
+
+def group(parser: argparse.ArgumentParser, title: str) -> Any:
+    """Returns the group of that title in `--help`, made where it is not there yet.
+
+    Beam's parsers have none of our methods, so this is a function. What it returns has
+    `add_argument` and is taken for a parser by those who only add flags.
+    """
+    made = {each.title: each for each in parser._action_groups}
+    return made.get(title) or parser.add_argument_group(title)
+
+
+class Usage(argparse.HelpFormatter):
+    """Shows in the first line what has to be given, instead of every flag there is."""
+
+    def _format_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[Any],
+        prefix: str | None,
+    ) -> str:
+        groups = [each for each in groups if each.required]
+        either = [action for each in groups for action in each._group_actions]
+        needed = [action for action in actions if action.required or action in either]
+        return super()._format_usage(usage, needed, groups, prefix).rstrip() + " [flags]\n\n"
 
 
 class Parser(argparse.ArgumentParser):
     """Refuses abbreviations, and says in one sentence what is wrong and what to do."""
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+        super().__init__(allow_abbrev=False, formatter_class=Usage, **settings)  # type: ignore[arg-type]
 
     def parse_args(  # type: ignore[override]
         self,
@@ -40,6 +68,7 @@ class Parser(argparse.ArgumentParser):
         words = self.words(args)
         given = [flag for flag, _ in words]
         known = self._option_string_actions
+        note_flags(known)
         missing = [flag for flag in known if known[flag].required and flag not in given]
         for flag in given:
             if flag not in known and difflib.get_close_matches(flag, missing):

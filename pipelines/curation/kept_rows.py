@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.curation.kept_mask import Part, Selection
 from pipelines.engine.per_file import over_files
 from pipelines.exports.uid_subset import is_hex, write_subset
-from pipelines.output.layout import EMBEDDINGS
+from pipelines.output.layout import EMBEDDINGS, KEPT
 from pipelines.output.parquet import write_parquet
 from pipelines.output.scored_tables import ScoredTables, file_schema
 from pipelines.storage import listing, uris, writing
@@ -20,7 +20,6 @@ from pipelines.storage.redaction import redact
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-KEPT = "kept"
 UIDS = "uids.npy"
 FILTER_JSON = "filter.json"
 OUTPUTS = (FILTER_JSON, UIDS, KEPT)

@@ -97,7 +97,7 @@ _LAION = _rule(
 # DataComp (Gadre et al. 2023, section 4) and LAION-400M (Schuhmann et al. 2021, section 2).
 PRESETS: Mapping[str, Preset] = {
     "datacomp-basic": Preset(
-        "captions and picture sizes as DataComp's basic filter; English with the extra `language`",
+        "captions and image sizes as DataComp's basic filter; English with the extra `language`",
         english=True,
         rules=_DATACOMP_BASIC,
     ),

@@ -6,8 +6,8 @@ writes no files. `ToChunks` and `ToRows` stand at its ends for rows of their own
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
@@ -17,17 +17,23 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from clip_core.preprocess import RESAMPLINGS
 from pipelines.encoding.handler import ClipHandler
 from pipelines.encoding.image_work import ImageWork
+from pipelines.encoding.model_inputs import ModelInputs
+from pipelines.encoding.models import BATCH_SIZE, ModelSpec, RunModels
 from pipelines.encoding.prepare import Prepare
 from pipelines.encoding.score import ScorePairs
 from pipelines.engine.chunks import CHUNK_ROWS, make_chunk
+from pipelines.images.decode import DecodeLimits
+from pipelines.images.fetch import FetchPolicy
 from pipelines.output.arrow_rows import embeddings_batch
 from pipelines.records import Chunk, Row
 from schemas.embeddings import ROW_FIELDS, embeddings_schema
 
+_NEAR_THE_MANIFEST, _LIMITS = FetchPolicy(), DecodeLimits()
 
-@dataclass(eq=False)
+
 class EmbedRows(beam.PTransform):
     """Fetches, decodes, encodes and scores the rows of chunks.
 
@@ -36,25 +42,57 @@ class EmbedRows(beam.PTransform):
 
     Consumes: `Chunk`, as `ReadManifest` and `ToChunks` make them.
     Produces: the same chunks with vectors and similarities; rows that failed are their rejects.
-    Counters: those of `Prepare` and of Beam's `RunInference`.
+    Counters: those of `Prepare`, `ScorePairs` and Beam's `RunInference`.
 
-    Attributes:
-        handler: of one model or several.
-        work: what is done with each row before it is encoded.
-        row_bytes: of the vectors of a row by all models; bounds how far chunks of a unit may
-            overtake each other. 0 where no unit is written.
+    Args:
+        model: a name, file or directory, as `clip_core.load` takes it; several by the names that
+            their columns get; or models that are loaded already.
+        device, precision: of the workers; `auto` is what this process would take.
+        batch_size: rows that are encoded at once; None for 64 on a processor and 512 on a GPU.
+        fetch_policy: which images are read, beside those that lie with their manifest.
+        decode_limits: which images are decoded.
+        resampling: `exact`, `near` or `fast`.
+        isolate_decoding: whether images are decoded in processes of their own.
         run: whose failure ends the stages; "" for none.
+
+    Raises:
+        ValueError, OSError: if a model cannot be loaded.
     """
 
-    handler: ClipHandler
-    work: ImageWork
-    row_bytes: int = 0
-    run: str = ""
+    def __init__(
+        self,
+        model: str | Mapping[str, str] | RunModels,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        fetch_policy: FetchPolicy = _NEAR_THE_MANIFEST,
+        decode_limits: DecodeLimits = _LIMITS,
+        resampling: str = RESAMPLINGS[0],
+        isolate_decoding: bool = False,
+        run: str = "",
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, RunModels):
+            model = RunModels.load(model, ModelSpec("", device, precision))
+        inputs = ModelInputs.of(
+            [replace(m.preprocessing, resampling=resampling) for m in model.loaded],
+            [m.tokenizer for m in model.loaded],
+        )
+        rows = batch_size or BATCH_SIZE.get(model.specs[0].device, BATCH_SIZE["cuda"])
+        checkpoints = [m.fingerprint["checkpoint_sha256"] for m in model.loaded]
+        self.handler = ClipHandler(model.specs, checkpoints, rows, inputs.of_model, run)
+        self.work = ImageWork(inputs, fetch_policy, decode_limits, isolate_decoding)
+        self.fingerprint = model.fingerprint(resampling)
+        self.models = model.names
+        # By all models; it bounds how far chunks of a unit may overtake each other.
+        self._row_bytes = sum(2 * 4 * m.config.embed_dim for m in model.loaded)
+        self._run = run
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[Chunk]:
-        prepare = Prepare(self.work, self.handler.batch_size, self.row_bytes, run=self.run)
+        prepare = Prepare(self.work, self.handler.batch_size, self._row_bytes, run=self._run)
         encode = RunInference(self.handler).with_output_types(Chunk)
-        return chunks | prepare | "Encode" >> encode | ScorePairs(self.run)
+        return chunks | prepare | "Encode" >> encode | ScorePairs(self._run)
 
 
 class ToChunks(beam.PTransform):
@@ -101,7 +139,9 @@ class ToRows(beam.PTransform):
 
 def _rows_of(chunk: Chunk, models: tuple[str | None, ...]) -> Iterator[dict[str, Any]]:
     dims = {n: v.image.shape[1] for n, v in zip(models, chunk.vectors, strict=True)}
-    schema = embeddings_schema(dims, kept=list(chunk.rows.schema)[len(ROW_FIELDS) :])
+    kept = list(chunk.rows.schema)[len(ROW_FIELDS) :]
+    about_images = None if chunk.known is None else list(chunk.known.schema)
+    schema = embeddings_schema(dims, kept=kept, image_fields=about_images)
     yield from embeddings_batch(chunk, schema, models).to_pylist()
     yield from chunk.rejects.to_pylist()
 

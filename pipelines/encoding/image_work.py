@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.encoding.model_inputs import ModelInputs
 from pipelines.engine.cores import threads_for, usable_cores
+from pipelines.images.columns import ImageColumn, image_columns
 from pipelines.images.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
 from pipelines.images.decode_pool import decode_isolated
 from pipelines.images.fetch import FetchPolicy, fetch_image
@@ -46,11 +47,6 @@ STEPS = ("fetch", "decode", "tokenize")
 # To hand over a piece costs more than a small image does, and a chunk leaves when all its images
 # are done, so they gain nothing from one piece each.
 IMAGES_A_PIECE = 8
-KNOWN_FIELDS = (
-    pa.field("original_width", pa.int64()),
-    pa.field("original_height", pa.int64()),
-    pa.field("sha256", pa.string()),
-)
 
 
 @dataclass(frozen=True)
@@ -60,12 +56,14 @@ class ImageWork:
     Attributes:
         isolate_decoding: whether images are decoded in processes of their own, so that a native
             crash or a hang costs one row and not the worker.
+        columns: what is computed from each image besides; the graph takes it to the workers.
     """
 
     inputs: ModelInputs
     fetch_policy: FetchPolicy = FetchPolicy()
     decode_limits: DecodeLimits = DecodeLimits()
     isolate_decoding: bool = False
+    columns: tuple[ImageColumn, ...] = field(default_factory=image_columns)
 
     @cached_property
     def decoder(self) -> ImageDecoder:
@@ -100,14 +98,15 @@ class Job:
         left: whether the chunk has gone on to the encoder.
     """
 
-    def __init__(self, chunk: Chunk, inputs: ModelInputs, account: Account, order: int) -> None:
+    def __init__(self, chunk: Chunk, work: ImageWork, account: Account, order: int) -> None:
         self.chunk, self.account, self.order, self.size = chunk, account, order, chunk.size
         self.seconds = [0.0] * len(STEPS)
         self.faults: dict[int, RowFault] = {}
         self.error: BaseException | None = None
         self.left = False
-        images, sizes = len(chunk.images), [p.size for p in inputs.preprocesses]
-        self.known: list[tuple[int, int, str] | None] = [None] * images
+        images, sizes = len(chunk.images), [p.size for p in work.inputs.preprocesses]
+        self._fields = [column.field for column in work.columns]
+        self.known: list[tuple[Any, ...]] = [(None,) * len(self._fields)] * images
         chunk.pixels = tuple(np.empty((images, 3, size, size), np.uint8) for size in sizes)
         # The captions are one piece.
         self._missing, self._lock = 1 + -(-images // IMAGES_A_PIECE), threading.Lock()
@@ -133,11 +132,10 @@ class Job:
         if self.error is not None:
             raise self.error
         chunk, faults = self.chunk, self.faults
-        known = [found or (None, None, None) for found in self.known]
-        columns = zip(*known, strict=True) if known else ([], [], [])
+        columns = list(zip(*self.known, strict=True)) or [()] * len(self._fields)
         chunk.known = pa.RecordBatch.from_arrays(
-            [pa.array(v, f.type) for v, f in zip(columns, KNOWN_FIELDS, strict=True)],
-            schema=pa.schema(KNOWN_FIELDS),
+            [pa.array(v, f.type) for v, f in zip(columns, self._fields, strict=True)],
+            schema=pa.schema(self._fields),
         )
         inline = sum(len(row.image_bytes or b"") for row in chunk.images)
         chunk.images = ()
@@ -208,12 +206,12 @@ class WorkThreads:
             except RowFault as fault:
                 job.faults[image] = fault
 
-    def _decode(self, job: Job, image: int, data: bytes) -> tuple[int, int, str]:
+    def _decode(self, job: Job, image: int, data: bytes) -> tuple[Any, ...]:
         """Puts the pixels of an image where they belong; returns what is known of it."""
         found = self._work.decode(data)
         for pixels, into in zip(found.pixels, job.chunk.pixels, strict=True):
             into[image] = pixels
-        return found.original_width, found.original_height, hashlib.sha256(data).hexdigest()
+        return tuple(column.compute(data, found) for column in self._work.columns)
 
     def _tokenize(self, job: Job, seconds: list[float]) -> None:
         texts = [text or "" for text in job.chunk.rows.column("text").to_pylist()]

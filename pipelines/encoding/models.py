@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 import clip_core.loading
 from clip_core.inference.ready import ready_to_encode
+from clip_core.load_options import LoadOptions
 from clip_core.loading import ClipModel
 from pipelines.engine.cores import Threads, threads_for
 
@@ -22,22 +24,22 @@ class ModelSpec:
 
     Attributes:
         uri: name, file or directory, as `clip_core.load` takes it.
-        device, precision: resolved, never `auto`.
-        arch, activation, vocab: what the checkpoint itself does not tell, or None.
-        cache: directory of downloaded models, or None for the usual one.
-        image_policy: when pictures are converted to RGB.
+        device, precision: `auto` until `resolved`.
+        options: what is said of it besides.
         compiled: whether to compile its blocks on a GPU.
     """
 
     uri: str
     device: str = "cpu"
     precision: str = "fp32"
-    arch: str | None = None
-    activation: str | None = None
-    vocab: str | None = None
-    cache: str | None = None
-    image_policy: str = "openai"
+    options: LoadOptions = LoadOptions()
     compiled: bool = False
+
+    def resolved(self) -> ModelSpec:
+        """Returns the same with the device and the precision that `auto` stands for here."""
+        device = resolve_device(self.device)
+        precision = resolve_precision(self.precision, device)
+        return replace(self, device=device, precision=precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,9 @@ class LoadedModels:
 
     models: tuple[ClipModel, ...]
     threads: Threads
+
+
+_AUTO = ModelSpec("", "auto", "auto")
 
 
 @lru_cache(maxsize=1)
@@ -79,11 +84,7 @@ def _load(spec: ModelSpec) -> ClipModel:
         spec.uri,
         device=spec.device,
         precision=spec.precision,
-        arch=spec.arch,
-        activation=spec.activation,
-        vocab=spec.vocab,
-        cache_dir=spec.cache,
-        image_policy=spec.image_policy,
+        **spec.options.arguments(),
     )
 
 
@@ -101,3 +102,61 @@ def resolve_precision(name: str, device: str) -> str:
     if not device.startswith("cuda"):
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The models of a run, loaded, in the order they were named.
+
+    Attributes:
+        names: (None,) for one model without a name.
+        threads: that this process shares its cores among.
+    """
+
+    names: tuple[str | None, ...]
+    specs: tuple[ModelSpec, ...]
+    loaded: tuple[ClipModel, ...]
+    threads: Threads
+
+    @classmethod
+    def load(
+        cls, models: str | Mapping[str, str], like: ModelSpec = _AUTO, here: bool = True
+    ) -> RunModels:
+        """Loads models.
+
+        Args:
+            models: a name, file or directory, or several by the names that their columns get.
+            like: what all of them have but their URI.
+            here: whether the workers run in this process, so that its device is theirs. Else the
+                models are loaded on the processor, which tells as much of them as the launcher
+                needs.
+
+        Raises:
+            ValueError, OSError: if a model cannot be loaded, or one is to be compiled on a
+                processor.
+        """
+        named: dict[str | None, str] = (
+            {None: models} if isinstance(models, str) else dict(models.items())
+        )
+        specs = tuple(replace(like, uri=uri).resolved() for uri in named.values())
+        if like.compiled and specs[0].device == "cpu":
+            raise ValueError(
+                "`compile` is for a GPU, and this run is on a CPU, where steps are fused "
+                "already; leave it out"
+            )
+        own = specs if here else tuple(replace(spec, device="cpu") for spec in specs)
+        found = load_models(own)
+        return cls(tuple(named), specs, found.models, found.threads)
+
+    def fingerprint(self, resampling: str) -> dict[str, Any]:
+        """Returns what decides the vectors of each model.
+
+        What depends on a model has the name of it in front, as in `b32.checkpoint_sha256`, if it
+        has one.
+        """
+        found: dict[str, Any] = {}
+        for name, model in zip(self.names, self.loaded, strict=True):
+            pixels = replace(model.preprocessing, resampling=resampling).identity
+            for key, value in (model.fingerprint | {"preprocessing": pixels}).items():
+                found[key if name is None else f"{name}.{key}"] = value
+        return found

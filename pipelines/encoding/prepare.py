@@ -172,7 +172,7 @@ class _Prepare(beam.DoFn):
         bundle.jobs += 1
         bundle.ahead += chunk.size
         bundle.working += 1
-        job = Job(chunk, self._work.inputs, bundle.account, bundle.jobs)
+        job = Job(chunk, self._work, bundle.account, bundle.jobs)
         bundle.line.append(job)
         self._pool.begin(job)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.metrics import Metrics
 
 from pipelines.engine import failures
 from pipelines.records import Chunk, Vectors
@@ -22,7 +23,8 @@ class ScorePairs(beam.PTransform):
 
     Consumes: `Chunk` with vectors, as the encoder returns it.
     Produces: the same with similarities.
-    Counters: none of its own.
+    Counters: in the namespace `rejects`, for each reason the rows that were rejected for it, in
+        this stage or before.
 
     Args:
         run: whose failure ends this stage; "" for none.
@@ -43,4 +45,6 @@ class _Score(beam.DoFn):
     def process(self, chunk: Chunk) -> Iterator[Chunk]:
         with failures.ends_the_run(self._run):
             chunk.similarities = tuple(similarity(found) for found in chunk.vectors)
+            for counted in chunk.rejects.column("reason").value_counts().to_pylist():
+                Metrics.counter("rejects", counted["values"]).inc(counted["counts"])
         yield chunk

@@ -45,6 +45,13 @@ def parse_with_beam(
     return found, options
 
 
+def workers_that_read(options: PipelineOptions) -> PipelineOptions | None:
+    """Returns options by which `over_files` can use workers elsewhere; None if it cannot."""
+    from pipelines.engine.beam_options import runs_here
+
+    return options if _temp_location(options) and not runs_here(options) else None
+
+
 def over_files(
     work: Callable[[Item], Result], items: Sequence[Item], options: PipelineOptions | None
 ) -> Iterator[Result]:
@@ -66,16 +73,21 @@ def over_files(
 
     with _scratch(options) as scratch:
         with new_pipeline(options) as pipeline:
-            numbered = pipeline | beam.Create(list(enumerate(items))) | beam.Reshuffle()
-            _ = numbered | "Work" >> beam.Map(_kept_result, work=work, scratch=scratch)
+            numbered = [(index, pickle.dumps(item)) for index, item in enumerate(items)]
+            created = beam.Create(numbered).with_output_types(tuple[int, bytes])  # reshuffles
+            do = beam.Map(_kept_result, work=work, scratch=scratch).with_output_types(int)
+            _ = pipeline | created | "Work" >> do
         for index in range(len(items)):
             data = reading.read_retried(_result_uri(scratch, index), MAX_RESULT_BYTES)
             yield pickle.loads(data)  # written by this very job
 
 
-def _kept_result(numbered: tuple[int, Item], work: Callable[[Item], Any], scratch: str) -> None:
+def _kept_result(numbered: tuple[int, bytes], work: Callable[[Item], Any], scratch: str) -> int:
+    """Does the work on one item and leaves the result in a file; returns the item's number."""
     index, item = numbered
-    writing.write_atomically(_result_uri(scratch, index), pickle.dumps(work(item)))
+    result = work(pickle.loads(item))  # written by this very job
+    writing.write_atomically(_result_uri(scratch, index), pickle.dumps(result))
+    return index
 
 
 def _result_uri(scratch: str, index: int) -> str:

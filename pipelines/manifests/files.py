@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.manifests.formats import format_names, format_of, suffixes
+from pipelines.manifests.text import holds_json_lines
 from pipelines.manifests.webdataset import IMAGE_FIELDS
 from pipelines.output.layout import is_of_tables
 from pipelines.storage import listing, uris
-from pipelines.storage.compression import SUFFIXES
 from schemas.manifest import ManifestError
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tar": "webdataset",
-    ".tgz": "webdataset",
-}
 _IMAGES = tuple(f".{field}" for field in IMAGE_FIELDS)
 
 
@@ -54,31 +46,32 @@ def find_manifests(patterns: Sequence[str], kind: str | None, output: str | None
         if output is not None:
             files = [uri for uri in files if not is_of_tables(uri, output)]
         known = {uri: kind or format_of(uri) for uri in files}
+        if not any(known.values()):  # else what has no ending is an index or a note
+            known = {uri: _told_by_content(uri) for uri in files}
         unknown = [uri for uri, form in known.items() if form is None]
         if unknown and len(files) == 1:  # a directory or a glob may hold other things beside
             raise ManifestError(
                 f"the format of {unknown[0]} does not show in its name; "
-                f"pass `--manifest_format`: {', '.join(dict.fromkeys(FORMATS.values()))}"
+                f"pass `format`: {', '.join(format_names())}"
             )
         if len(unknown) == len(files):
             raise ManifestError(
                 f"no manifest files matched {pattern!r}; expected files named "
-                f"{', '.join(FORMATS)}, perhaps compressed"
+                f"{', '.join(suffixes())}, perhaps compressed"
             )
         found.update({uri: form for uri, form in known.items() if form is not None})
-        others = [uri for uri in unknown if not uri.lower().endswith(_IMAGES)]
+        others = [uri for uri in unknown if not _is_image(uri)]
         left_out.update(dict.fromkeys([*others, *linked]))
     return FoundFiles(tuple(found.items()), tuple(left_out))
 
 
-def format_of(uri: str) -> str | None:
-    """Returns the format a file's name shows, or None."""
-    name = uri.lower()
-    if name.endswith(".tgz"):
-        return FORMATS[".tgz"]
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
+def _told_by_content(uri: str) -> str | None:
+    """Returns the format of a file without an ending that is known: JSON Lines need none."""
+    return None if _is_image(uri) or not holds_json_lines(uri) else "jsonl"
+
+
+def _is_image(uri: str) -> bool:
+    return uri.lower().endswith(_IMAGES)
 
 
 def left_out_line(left_out: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reads units of a manifest into rows, and rows into chunks."""
+"""Reads a manifest on the workers of a Beam pipeline."""
 
 from __future__ import annotations
 
@@ -7,140 +7,102 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
+from apache_beam.pvalue import PBegin
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import counters, failures
-from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
-from pipelines.manifests.parquet.reader import read_ledger, read_parquet
-from pipelines.manifests.rows import Fault, RawRow, reject, to_row
-from pipelines.manifests.text import read_text
-from pipelines.manifests.webdataset import read_webdataset
-from pipelines.output.merging import selected_rows
-from pipelines.records import Chunk, End, Reject, Row, Unit
-from schemas.rejects import Reason
+from pipelines.engine.chunks import CHUNK_ROWS
+from pipelines.manifests.formats import register_format, registered_formats
+from pipelines.manifests.planning import Plan, plan_units
+from pipelines.manifests.request import ManifestRequest
+from pipelines.manifests.units import raws_of, read_chunks, together
+from pipelines.records import Chunk, Unit
 
 UNITS_AHEAD = 3  # that are opened while one is handed out
-_READERS: dict[str, Callable[[Unit], Iterator[RawRow]]] = {
-    "parquet": read_parquet,
-    "jsonl": read_text,
-    "csv": read_text,
-    "tsv": read_text,
-    "webdataset": read_webdataset,
-    "img2dataset": read_ledger,
-}
 
 
-def read_unit(unit: Unit) -> Iterator[Row | Reject]:
-    """Yields every row of a unit, in order, one at a time.
-
-    What cannot be read of a damaged file is one reject at the end; it counts as one row.
-
-    Of a unit with `only`, those rows alone.
-
-    Raises:
-        OSError: if the manifest cannot be read for now; the runner tries again.
-    """
-    if unit.only is None:
-        yield from _records(unit)
-        return
-    wanted = set(selected_rows(unit.only))
-    for record in _records(unit) if wanted else ():
-        number = (record.row if isinstance(record, Reject) else record).source_row
-        if number in wanted:
-            wanted.remove(number)
-            yield record
-        if not wanted:
-            return
-
-
-def _records(unit: Unit) -> Iterator[Row | Reject]:
-    after = unit.first_row
-    for raw in _READERS[unit.format](unit):
-        after = raw.number + 1
-        yield to_row(unit, raw)
-    if unit.damage is not None:
-        whole_file = unit.format == "parquet"
-        reason = Reason.MANIFEST_UNREADABLE if whole_file else Reason.MANIFEST_TRUNCATED
-        yield reject(unit, after, Fault(reason, unit.damage))
-
-
-def read_chunks(
-    unit: Unit,
-    kept: Sequence[pa.Field] = (),
-    rows: int = CHUNK_ROWS,
-    limit: int | None = None,
-) -> Iterator[Chunk]:
-    """Yields the rows of a unit in numbered chunks; the last one, perhaps empty, tells the end.
-
-    A chunk closes at so many rows, or once the images in it have `CHUNK_BYTES`.
-
-    Args:
-        kept: the columns that are copied from the manifest, with their types.
-        rows: of a chunk.
-        limit: rows of the unit at most.
-    """
-    taken: list[Row | Reject] = []
-    number, total, held = 0, 0, 0
-    for record in itertools.islice(read_unit(unit), limit):
-        if len(taken) == rows or held >= CHUNK_BYTES:
-            yield make_chunk(taken, kept, unit=unit, number=number)
-            taken, number, held = [], number + 1, 0
-        taken.append(record)
-        total += 1
-        if isinstance(record, Row):
-            held += len(record.image_bytes or b"")
-    yield make_chunk(taken, kept, unit=unit, number=number, end=End(number + 1, total))
-
-
-@dataclass(eq=False)
 class ReadManifest(beam.PTransform):
-    """Reads units into chunks. While one unit is handed out, the next three are being opened.
+    """Reads a manifest into chunks. While one unit is handed out, the next three are being opened.
 
-    Consumes: `Unit`, as `plan_units` makes them.
+    Consumes: nothing; it stands at the beginning of a pipeline.
     Produces: `Chunk`; those of a unit in order, the last with the `End` of the unit.
     Counters: `rows_read`, `read_usec`.
 
-    Attributes:
-        kept: the columns that are copied from the manifest, with their types.
+    Args:
+        manifest: files, directories or globs on any fsspec filesystem; a request that says more
+            about them; or what is planned already.
         rows: of a chunk.
         is_written: tells a unit that is not read, as it is whole already; None if every one is.
         limit: rows of each unit at most, for a sample.
         run: whose failure ends the reading; "" for none.
+
+    Attributes:
+        plan: the units that are read, and the columns that are copied from the manifest.
+
+    Raises:
+        ManifestError, OSError: as `plan_units`.
     """
 
-    kept: pa.Schema = pa.schema([])
-    rows: int = CHUNK_ROWS
-    is_written: Callable[[Unit], bool] | None = None
-    limit: int | None = None
-    run: str = ""
+    def __init__(
+        self,
+        manifest: str | Sequence[str] | ManifestRequest | Plan,
+        *,
+        rows: int = CHUNK_ROWS,
+        is_written: Callable[[Unit], bool] | None = None,
+        limit: int | None = None,
+        run: str = "",
+    ) -> None:
+        super().__init__()
+        self.plan = _planned(manifest)
+        self._read = _Read(self.plan.kept, rows, is_written, limit, run)
 
-    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Chunk]:
-        return units | "Read" >> beam.ParDo(_Read(self)).with_output_types(Chunk)
+    def expand(self, begin: PBegin) -> beam.PCollection[Chunk]:
+        tasks = together(self.plan.units)
+        units = beam.Create(tasks, reshuffle=False).with_output_types(tuple[Unit, ...])
+        read = beam.ParDo(self._read).with_output_types(Chunk)
+        return begin | "Units" >> units | "Spread" >> beam.Reshuffle() | "Read" >> read
+
+
+def _planned(manifest: str | Sequence[str] | ManifestRequest | Plan) -> Plan:
+    if isinstance(manifest, Plan):
+        return manifest
+    if isinstance(manifest, ManifestRequest):
+        return plan_units(manifest)
+    patterns = (manifest,) if isinstance(manifest, str) else tuple(manifest)
+    return plan_units(ManifestRequest(patterns))
 
 
 class _Read(beam.DoFn):
-    def __init__(self, settings: ReadManifest) -> None:
-        self._kept, self._rows = tuple(settings.kept), settings.rows
-        self._is_written, self._limit = settings.is_written, settings.limit
-        self._run = settings.run
+    def __init__(
+        self,
+        kept: pa.Schema,
+        rows: int,
+        is_written: Callable[[Unit], bool] | None,
+        limit: int | None,
+        run: str,
+    ) -> None:
+        self._kept, self._rows = tuple(kept), rows
+        self._is_written, self._limit, self._run = is_written, limit, run
+        self._formats = registered_formats()
         self._rows_read = Metrics.counter(ReadManifest, "rows_read")
         self._usec = Metrics.counter(ReadManifest, "read_usec")
 
     def setup(self) -> None:
+        for form in self._formats:  # here they may not be registered yet
+            register_format(form)
         self._pool = ThreadPoolExecutor(UNITS_AHEAD)
 
     def start_bundle(self) -> None:
         self._held: deque[Future[Iterator[Chunk]]] = deque()
 
-    def process(self, unit: Unit) -> Iterator[Chunk]:
-        self._held.append(self._pool.submit(self._open, unit))
+    def process(self, units: tuple[Unit, ...]) -> Iterator[Chunk]:
+        self._held.append(self._pool.submit(self._open, units))
         if len(self._held) > UNITS_AHEAD:
             yield from self._hand_out()
 
@@ -152,12 +114,16 @@ class _Read(beam.DoFn):
     def teardown(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, unit: Unit) -> Iterator[Chunk]:
+    def _open(self, units: tuple[Unit, ...]) -> Iterator[Chunk]:
         """Reads a first chunk, for which the file has to be opened and looked through."""
-        if self._is_written is not None and self._is_written(unit):
-            return iter(())
-        chunks = read_chunks(unit, self._kept, self._rows, self._limit)
-        return itertools.chain([next(chunks)], chunks)
+        wanted = [unit for unit in units if not (self._is_written and self._is_written(unit))]
+        chunks = self._chunks(wanted)
+        return itertools.chain(itertools.islice(chunks, 1), chunks)
+
+    def _chunks(self, units: Sequence[Unit]) -> Iterator[Chunk]:
+        raws = raws_of(units)
+        for unit in units:
+            yield from read_chunks(unit, self._kept, self._rows, self._limit, raws)
 
     def _hand_out(self) -> Iterator[Chunk]:
         """Yields the chunks of the oldest unit, and counts the time without what follows."""

@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.images.fetch import allowed_file
-from pipelines.output.unit_record import UNIT_KEY, NotARecordError, find_record
+from pipelines.manifests.request import FilePlan, ManifestRequest
+from pipelines.output.layout import EMBEDDINGS, KEPT, REJECTS
+from pipelines.output.unit_record import UNIT_KEY, NotARecordError, find_record, unit_from_json
 from pipelines.records import Selection, Unit
 from pipelines.storage import reading, uris
 from pipelines.storage.redaction import MASK, redact
-from schemas.manifest import ManifestError
+from schemas.manifest import ColumnOverrides, ManifestError
 
 _UNIT_ID = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # it names files of the output
 
@@ -43,25 +45,44 @@ def unit_of_table(uri: str, schema: pa.Schema, unit: Unit, reasons: Collection[s
             reasons.
     """
     if reasons and "reason" not in schema.names:
-        raise ManifestError(f"`--only_reasons` needs a rejects table, got {uri}; leave it out")
+        raise ManifestError(f"`only_reasons` needs a rejects table, got {uri}; leave it out")
     if MASK in unit.uri + unit.image_root:
         raise ManifestError(
             f"the rows of {uri} came from {unit.uri} with credentials, which are not kept; pass "
             "that manifest instead"
         )
     try:
-        size = reading.file_size(unit.uri)
+        state = reading.file_state(unit.uri)
     except FileNotFoundError as error:
         raise ManifestError(
             f"the manifest {unit.uri}, which the rows of {uri} came from, is not there any more"
         ) from error
-    if size != unit.manifest_bytes:
+    if state.size != unit.manifest_bytes:
         raise ManifestError(
             f"the manifest {unit.uri} had {unit.manifest_bytes} bytes when {uri} "
-            f"was written and has {size} now; embed it anew"
+            f"was written and has {state.size} now; embed it anew"
         )
-    count = _count(uri, reasons)
-    return replace(unit, only=Selection((uri,), tuple(reasons), count=count))
+    expected = "" if state.version == unit.manifest_version else _digest(uri, unit)
+    selection = Selection((uri,), tuple(reasons), count=_count(uri, reasons), digest=expected)
+    return replace(unit, only=selection, manifest_version=state.version)
+
+
+def _digest(uri: str, unit: Unit) -> str:
+    """Returns the digest that the rows of a unit had, as a file of a table tells.
+
+    Raises:
+        ManifestError: if it does not tell.
+    """
+    try:
+        record = find_record(uri)
+    except NotARecordError:
+        record = None
+    if record is None or not record.result.digest:
+        raise ManifestError(
+            f"the manifest {unit.uri} has been written to since {uri} was, which does not tell "
+            "whether its rows are the same; embed it anew"
+        )
+    return record.result.digest
 
 
 def _count(uri: str, reasons: Collection[str]) -> int | None:
@@ -81,7 +102,7 @@ def joined(one: Selection | None, other: Selection | None) -> Selection | None:
     if one is None or other is None:
         return None
     tables = tuple(dict.fromkeys((*one.tables, *other.tables)))
-    return replace(one, tables=tables, count=None)
+    return replace(one, tables=tables, count=None, digest=one.digest or other.digest)
 
 
 def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) -> Unit:
@@ -89,7 +110,7 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
 
     Args:
         table: the file whose metadata the unit is from.
-        allowed: URI prefixes beside the directory of the table's run.
+        allowed: URI prefixes beside `run_directory`.
         trusted: whether all that the table names is read.
 
     Raises:
@@ -99,7 +120,7 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
         raise ManifestError(f"{table} calls its unit {unit.unit_id!r}, which names no unit")
     if trusted or MASK in unit.uri:
         return unit
-    places = (uris.parent(uris.parent(table)), *allowed)
+    places = (run_directory(table), *allowed)
     uri = allowed_file(unit.uri, places)
     if uri is None:
         raise _refused(table, f"the manifest {redact(unit.uri)}", uris.parent(unit.uri))
@@ -110,9 +131,39 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
     return replace(unit, uri=uri)
 
 
+def run_directory(table: str) -> str:
+    """Returns the directory that a table may name files in: its run's, or its own elsewhere."""
+    folder = uris.parent(table)
+    is_run = uris.base_name(folder) in (EMBEDDINGS, REJECTS, KEPT)
+    return uris.parent(folder) if is_run else folder
+
+
 def _refused(table: str, what: str, place: str) -> ManifestError:
     return ManifestError(
         f"{table} is a table of a run, whose rows are read anew from where it says, and names "
         f"{what}, which lies elsewhere; if that is where they came from, pass "
         f"`--allow_manifests_from {shlex.quote(redact(place))}`"
     )
+
+
+def plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> FilePlan:
+    """Plans the rows of a table of a run, which are read from the manifest they came from.
+
+    Raises:
+        ManifestError: if they cannot be, or nobody allowed it.
+    """
+    if request.columns != ColumnOverrides():
+        raise ManifestError(
+            f"{uri} is a table of `clip-beam`, which knows the columns of its manifest; leave out "
+            "`image_column`, `text_column`, `id_column` and `keep_columns`"
+        )
+    try:
+        unit = unit_from_json(schema.metadata[UNIT_KEY])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ManifestError(f"what {uri} says of its rows makes no sense: {error}") from error
+    if request.image_root is not None:
+        unit = replace(unit, image_root=uris.normalize(request.image_root))
+    unit = allowed_unit(uri, unit, request.allowed, request.trust_run)
+    unit = unit_of_table(uri, schema, unit, request.only_reasons)
+    kept = [schema.field(name) for name in unit.columns.kept]
+    return FilePlan([] if unit.rows_to_read == 0 else [unit], kept)

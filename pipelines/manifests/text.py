@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.manifests.nested_json import TooDeepError, read_json
+from pipelines.manifests.request import (
+    FilePlan,
+    ManifestFormat,
+    ManifestRequest,
+    columns_of_file,
+    unit_id,
+)
 from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault, RawRow
 from pipelines.manifests.text_records import TOO_LONG, TextRecords, open_text
 from pipelines.records import Unit
 from pipelines.storage.compression import DamagedStream, is_compressed
-from schemas.manifest import ManifestError
+from schemas.manifest import IMAGE_BYTES_NAMES, IMAGE_URI_NAMES, ManifestError
 from schemas.rejects import Reason
 
 _NOT_UTF8 = (
     "the row is not valid UTF-8; convert the manifest, for example with "
     "`iconv -f latin1 -t utf-8` if that is what it is"
 )
+_LOOKED_AT = 5  # records that tell what a file without an ending is
 _NAMED_BY = 1000  # records of a JSONL file whose keys count as its columns
 
 
@@ -74,6 +83,54 @@ def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) ->
     if count > first:
         slices.append(Slice(first, count - first, start))
     return TextScan(types.fields() if types else fields, tuple(slices), damage)
+
+
+def holds_json_lines(uri: str) -> bool:
+    """Tells whether the first rows of a file are JSON objects, one of which names an image.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
+    try:
+        with open_text(uri) as file:
+            lines = list(islice(TextRecords(file, "jsonl", uri), _LOOKED_AT))
+    except (DamagedStream, ManifestError):
+        return False
+    rows = [row for line in lines if not isinstance(row := _json_values(line, ()), Fault)]
+    if len(rows) < len(lines):
+        return False
+    names = {name.lower() for row in rows for name in row}
+    return not names.isdisjoint((*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES))
+
+
+def plan_text(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
+    """Cuts a file into units, reading it once from end to end.
+
+    Raises:
+        ManifestError: if it is not UTF-8 text, or a column is absent or ambiguous.
+    """
+    scan = scan_text(whole.uri, whole.format, request.rows_per_unit, request.keep_columns)
+    if not scan.fields and not scan.slices:  # nothing in it, or nothing before the damage
+        units = [replace(whole, damage=scan.damage)] if scan.damage else []
+        return FilePlan(units, [], readable=scan.damage is None)
+    columns = columns_of_file(scan.fields, whole.uri, request)
+    units = [
+        replace(
+            whole,
+            unit_id=unit_id(whole.uri, index),
+            columns=columns,
+            first_row=piece.first_row,
+            rows=piece.rows,
+            offset=piece.offset,
+        )
+        for index, piece in enumerate(scan.slices)
+    ]
+    if scan.damage and units:
+        units[-1] = replace(units[-1], damage=scan.damage)
+    elif scan.damage:
+        units = [replace(whole, columns=columns, damage=scan.damage)]
+    types = {field.name: field for field in scan.fields}
+    return FilePlan(units, [types[name] for name in columns.kept])
 
 
 def read_text(unit: Unit) -> Iterator[RawRow]:
@@ -198,3 +255,13 @@ def _common(known: pa.DataType | None, new: pa.DataType) -> pa.DataType:
         return known
     numbers = (pa.int64(), pa.float64())
     return pa.float64() if known in numbers and new in numbers else pa.string()
+
+
+TEXT_FORMATS = tuple(
+    ManifestFormat(name, suffixes, plan_text, read_text)
+    for name, suffixes in (
+        ("jsonl", (".jsonl", ".ndjson")),
+        ("csv", (".csv",)),
+        ("tsv", (".tsv",)),
+    )
+)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
+import pyarrow as pa
+
 from pipelines.manifests.nested_json import read_json
+from pipelines.manifests.request import FilePlan, ManifestFormat, ManifestRequest
 from pipelines.manifests.rows import (
     MAX_RECORD_BYTES,
     MAX_TEXT_BYTES,
@@ -65,6 +68,13 @@ def columns_of(overrides: ColumnOverrides) -> Columns:
     return replace(COLUMNS, kept=overrides.kept, **given)
 
 
+def plan_webdataset(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
+    """Makes one unit of a tar; only reading tells how many rows it has."""
+    columns = columns_of(request.columns)
+    kept = [pa.field(name, pa.string()) for name in columns.kept]
+    return FilePlan([replace(whole, columns=columns, rows=None)], kept)
+
+
 def read_webdataset(unit: Unit) -> Iterator[RawRow]:
     """Yields the samples of a tar, in order; last, if it is damaged, one fault for the rest."""
     number, damage = 0, None
@@ -79,6 +89,15 @@ def read_webdataset(unit: Unit) -> Iterator[RawRow]:
         damage = damage or escaped(str(error))
     if damage is not None:
         yield RawRow(number, Fault(Reason.MANIFEST_TRUNCATED, damage))
+
+
+def webdataset_rows_at(unit: Unit, numbers: Collection[int]) -> Iterator[RawRow]:
+    """Yields rows by their numbers; a tar has no index, so it is one pass up to the last."""
+    for raw in read_webdataset(unit):
+        if raw.number in numbers:
+            yield raw
+        if raw.number >= max(numbers):
+            return
 
 
 def _samples(tar: TarMembers) -> Iterator[dict[str, Member]]:
@@ -249,3 +268,8 @@ def _first(about: dict[str, Any], names: tuple[str, ...]) -> Any:
 def _plain(value: Any) -> str | None:
     """Kept fields of json members are text, as their types differ from sample to sample."""
     return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+WEBDATASET = ManifestFormat(
+    "webdataset", (".tar", ".tgz"), plan_webdataset, read_webdataset, webdataset_rows_at
+)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.output.arrow_rows import embeddings_batch
-from pipelines.output.layout import EMBEDDINGS, REJECTS, unit_file
+from pipelines.output.layout import EMBEDDINGS, REJECTS, OutputLayout
 from pipelines.output.merging import OldRows, old_rows
 from pipelines.output.parquet import parquet_options
 from pipelines.output.unit_record import find_record, metadata_of, package_versions, result_metadata
@@ -23,34 +21,6 @@ from pipelines.storage.partial_files import PartialFile
 
 class ConservationError(RuntimeError):
     """Rows of a unit are missing or there twice. Nothing of the unit is written."""
-
-
-@dataclass(frozen=True)
-class OutputLayout:
-    """Where a run writes and what its tables look like.
-
-    Attributes:
-        root: output directory URI.
-        embeddings, rejects: schemas of the two tables.
-        fingerprint: what decided the values, kept in every file's metadata.
-        models: names of the run's models, in the order of the rows' vectors.
-        run: id of the run; "" for one that holds no lock.
-    """
-
-    root: str
-    embeddings: pa.Schema
-    rejects: pa.Schema
-    fingerprint: Mapping[str, Any]
-    models: tuple[str | None, ...] = (None,)
-    run: str = ""
-
-    def uri(self, table: str, unit_id: str) -> str:
-        """Names the file of a unit in one of the two tables."""
-        return unit_file(self.root, table, unit_id)
-
-    def schema(self, table: str) -> pa.Schema:
-        """Returns the schema of one of the two tables."""
-        return self.embeddings if table == EMBEDDINGS else self.rejects
 
 
 class _TableFile:
@@ -186,13 +156,19 @@ class UnitWriter:
         for name, rows in self._old.items():
             self._put(name, rows.before(None))
         embedded, rejected = (self._files[name].rows for name in (EMBEDDINGS, REJECTS))
-        if self._old and self._before != embedded + rejected:
+        before = self._before.rows_read if self._before else None
+        if self._old and before != embedded + rejected:
             raise ConservationError(
-                f"unit {self.unit.unit_id}: {self._before} rows before its rejects were retried, "
+                f"unit {self.unit.unit_id}: {before} rows before its rejects were retried, "
                 f"{embedded + rejected} after it; nothing of it is written"
             )
+        assert self._end is not None
         result = UnitResult(
-            self.unit.unit_id, embedded + rejected, embedded, dict(sorted(self._reasons.items()))
+            self.unit.unit_id,
+            embedded + rejected,
+            embedded,
+            dict(sorted(self._reasons.items())),
+            self._before.digest if self._old and self._before else self._end.digest,
         )
         for name, file in self._files.items():
             if name == EMBEDDINGS or file.rows:
@@ -217,13 +193,13 @@ class UnitWriter:
         for file in self._files.values():
             file.discard()
 
-    def _existing(self) -> int | None:
-        """Returns the rows of the unit in the output that new ones are merged into, if any."""
+    def _existing(self) -> UnitResult | None:
+        """Returns what the output has of the unit that new rows are merged into, if anything."""
         only = self.unit.only
         if only is None or only.embedded is None:
             return None
         record = find_record(only.embedded)
-        return record.result.rows_read if record else None
+        return record.result if record else None
 
     def _append(self, chunk: Chunk) -> None:
         self._rows += chunk.size

@@ -6,10 +6,11 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -19,13 +20,14 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import counters, failures
 from pipelines.engine.ledger import MAX_OPEN_UNITS, MAX_WAITING_ROWS
-from pipelines.output.layout import EMBEDDINGS, REJECTS
+from pipelines.output.layout import EMBEDDINGS, REJECTS, Output, OutputLayout
 from pipelines.output.parquet import ROW_GROUP_BYTES
 from pipelines.output.unit_record import NotARecordError, find_record, is_whole
-from pipelines.output.unit_writer import ConservationError, OutputLayout, UnitWriter
+from pipelines.output.unit_writer import ConservationError, UnitWriter
 from pipelines.records import Chunk, Unit, UnitResult
+from pipelines.storage import uris
 
-__all__ = ["ConservationError", "OutputLayout", "WriteUnits", "WrittenBy"]
+__all__ = ["ConservationError", "WriteUnits", "WrittenBy"]
 
 MAX_UPLOADS = 2  # at once in a process; a third unit waits for one of them
 _UPLOADS = threading.BoundedSemaphore(MAX_UPLOADS)
@@ -49,9 +51,8 @@ class WrittenBy:
             return False
 
 
-@dataclass(eq=False)
 class WriteUnits(beam.PTransform):
-    """Writes the rows of each unit in manifest order.
+    """Writes the rows of each unit in manifest order, to OUTPUT/embeddings and OUTPUT/rejects.
 
     The files of a unit get their names when each of its chunks has come once and the counts add
     up. That is done in a thread of its own, while the next unit is written.
@@ -61,24 +62,41 @@ class WriteUnits(beam.PTransform):
     Counters: `write_usec`; the results hold the counts.
 
     Args:
+        output: directory URI; or that, and what the tables look like.
+        models, fingerprint: those of `EmbedRows`: names of several models, and what decides the
+            values, which is kept in every file's metadata.
+        embedding_dtype: `float32` or `float16`.
+        scores_only: whether the embedding columns are left out.
         check_held: called before a unit gets its files; raises if the output is another run's now.
 
     Raises:
         ConservationError: in the job, when rows read are not rows embedded plus rows rejected.
     """
 
-    layout: OutputLayout
-    check_held: Callable[[], object] = lambda: None
+    def __init__(
+        self,
+        output: str | OutputLayout,
+        *,
+        models: Sequence[str | None] = (None,),
+        fingerprint: Mapping[str, Any] | None = None,
+        embedding_dtype: str = "float32",
+        scores_only: bool = False,
+        check_held: Callable[[], object] = lambda: None,
+    ) -> None:
+        super().__init__()
+        if isinstance(output, str):
+            root = uris.normalize(output)
+            about = Output(root, fingerprint or {}, tuple(models), embedding_dtype, scores_only)
+        self._write = _Write(about if isinstance(output, str) else output, check_held)
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[UnitResult]:
-        return chunks | "Write" >> beam.ParDo(
-            _Write(self.layout, self.check_held)
-        ).with_output_types(UnitResult)
+        return chunks | "Write" >> beam.ParDo(self._write).with_output_types(UnitResult)
 
 
 class _Write(beam.DoFn):
-    def __init__(self, layout: OutputLayout, check_held: Callable[[], object]) -> None:
-        self._layout = layout
+    def __init__(self, output: OutputLayout | Output, check_held: Callable[[], object]) -> None:
+        self._output = output
+        self._run = output.run if isinstance(output, OutputLayout) else ""
         self._check_held = check_held
         self._usec = Metrics.counter(WriteUnits, "write_usec")
 
@@ -93,10 +111,10 @@ class _Write(beam.DoFn):
         self._open = {}
         self._done: set[str] = set()
         self._uploads: deque[Future[UnitResult]] = deque()
-        failures.writing(self, self._layout.run, True)
+        failures.writing(self, self._run, True)
 
     def process(self, chunk: Chunk) -> Iterator[UnitResult]:
-        with failures.ends_the_run(self._layout.run), self._lock, self._timed():
+        with failures.ends_the_run(self._run), self._lock, self._timed():
             self._check_going_on()
             self._take(chunk)
         while self._uploads and (len(self._uploads) > MAX_UPLOADS or self._uploads[0].done()):
@@ -105,14 +123,14 @@ class _Write(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         while self._uploads:
             yield WindowedValue(self._uploaded(), MIN_TIMESTAMP, (GlobalWindow(),))
-        with failures.ends_the_run(self._layout.run), self._lock:
+        with failures.ends_the_run(self._run), self._lock:
             self._check_going_on()
             if self._open:
                 raise ConservationError(
                     f"chunks of unit {min(self._open)} did not come; nothing of it is written; run "
                     "again, and report this as a bug"
                 )
-        failures.writing(self, self._layout.run, False)
+        failures.writing(self, self._run, False)
 
     def teardown(self) -> None:
         """Gives up what is open: Beam calls no `finish_bundle` for a bundle that failed."""
@@ -122,10 +140,10 @@ class _Write(beam.DoFn):
             for writer in self._open.values():
                 writer.discard()
             self._open = {}
-        failures.writing(self, self._layout.run, False)
+        failures.writing(self, self._run, False)
 
     def _check_going_on(self) -> None:
-        failures.check(self._layout.run)
+        failures.check(self._run)
         if self._given_up.is_set():
             raise failures.RunStoppedError("another bundle of the run failed")
 
@@ -139,13 +157,18 @@ class _Write(beam.DoFn):
         if name in self._done:
             raise ConservationError(f"unit {name}: chunk {chunk.number} came after the end")
         if name not in self._open:
-            self._open[name] = UnitWriter(self._layout, chunk.unit, self._attempt)
+            self._open[name] = UnitWriter(self._layout_of(chunk), chunk.unit, self._attempt)
         writer = self._open[name]
         counters.TALLY.add(chunk.rows.num_rows, chunk.rejects.num_rows)
         writer.add(chunk)
         self._keep_bounds()
         if writer.is_complete:
             self._complete(name, writer)
+
+    def _layout_of(self, chunk: Chunk) -> OutputLayout:
+        if isinstance(self._output, Output):
+            return OutputLayout.of_chunk(chunk, self._output)
+        return self._output
 
     def _complete(self, name: str, writer: UnitWriter) -> None:
         result = writer.close()
@@ -160,14 +183,14 @@ class _Write(beam.DoFn):
                 self._check_held()
                 writer.publish()
         except BaseException as error:
-            failures.stop(self._layout.run, error)
+            failures.stop(self._run, error)
             writer.discard()
             raise
         counters.TALLY.add_unit()
         return result
 
     def _uploaded(self) -> UnitResult:
-        with failures.ends_the_run(self._layout.run), self._timed():
+        with failures.ends_the_run(self._run), self._timed():
             return self._uploads.popleft().result()
 
     def _keep_bounds(self) -> None:

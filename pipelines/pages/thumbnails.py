@@ -15,16 +15,14 @@ from clip_core.preprocess import Preprocess
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import FetchPolicy, allowed_file, allowed_roots, fetch_image, image_uri
 from pipelines.images.trust import IMAGES, TRUST, NotTrustedError, Trust
-from pipelines.manifests.files import format_of
-from pipelines.manifests.parquet.reader import read_footer, read_parquet
-from pipelines.manifests.planning import file_id
+from pipelines.manifests.formats import format_called, format_of
+from pipelines.manifests.request import ManifestFormat, ManifestRequest, file_id
 from pipelines.manifests.rows import to_row
-from pipelines.manifests.webdataset import columns_of, read_webdataset
 from pipelines.output.scored_tables import file_schema
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.storage import uris
-from schemas.manifest import ColumnOverrides, Columns, resolve_columns
+from schemas.manifest import Columns, ManifestError
 from schemas.rejects import Reason
 
 SIDE = 224  # pixels; shown at half of that on most screens
@@ -122,15 +120,16 @@ def _unit(text: bytes) -> Unit | None:
     return unit if all(isinstance(value, str) for value in named) else None
 
 
-def _recognised(source: str, kind: str, options: Mapping[str, Any]) -> Unit:
+def _recognised(source: str, form: ManifestFormat | None, options: Mapping[str, Any]) -> Unit:
     root = uris.normalize(options.get("image_root") or uris.parent(source))
-    columns = Columns()
-    if kind == "webdataset":
-        columns = columns_of(ColumnOverrides())
-    elif kind == "parquet":
-        overrides = ColumnOverrides(options.get("image_column"), options.get("text_column"))
-        columns = resolve_columns(read_footer(source)[0], overrides)
-    return Unit("", source, kind, columns, root, first_row=0, rows=None)
+    unit = Unit("", source, form.name if form else "", Columns(), root, first_row=0, rows=None)
+    if form is None or form.rows_at is None:
+        return unit
+    request = ManifestRequest(
+        (source,), image_column=options.get("image_column"), text_column=options.get("text_column")
+    )
+    planned = form.plan(replace(unit, rows=0), request, ())
+    return replace(unit, columns=planned.units[0].columns)
 
 
 def _thumbnail(row: Row | RowFault, sha256: str | None, policy: FetchPolicy) -> Thumbnail:
@@ -179,7 +178,7 @@ def _manifest_rows(
     fault = RowFault("read", Reason.NOT_FOUND)
     try:
         unit = _readable(source, unit, options, trust)
-        for number, row in _READERS.get(unit.format, _named_rows)(unit, wanted):
+        for number, row in _rows(unit, wanted):
             left.remove(number)
             yield number, row
     except FileNotFoundError:
@@ -199,40 +198,29 @@ def _readable(source: str, unit: Unit | None, options: Mapping[str, Any], trust:
         NotTrustedError: if the manifest has to be opened and nobody allowed it.
     """
     uri = unit.uri if unit else source
-    kind = unit.format if unit else options.get("manifest_format") or format_of(source) or ""
-    if kind in _READERS:
+    form = _format(unit.format if unit else options.get("manifest_format") or format_of(source))
+    if form is not None and form.rows_at is not None:
         uri = trust.manifest(uri)
-    return replace(unit, uri=uri) if unit else _recognised(uri, kind, options)
+    return replace(unit, uri=uri) if unit else _recognised(uri, form, options)
 
 
-def _named_rows(
-    unit: Unit, wanted: Mapping[int, PictureRow]
-) -> Iterator[tuple[int, Row | RowFault]]:
-    """Rows of text manifests: the scored row holds all that is needed."""
-    for number, row in wanted.items():
-        yield number, Row("", unit.uri, number, row.url, None, unit.image_root)
+def _format(name: str | None) -> ManifestFormat | None:
+    """Returns a format; None of a name that a stranger made up."""
+    try:
+        return format_called(name or "")
+    except ManifestError:
+        return None
 
 
-def _parquet_rows(
-    unit: Unit, wanted: Mapping[int, PictureRow]
-) -> Iterator[tuple[int, Row | RowFault]]:
-    """Rows of Parquet manifests, which may hold the pictures themselves."""
-    for number in wanted:
-        one = replace(unit, first_row=number, rows=1)
-        yield from ((number, _row(to_row(one, raw))) for raw in read_parquet(one))
-
-
-def _tar_rows(unit: Unit, wanted: Mapping[int, PictureRow]) -> Iterator[tuple[int, Row | RowFault]]:
-    """Rows of a tar, which has no index: one pass, up to the last row wanted."""
-    for raw in read_webdataset(unit):
-        if raw.number in wanted:
-            yield raw.number, _row(to_row(unit, raw))
-        if raw.number >= max(wanted):
-            return
+def _rows(unit: Unit, wanted: Mapping[int, PictureRow]) -> Iterator[tuple[int, Row | RowFault]]:
+    form = _format(unit.format)
+    if form is None or form.rows_at is None:  # the scored row holds all that is needed
+        for number, row in wanted.items():
+            yield number, Row("", unit.uri, number, row.url, None, unit.image_root)
+        return
+    for raw in form.rows_at(unit, wanted):
+        yield raw.number, _row(to_row(unit, raw))
 
 
 def _row(row: Row | Reject) -> Row | RowFault:
     return RowFault(row.stage, row.reason) if isinstance(row, Reject) else row
-
-
-_READERS = {"parquet": _parquet_rows, "webdataset": _tar_rows}

@@ -7,12 +7,12 @@ from itertools import chain
 
 from clip_core import zero_shot
 from pipelines.command_line.optional_packages import require_matplotlib
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import manifest_place, place, readable_place
 from pipelines.images.trust import add_trust_flags
 from pipelines.output.whole_runs import add_incomplete_flag
 from pipelines.queries.label_lists import read_labels, read_templates
-from pipelines.queries.query_model import add_model_flags
+from pipelines.queries.query_model import add_device_flag, add_model_flags
 
 TOP_K = 5
 MOST_PLOTTED = 1000  # classes, whose matrix has a million places
@@ -21,18 +21,36 @@ PLOT_FORMATS = (".png", ".svg")
 
 def parser() -> Parser:
     """Builds the command line of `clip-beam classify`."""
-    flags = Parser(prog="clip-beam classify", description="Label images by prompts, zero-shot.")
-    add = flags.add_argument
-    rows = flags.add_mutually_exclusive_group(required=True)
+    flags = Parser(
+        prog="clip-beam classify",
+        description="Label the images of a run or a manifest by prompts, zero-shot.",
+        epilog=f"{BEAM_FLAGS} So do those of `clip-beam embed` with --manifest.",
+    )
+    _add_input_flags(flags)
+    _add_label_flags(flags)
+    add_model_flags(flags)
+    _add_output_flags(flags)
+    add_device_flag(flags)
+    return flags
+
+
+def _add_input_flags(flags: Parser) -> None:
+    input_flags = group(flags, "input")
+    rows = input_flags.add_mutually_exclusive_group(required=True)
     rows.add_argument("--input", type=place, metavar="URI", help="output of `clip-beam embed`")
     rows.add_argument(
         "--manifest",
         action="append",
         type=manifest_place,
         metavar="URI",
-        help="rows to embed first, into OUTPUT/embedded; further flags are those of `embed`",
+        help="rows to embed first, into OUTPUT/embedded; repeatable",
     )
-    add("--output", required=True, type=place, metavar="URI", help="directory to write")
+    add_incomplete_flag(input_flags)
+    add_trust_flags(input_flags)
+
+
+def _add_label_flags(flags: Parser) -> None:
+    add = group(flags, "labels").add_argument
     add(
         "--labels",
         required=True,
@@ -46,31 +64,38 @@ def parser() -> Parser:
         action="append",
         type=readable_place,
         metavar="FILE|none|simple",
-        help="prompts with {} where the label goes, one a line; their mean is taken; repeatable "
-        "[simple]",
+        help="prompts with {} where the label goes, one a line, whose mean is taken; `none` is the "
+        "bare label, `simple` eight prompts; repeatable [simple]",
     )
-    add("--top_k", type=int, default=TOP_K, help=f"labels to write for each row [{TOP_K}]")
     add(
         "--truth_column",
         metavar="NAME",
-        help="true class, or its number: kept, or in `--truth`",
+        help="column of the true class or its number: of the run, or of the file in --truth",
     )
     add("--truth", type=readable_place, metavar="URI", help="file with `uid` and the true class")
+
+
+def _add_output_flags(flags: Parser) -> None:
+    add = group(flags, "output").add_argument
+    add("--output", required=True, type=place, metavar="URI", help="directory to write")
+    add(
+        "--top_k",
+        type=int,
+        default=TOP_K,
+        metavar="N",
+        help=f"labels to write for each row [{TOP_K}]",
+    )
     add(
         "--confusion_plot",
         type=place,
         metavar="URI",
-        help="PNG or SVG of what is taken for what",
+        help="PNG or SVG to write, of what is taken for what",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="remove the labels that the output holds, and with `--manifest` its embeddings, too",
+        help="remove the labels that the output holds, and with --manifest its embeddings, too",
     )
-    add_incomplete_flag(flags)
-    add_trust_flags(flags)
-    add_model_flags(flags)
-    return flags
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipelines.command_line.model_flags import add_checkpoint_flags
+from clip_core.load_options import LoadOptions
+from pipelines.command_line.model_flags import (
+    add_checkpoint_flags,
+    add_model_name_flag,
+    load_options,
+)
+from pipelines.command_line.parser import group
 from pipelines.command_line.places import place
 from pipelines.images.trust import TRUST
 from pipelines.output.scored_tables import ScoredTables
@@ -24,17 +31,22 @@ class OtherModelError(ValueError):
 
 
 def add_model_flags(flags: argparse.ArgumentParser) -> None:
-    """Adds the flags that `load_query_model` reads."""
-    add = flags.add_argument
+    """Adds the flags that tell `load_query_model` what to load."""
+    add = group(flags, "model").add_argument
     add(
         "--model",
         type=place,
+        metavar="URI",
         help="the model that made the embeddings, as embed takes it [what run.json names, if "
         "published or bundled or the run is trusted]",
     )
-    add("--model_name", metavar="NAME", help="which model of a run with several")
+    add_model_name_flag(flags)
     add_checkpoint_flags(flags)
-    add("--device", help="cpu, cuda or auto [cpu]")
+
+
+def add_device_flag(flags: argparse.ArgumentParser) -> None:
+    """Adds the flag that tells `load_query_model` where the model computes."""
+    group(flags, "running").add_argument("--device", help="cpu, cuda or auto [cpu]")
 
 
 def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipModel:
@@ -54,11 +66,7 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
         model = clip_core.load(
             name,
             device=_device(options.device),
-            cache_dir=options.model_cache or own.get("model_cache"),
-            image_policy=tables.options.get("image_policy") or "openai",
-            arch=options.arch or own.get("arch"),
-            activation=options.activation or own.get("activation"),
-            vocab=options.vocab or own.get("vocab"),
+            **_load_options(tables, options, own).arguments(),
         )
     except (ValueError, OSError) as error:
         if options.model:
@@ -69,6 +77,18 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
     check_same_model(tables, model)
     use_threads([model])
     return model
+
+
+def _load_options(
+    tables: ScoredTables, options: argparse.Namespace, own: Mapping[str, Any]
+) -> LoadOptions:
+    """Takes what flags say, and else what run.json says of its own model."""
+    given = load_options(options)
+    named = {"cache_dir": "model_cache", "arch": "arch", "activation": "activation"}
+    named["vocab"] = "vocab"
+    found = {name: getattr(given, name) or own.get(option) for name, option in named.items()}
+    policy = tables.options.get("image_policy") or given.image_policy
+    return replace(given, **found, image_policy=policy)
 
 
 def _named_by_run(tables: ScoredTables, trusted: bool) -> str:

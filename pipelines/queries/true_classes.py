@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 
-from pipelines.manifests.files import format_of
+from pipelines.manifests.formats import format_of
 from pipelines.manifests.text_records import DELIMITERS
 from pipelines.output.scored_tables import iterate_batches
 from pipelines.storage import reading

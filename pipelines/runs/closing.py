@@ -40,11 +40,12 @@ def finish(job: Job, config: EmbedConfig, seconds: Mapping[str, float]) -> int:
             f"the manifest has {job.plan.rows} rows and the output {totals.rows_read}; "
             "run again with `--overwrite`, and report this as a bug"
         )
+    # The counts add up, whatever they are; before the summary, whose reader may close the pipe.
+    run_record.mark_success(config.output)
     _print_summary(job, totals, seconds)
     if config.retry_rejects:
         print(f"retried    {_retried(job, results)}")
     print(f"output     {redact(config.output)}")
-    run_record.mark_success(config.output)  # the counts add up, whatever they are
     return _judged(totals, config)
 
 
@@ -72,6 +73,8 @@ def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> No
         print(line)
     if job.threads is not None:
         print(summary.threads_line(job.threads))
+    if changed := job.changed.line():
+        print(f"changed    {changed}")
     if job.plan.left_out:
         print(f"left out   {left_out_line(job.plan.left_out)}")
 

@@ -11,17 +11,25 @@ from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.engine import counters, failures
 from pipelines.engine.beam_options import new_pipeline, runs_here, use_local_threads
 from pipelines.engine.cores import Threads
+from pipelines.engine.per_file import workers_that_read
 from pipelines.manifests.planning import Plan
 from pipelines.output import overwriting
-from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS
-from pipelines.output.unit_writer import ConservationError, OutputLayout
+from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS, OutputLayout
+from pipelines.output.unit_writer import ConservationError
 from pipelines.records import Unit, UnitResult
 from pipelines.runs import record as run_record
 from pipelines.runs.job import build, embed_rows_of, layout_of, load_run_models, plan_of
 from pipelines.runs.lock import RunLock
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.progress import Progress
-from pipelines.runs.resume import check_resumable, finished_units, pending_of, retried_reasons
+from pipelines.runs.resume import (
+    Changed,
+    changed_units,
+    check_resumable,
+    finished_units,
+    pending_of,
+    retried_reasons,
+)
 from pipelines.storage import uris
 from pipelines.storage.partial_files import remove_partials
 
@@ -36,6 +44,7 @@ class Job:
 
     Attributes:
         finished: what the output says of its units, among them those whose rejects are pending.
+        changed: which of them have other rows in the manifest now.
         threads: that the run's process shares its cores among; None if the workers are elsewhere.
     """
 
@@ -45,10 +54,14 @@ class Job:
     embed_rows: EmbedRows
     layout: OutputLayout
     threads: Threads | None
+    changed: Changed = Changed()
 
     def left_to_do(self) -> list[Unit]:
         """Returns the units of the plan that are not whole in the output."""
-        return pending_of(self.plan.units, finished_units(self.layout.root), self.layout.root)
+        finished = finished_units(self.layout.root)
+        old = {record.result.unit_id for record in finished if record.run != self.layout.run}
+        changed = self.changed.units & old
+        return pending_of(self.plan.units, finished, self.layout.root, changed=changed)
 
     @property
     def done_rows(self) -> int:
@@ -61,17 +74,17 @@ class Job:
         return rows
 
 
-def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
+def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job:
     """Plans the units, loads the model and looks at the output, before any worker starts.
 
     Args:
+        options: Beam's; they say whether this process's device is the workers'.
         lock: taken before the output is looked at.
-        here: whether the runner keeps the job in this process, so that this process's device is
-            the workers'.
 
     Raises:
         ValueError, OSError: what is wrong, in one sentence with the remedy.
     """
+    here = runs_here(options)
     plan = plan_of(config)
     models = load_run_models(config, here)
     layout = layout_of(plan, models, config, lock.run)
@@ -83,13 +96,18 @@ def prepare(config: EmbedConfig, lock: RunLock, *, here: bool) -> Job:
         overwriting.make_room(config.output, OUTPUTS, overwrite=True)
     finished = finished_units(config.output)
     check_resumable(finished, plan.units, layout.fingerprint)
+    changed = changed_units(finished, plan.units, workers_that_read(options))
+    pending = pending_of(
+        plan.units, finished, config.output, retried_reasons(config), changed.units
+    )
     return Job(
         plan=plan,
-        pending=tuple(pending_of(plan.units, finished, config.output, retried_reasons(config))),
+        pending=tuple(pending),
         finished=tuple(record.result for record in finished),
         embed_rows=embed_rows_of(models, config, lock.run),
         layout=layout,
         threads=models.threads if here else None,
+        changed=changed,
     )
 
 

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
-from clip_core.loading import ClipModel
+from clip_core.load_options import LoadOptions
 from pipelines.encoding.embed_rows import EmbedRows
-from pipelines.encoding.handler import ClipHandler
-from pipelines.encoding.image_work import ImageWork
-from pipelines.encoding.model_inputs import ModelInputs
-from pipelines.encoding.models import (
-    BATCH_SIZE,
-    ModelSpec,
-    load_models,
-    resolve_device,
-    resolve_precision,
-)
+from pipelines.encoding.models import ModelSpec, RunModels
 from pipelines.engine.chunks import chunk_rows
-from pipelines.engine.cores import Threads
+from pipelines.images.columns import added_columns, image_columns
 from pipelines.images.decode import DecodeLimits
 from pipelines.images.fetch import FetchPolicy
-from pipelines.manifests.planning import ManifestRequest, Plan, plan_units
+from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.read import ReadManifest
-from pipelines.output.unit_writer import OutputLayout
+from pipelines.manifests.request import ManifestRequest
+from pipelines.output.layout import OutputLayout
 from pipelines.output.write_units import WriteUnits, WrittenBy
 from pipelines.records import Unit
 from pipelines.runs.lock import check_held
@@ -40,27 +31,11 @@ from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 
 
-@dataclass(frozen=True)
-class RunModels:
-    """The models of a run, loaded, in the order of their flags.
-
-    Attributes:
-        names: (None,) for one model without a name.
-        threads: that this process shares its cores among.
-    """
-
-    names: tuple[str | None, ...]
-    specs: tuple[ModelSpec, ...]
-    loaded: tuple[ClipModel, ...]
-    threads: Threads
-
-
 def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
     """Loads what `--model` names, device and precision resolved.
 
     Args:
-        here: whether the workers run in this process, so that its device is theirs. Else the
-            models are loaded on the processor, which tells as much of them as the launcher needs.
+        here: as `RunModels.load`.
 
     Raises:
         ValueError, OSError: if a model cannot be loaded, or `auto` cannot be resolved here.
@@ -70,33 +45,11 @@ def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
             "expected `--device` and `--precision` to be named when the workers run elsewhere, got "
             "`auto`; pass, for example, `--device cuda --precision bf16`"
         )
-    named: dict[str | None, str] = (
-        {None: config.model} if isinstance(config.model, str) else dict(config.model.items())
+    options = LoadOptions(
+        config.arch, config.activation, config.vocab, config.model_cache, config.image_policy
     )
-    specs = tuple(_spec(uri, config) for uri in named.values())
-    if config.compile and specs[0].device == "cpu":
-        raise ValueError(
-            "`--compile` is for a GPU, and this run is on a CPU, where steps are fused already; "
-            "leave it out"
-        )
-    own = specs if here else tuple(replace(spec, device="cpu") for spec in specs)
-    found = load_models(own)
-    return RunModels(tuple(named), specs, found.models, found.threads)
-
-
-def _spec(uri: str, config: EmbedConfig) -> ModelSpec:
-    device = resolve_device(config.device)
-    return ModelSpec(
-        uri=uri,
-        device=device,
-        precision=resolve_precision(config.precision, device),
-        arch=config.arch,
-        activation=config.activation,
-        vocab=config.vocab,
-        cache=config.model_cache,
-        image_policy=config.image_policy,
-        compiled=config.compile,
-    )
+    like = ModelSpec("", config.device, config.precision, options, config.compile)
+    return RunModels.load(config.model, like, here)
 
 
 def manifest_request(config: EmbedConfig) -> ManifestRequest:
@@ -142,6 +95,7 @@ def layout_of(plan: Plan, models: RunModels, config: EmbedConfig, run: str = "")
             config.embedding_dtype,
             scores_only=config.scores_only,
             kept=kept,
+            image_fields=[column.field for column in image_columns()],
         ),
         rejects=rejects_schema(kept),
         fingerprint=fingerprint_of(models, config),
@@ -151,23 +105,14 @@ def layout_of(plan: Plan, models: RunModels, config: EmbedConfig, run: str = "")
 
 def embed_rows_of(models: RunModels, config: EmbedConfig, run: str = "") -> EmbedRows:
     """Returns the transform of a run of that id."""
-    device = models.specs[0].device
-    batch_size = config.batch_size or BATCH_SIZE.get(device, BATCH_SIZE["cuda"])
-    checkpoints = [model.fingerprint["checkpoint_sha256"] for model in models.loaded]
     allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
-    inputs = ModelInputs.of(
-        [replace(m.preprocessing, resampling=config.decode) for m in models.loaded],
-        [model.tokenizer for model in models.loaded],
-    )
     return EmbedRows(
-        ClipHandler(models.specs, checkpoints, batch_size, inputs.of_model, run),
-        ImageWork(
-            inputs,
-            FetchPolicy(allowed=allowed),
-            DecodeLimits(reject_deep=config.deep_images == "reject"),
-            config.isolate_decoding,
-        ),
-        row_bytes=sum(2 * 4 * model.config.embed_dim for model in models.loaded),
+        models,
+        batch_size=config.batch_size,
+        fetch_policy=FetchPolicy(allowed=allowed),
+        decode_limits=DecodeLimits(reject_deep=config.deep_images == "reject"),
+        resampling=config.decode,
+        isolate_decoding=config.isolate_decoding,
         run=run,
     )
 
@@ -184,37 +129,25 @@ def build(
     Args:
         limit: rows of each unit at most, for a sample.
     """
-    rows = chunk_rows(embed_rows.handler.batch_size)
     kept = pa.schema(list(layout.rejects)[len(rejects_schema()) :])
-    created = beam.Create(units, reshuffle=False).with_output_types(Unit)
-    _ = (
-        pipeline
-        | "Units" >> created
-        | "Spread" >> beam.Reshuffle()
-        | ReadManifest(kept, rows, WrittenBy(layout), limit, layout.run)
-        | embed_rows
-        | WriteUnits(layout, partial(check_held, layout.root, layout.run))
+    read = ReadManifest(
+        Plan(tuple(units), kept, None),
+        rows=chunk_rows(embed_rows.handler.batch_size),
+        is_written=WrittenBy(layout),
+        limit=limit,
+        run=layout.run,
     )
+    write = WriteUnits(layout, check_held=partial(check_held, layout.root, layout.run))
+    _ = pipeline | read | embed_rows | write
 
 
 def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
     """Returns everything that decides the values in the tables but for the manifest.
 
     Which of its columns hold what stands in the record of each unit.
-    What depends on a model has the name of it in front, as in `b32.checkpoint_sha256`, if it has
-    one.
     """
     names = ("decode", "deep_images", "embedding_dtype", "keep_columns", "scores_only")
     values = {name: getattr(config, name) for name in names}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-    of_models = {
-        key if name is None else f"{name}.{key}": value
-        for name, model in zip(models.names, models.loaded, strict=True)
-        for key, value in (model.fingerprint | _pixels_of(model, config)).items()
-    }
-    return redacted(of_models | values | lists)
-
-
-def _pixels_of(model: ClipModel, config: EmbedConfig) -> dict[str, str]:
-    preprocessing = replace(model.preprocessing, resampling=config.decode)
-    return {"preprocessing": preprocessing.identity}
+    added = {"image_columns": list(added_columns())} if added_columns() else {}
+    return redacted(models.fingerprint(config.decode) | values | lists | added)

@@ -13,14 +13,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from clip_core.preprocess import POLICIES, RESAMPLINGS
 from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags
-from pipelines.command_line.parser import Parser
+from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import manifest_place, place
 from pipelines.engine.beam_options import read_beam_flags
 from pipelines.images.sources import check_prefix
 from pipelines.images.trust import MANIFESTS, add_replay_flags
+from pipelines.manifests.formats import format_names
 from schemas.rejects import Reason
 
-MANIFEST_FORMATS = ("parquet", "jsonl", "csv", "tsv", "webdataset")
 REQUIRED = ("manifest", "output", "model")
 _NAMED_MODEL = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)=(?P<uri>.+)")
 REASONS = tuple(reason.value for reason in Reason)
@@ -31,13 +31,15 @@ class EmbedOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        _add_manifest_flags(parser)
-        _add_output_flags(parser)
+        _add_input_flags(parser)
         _add_model_flags(parser)
+        _add_output_flags(parser)
+        _add_running_flags(parser)
 
 
-def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_input_flags(parser: argparse.ArgumentParser) -> None:
+    flags = group(parser, "input")
+    add = flags.add_argument
     add(
         "--manifest",
         action="append",
@@ -45,23 +47,15 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="image-text manifest: file, directory or glob on any fsspec filesystem; repeatable",
     )
-    add("--manifest_format", choices=MANIFEST_FORMATS, help="[from the extension]")
-    add("--image_column", help="image URI, path or bytes [recognised names: see README]")
-    add("--text_column", help="caption [recognised names]")
-    add("--id_column", help="row id [recognised names; else a hash of image and text]")
-    add(
-        "--keep_columns",
-        action="append",
-        default=[],
-        metavar="A,B",
-        help="columns to copy to the output, separated by commas; repeatable [none]",
-    )
-    add(
-        "--image_root",
-        type=place,
-        metavar="URI",
-        help="what relative paths start from [manifest's directory]",
-    )
+    add("--manifest_format", choices=format_names(), help="form of the manifest [its extension]")
+    for column, what in (
+        ("image", "image URIs, paths or bytes; in tars an extension [a recognised name]"),
+        ("text", "captions; in tars an extension or a .json's field [a recognised name]"),
+        ("id", "row ids [a recognised name, else a hash of image and text]"),
+    ):
+        add(f"--{column}_column", metavar="NAME", help=f"column of {what}")
+    root = "where relative image paths start [the manifest's directory]"
+    add("--image_root", type=place, metavar="URI", help=root)
     add(
         "--allow_images_from",
         action="append",
@@ -69,52 +63,78 @@ def _add_manifest_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="URI",
         help="further prefix that images may come from, such as gs://bucket/img/ or "
-        "https://host/img/; `https://` alone allows every public host; repeatable [image_root]",
+        "https://host/img/; `https://` alone allows every public host; repeatable [the image root]",
     )
-    add_replay_flags(parser)
-    add("--rows_per_unit", type=int, default=10_000, help="rows in a work unit [10000]")
-
-
-def _add_output_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--output", type=place, metavar="URI", help="directory to write")
-    add("--embedding_dtype", choices=("float32", "float16"), default="float32", help="[float32]")
-    add("--scores_only", action="store_true", help="leave the two embedding columns out")
-    add(
-        "--max_reject_fraction",
-        type=float,
-        default=1.0,
-        metavar="SHARE",
-        help="fail when a larger share of rows is rejected [1.0: report only]",
-    )
-    add(
-        "--retry_rejects",
-        action="store_true",
-        help="try the rejected rows of a finished run again, and merge what comes of them",
-    )
-    add(
-        "--only_reasons",
-        action="append",
-        default=[],
-        metavar="A,B",
-        help="retry only rejects with these reasons [all]; also with the rejects as `--manifest`",
-    )
-    add("--overwrite", action="store_true", help="remove what the output holds and start anew")
+    add_replay_flags(flags)
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = group(parser, "model").add_argument
     add(
         "--model",
         action="append",
         type=place,
         metavar="[NAME=]URI",
         help="`tiny`, an OpenAI name such as ViT-B/32, or a file or directory on any filesystem; "
-        "several, each with a NAME for its columns, take one pass over the pictures",
+        "several, each with a NAME for its columns, take one pass over the images",
     )
     add_checkpoint_flags(parser)
+    add(
+        "--image_policy",
+        choices=POLICIES,
+        default=POLICIES[0],
+        help="convert images to RGB after resizing, as OpenAI does, or before, as DataComp and "
+        "Hugging Face do [openai]",
+    )
+    add(
+        "--decode",
+        choices=RESAMPLINGS,
+        default=RESAMPLINGS[0],
+        help="resize images exactly as the original, nearly so, or fast; docs/benchmarks.md tells "
+        "what that gains and changes [exact]",
+    )
+    add(
+        "--deep_images",
+        choices=("clip", "reject"),
+        default="clip",
+        help="greyscale images of 16 or 32 bits or floats: clipped at 255 as the original does, "
+        "or rejected [clip]",
+    )
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    add = group(parser, "output").add_argument
+    add("--output", type=place, metavar="URI", help="directory to write")
+    add(
+        "--keep_columns",
+        action="append",
+        default=[],
+        metavar="A,B",
+        help="columns to copy to the output, separated by commas; of tars, fields of the .json, "
+        "as text; repeatable [none]",
+    )
+    add(
+        "--embedding_dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="type of the embeddings' numbers [float32]",
+    )
+    add("--scores_only", action="store_true", help="leave the two embedding columns out")
+    add(
+        "--rows_per_unit",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="rows in a unit, which is written and resumed as a whole [10000]",
+    )
+    add("--overwrite", action="store_true", help="remove what the output holds and start anew")
+
+
+def _add_running_flags(parser: argparse.ArgumentParser) -> None:
     add_place_flags(parser)
-    add("--batch_size", type=int, help="rows encoded at once [64 on a CPU, 512 on a GPU]")
+    add = group(parser, "running").add_argument
+    batch = "rows encoded at once [64 on a CPU, 512 on a GPU]"
+    add("--batch_size", type=int, metavar="N", help=batch)
     add(
         "--compile",
         action="store_true",
@@ -126,22 +146,24 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="decode in processes of their own: a crash or hang of a decoder costs one row",
     )
     add(
-        "--deep_images",
-        choices=("clip", "reject"),
-        default="clip",
-        help="greyscale of 16 or 32 bits or floats: clipped at 255 as the original does [clip]",
+        "--max_reject_fraction",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="fail when a larger share of rows is rejected [1.0: never]",
     )
     add(
-        "--decode",
-        choices=RESAMPLINGS,
-        default=RESAMPLINGS[0],
-        help="resize exactly, nearly so, or fast; see the README for speed and drift [exact]",
+        "--retry_rejects",
+        action="store_true",
+        help="try the rejected rows of a finished run again, and merge what comes of them",
     )
     add(
-        "--image_policy",
-        choices=POLICIES,
-        default=POLICIES[0],
-        help="convert pictures to RGB after resizing, as OpenAI, or before, as DataComp [openai]",
+        "--only_reasons",
+        action="append",
+        default=[],
+        metavar="A,B",
+        help="retry only rejects with these reasons; also with a table of rejects as --manifest "
+        "[all]",
     )
 
 
@@ -215,13 +237,11 @@ class EmbedConfig:
                 raise ValueError(f"`--only_reasons` names no reason with {name!r}; {hint}")
 
 
-def parser(command: str, description: str) -> Parser:
+def parser(
+    command: str = "embed", description: str = "Embed and score the image-text pairs of a manifest."
+) -> Parser:
     """Builds the command line of a command that takes the flags of the main job."""
-    own = Parser(
-        prog=f"clip-beam {command}",
-        description=description,
-        epilog="Apache Beam's own flags (--runner, --temp_location, ...) are accepted, too.",
-    )
+    own = Parser(prog=f"clip-beam {command}", description=description, epilog=BEAM_FLAGS)
     EmbedOptions._add_argparse_args(own)
     # Required here and not in the class, because Beam parses every options class that is imported,
     # also in pipelines that do not use these flags.
@@ -241,13 +261,9 @@ def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, 
     Raises:
         ValueError: if a value is out of its range.
     """
-    own = own or _own_parser()
+    own = own or parser()
     found, rest = own.parse_known_args(argv)
     return _config(found), read_beam_flags(argv, own, rest)
-
-
-def _own_parser() -> Parser:
-    return parser("embed", "Embed and score the image-text pairs of a manifest.")
 
 
 def models_of(given: Sequence[str]) -> str | dict[str, str]:

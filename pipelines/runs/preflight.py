@@ -13,26 +13,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from pipelines.command_line.exits import in_flags
+from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
+from pipelines.manifests.parquet.costs import largest_page
 from pipelines.manifests.planning import Plan
 from pipelines.records import Unit
-from pipelines.runs.job import (
-    RunModels,
-    embed_rows_of,
-    fingerprint_of,
-    layout_of,
-    load_run_models,
-    plan_of,
-)
+from pipelines.runs.job import embed_rows_of, fingerprint_of, layout_of, load_run_models, plan_of
 from pipelines.runs.lock import check_unlocked, lock_uri
 from pipelines.runs.options import EmbedConfig
-from pipelines.runs.resume import check_resumable, finished_units, pending_of, retried_reasons
+from pipelines.runs.resume import (
+    changed_units,
+    check_resumable,
+    finished_units,
+    pending_of,
+    retried_reasons,
+)
 from pipelines.runs.trial import SampleResult, dotted_keys, embed_sample
 from pipelines.storage import stores, uris, writing
 from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
 
 MAX_FILES_SHOWN = 5
+LARGE_PAGE_BYTES = 32 << 20
 MANY = 0.5  # a larger share of rejects is a problem whatever `--max_reject_fraction` allows
 T = TypeVar("T")
 
@@ -63,7 +66,7 @@ class Findings:
         try:
             return step()
         except (ValueError, OSError, RuntimeError) as error:
-            self.problems.append(" ".join(str(error).split()) or type(error).__name__)
+            self.problems.append(" ".join(in_flags(str(error)).split()) or type(error).__name__)
             return None
 
 
@@ -97,6 +100,7 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
         rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else "tar"
         print(f"           {redact(uri)}: {rows}; {_columns(unit.columns)}")
         _check_keys(unit, findings)
+        _check_pages(unit, findings)
     if len(files) > MAX_FILES_SHOWN:
         print(f"           and {len(files) - MAX_FILES_SHOWN} more")
     if plan.left_out:
@@ -111,6 +115,19 @@ def _check_keys(unit: Unit, findings: Findings) -> None:
         findings.problems.append(
             f"{redact(unit.uri)} has keys with dots, such as {dotted[0]!r}: a sample's key ends at "
             "the first dot, so its image is not found; write the tar with other keys"
+        )
+
+
+def _check_pages(unit: Unit, findings: Findings) -> None:
+    """Says what a reader has to hold of a Parquet file whose pages are large."""
+    image = unit.columns.image_bytes
+    if unit.format != "parquet" or image is None:
+        return
+    size = findings.attempt(lambda: largest_page(unit.uri, image)) or 0
+    if size > LARGE_PAGE_BYTES:
+        print(
+            f"           a page of {image!r} holds {size / 1e6:.0f} MB, which each reader holds up "
+            "to four times; a writer that flushes pages by bytes makes smaller ones"
         )
 
 
@@ -162,8 +179,12 @@ def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
         return
     check_resumable(finished, plan.units, fingerprint_of(models, config))
     if finished:
-        pending = pending_of(plan.units, finished, config.output, retried_reasons(config))
+        changed = changed_units(finished, plan.units)
+        retried = retried_reasons(config)
+        pending = pending_of(plan.units, finished, config.output, retried, changed.units)
         print(f"           {len(finished)} units are finished, {len(pending)} left to do")
+        if line := changed.line():
+            print(f"           {line}")
 
 
 def _embedded(config: EmbedConfig, plan: Plan, models: RunModels, sample: int) -> SampleResult:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.engine.per_file import over_files
+from pipelines.manifests.units import digest_of
 from pipelines.output.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
 from pipelines.output.merging import table_rows
 from pipelines.output.unit_record import NotARecordError, UnitRecord, is_whole, read_record
@@ -34,17 +39,72 @@ def finished_units(output: str, table: str = EMBEDDINGS) -> list[UnitRecord]:
         return list(pool.map(_read_footer, [uri for uri in files if uri.endswith(".parquet")]))
 
 
+@dataclass(frozen=True)
+class Changed:
+    """Finished units whose manifest file is another than it was, or may be.
+
+    Attributes:
+        looked_at: how many these are; their rows were read again.
+        units: ids of those that have other rows now.
+        seconds: that the reading took.
+    """
+
+    looked_at: int = 0
+    units: frozenset[str] = frozenset()
+    seconds: float = 0.0
+
+    def line(self) -> str | None:
+        """Says so; None if there is nothing to say."""
+        if not self.looked_at:
+            return None
+        return (
+            f"{self.looked_at} finished units, whose manifest was written to, were read again "
+            f"in {self.seconds:.1f} s; {len(self.units)} have other rows and are done again"
+        )
+
+
+def changed_units(
+    finished: Iterable[UnitRecord], units: Iterable[Unit], options: PipelineOptions | None = None
+) -> Changed:
+    """Finds the finished units whose rows are no longer those that were embedded.
+
+    Args:
+        options: of Beam, where its workers are to read them; None for this process.
+
+    Raises:
+        OSError: if a manifest cannot be read for now.
+    """
+    began = time.monotonic()
+    planned = {unit.unit_id: unit for unit in units}
+    doubtful = []
+    for record in finished:
+        unit = planned[record.result.unit_id]
+        version = unit.manifest_version
+        if not version or record.unit.manifest_version != version:
+            doubtful.append((record.result, unit))
+    digests = over_files(digest_of, [unit for _, unit in doubtful], options)
+    changed = frozenset(
+        result.unit_id
+        for (result, _), digest in zip(doubtful, digests, strict=True)
+        if digest != result.digest
+    )
+    return Changed(len(doubtful), changed, time.monotonic() - began)
+
+
 def pending_of(
     units: Iterable[Unit],
     finished: Sequence[UnitRecord],
     output: str,
     retried: Sequence[str] = (),
+    changed: Collection[str] = (),
 ) -> list[Unit]:
     """Returns the units that a run has to do, given what the output holds.
 
     Args:
         retried: reasons of the rejects that are tried again.
+        changed: ids of units that have other rows now, which are done again as a whole.
     """
+    finished = [record for record in finished if record.result.unit_id not in changed]
     rejects = finished_units(output, REJECTS) if finished else []
     return pending_units(
         output,
@@ -149,7 +209,9 @@ def _read_footer(uri: str) -> UnitRecord:
     try:
         return read_record(uri)
     except NotARecordError as error:
-        raise ResumeError(f"{error}; use another `--output`, or `--overwrite`") from error
+        raise ResumeError(
+            f"{error}; use another `--output`, or remove the file and run again"
+        ) from error
 
 
 def pending_units(

@@ -16,9 +16,8 @@ from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
 from pipelines.manifests.webdataset import IMAGE_FIELDS
-from pipelines.output.layout import EMBEDDINGS, REJECTS
+from pipelines.output.layout import EMBEDDINGS, REJECTS, OutputLayout
 from pipelines.output.parquet import parquet_bytes, read_table
-from pipelines.output.unit_writer import OutputLayout
 from pipelines.records import Unit
 from pipelines.runs.job import build
 from pipelines.storage import listing, reading, uris

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
-from typing import BinaryIO, cast
+import os
+from typing import BinaryIO, NamedTuple, cast
 
 from fsspec.utils import get_protocol
 
-from pipelines.storage.stores import S3, locate, open_retried, retried
+from pipelines.storage.stores import S3, is_local, locate, open_retried, retried
+
+# What stores call the version of an object, the surest first.
+_VERSIONS = ("generation", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "created", "mtime")
 
 
 class TooLargeError(ValueError):
@@ -28,7 +32,19 @@ def open_input(uri: str) -> BinaryIO:
     return open_retried(uri)
 
 
-@retried
+class FileState(NamedTuple):
+    """What tells whether a file is still the one it was.
+
+    Attributes:
+        size: in bytes.
+        version: changes with the file, and at times without a change of it: time stamps and inode
+            of a local file, what a store calls its objects' versions; "" where there is nothing.
+    """
+
+    size: int
+    version: str
+
+
 def file_size(uri: str) -> int:
     """Returns a file's size in bytes.
 
@@ -36,11 +52,28 @@ def file_size(uri: str) -> int:
         FileNotFoundError: if there is no such file.
         IsADirectoryError: if the URI names a directory.
     """
+    return file_state(uri).size
+
+
+@retried
+def file_state(uri: str) -> FileState:
+    """Returns the state of a file at this moment.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        IsADirectoryError: if the URI names a directory.
+    """
     filesystem, path = locate(uri)
+    filesystem.invalidate_cache(path)
     info = filesystem.info(path)
     if info["type"] == "directory":
         raise IsADirectoryError(f"{uri} is a directory")
-    return int(info["size"])
+    if is_local(uri):
+        found = os.stat(path)  # the change time as well, since the other can be set back
+        times = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        return FileState(int(info["size"]), "-".join(map(str, times)))
+    told = (str(info[name]) for name in _VERSIONS if info.get(name))
+    return FileState(int(info["size"]), next(told, ""))
 
 
 def read_whole(uri: str, max_bytes: int) -> bytes:

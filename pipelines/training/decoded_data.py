@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.manifests.planning import ManifestRequest, manifest_files
+from pipelines.manifests.planning import manifest_files
+from pipelines.manifests.request import ManifestRequest
 from pipelines.records import Reject, Row, RowFault
 from pipelines.storage import reading
 from pipelines.storage.redaction import redact

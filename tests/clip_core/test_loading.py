@@ -155,7 +155,9 @@ def test_custom_text_names_and_sizes_beside_the_weights_are_understood(vit_dir, 
 
 
 def test_bare_state_dict_without_an_activation_is_refused(model_dir):
-    with pytest.raises(CheckpointError, match="does not tell its activation; pass `--activation"):
+    with pytest.raises(
+        CheckpointError, match="does not tell its activation; pass `quick_gelu` as `activation`"
+    ):
         clip_core.load(str(model_dir / WEIGHTS))
 
 
@@ -279,7 +281,7 @@ def test_message_names_some_of_many_broken_weights_and_step_counts_do_not_matter
 
 
 def test_directory_in_place_of_a_vocabulary_is_refused(model_dir):
-    with pytest.raises(VocabularyError, match="expected `--vocab` to name a file"):
+    with pytest.raises(VocabularyError, match="expected `vocab` to name a file"):
         clip_core.load(str(model_dir), vocab=str(model_dir))
 
 
@@ -290,7 +292,7 @@ def test_vocabulary_of_another_model_is_refused(model_dir, tmp_path):
     with pytest.raises(CheckpointError, match="token ids, its vocabulary"):
         clip_core.load(str(copy))
     (copy / "merges.txt").unlink()
-    with pytest.raises(VocabularyError, match="name a file with `--vocab`"):
+    with pytest.raises(VocabularyError, match="name a file with `vocab`"):
         clip_core.load(str(copy))
 
 

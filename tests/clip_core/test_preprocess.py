@@ -132,5 +132,7 @@ def test_fast_resampling_lets_the_jpeg_decoder_halve():
 
 def test_resampling_is_part_of_the_identity():
     assert len({Preprocess(32, resampling=r).identity for r in ("exact", "near", "fast")}) == 3
-    with pytest.raises(ValueError, match="`decode` must be one of exact, near, fast, got 'draft'"):
+    with pytest.raises(
+        ValueError, match="`resampling` must be one of exact, near, fast, got 'draft'"
+    ):
         Preprocess(32, resampling="draft")

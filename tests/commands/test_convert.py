@@ -60,7 +60,10 @@ def test_bad_usage_is_one_sentence(model_dir, tmp_path, capsys):
         (("no-such", tmp_path / "a"), "there is no model 'no-such'"),
         ((model_dir, model_dir), "which holds files; name another or remove it"),
         ((model_dir, tmp_path / "file"), "to be a new directory"),
-        ((model_dir / "open_clip_model.safetensors", tmp_path / "b"), "pass `--activation"),
+        (
+            (model_dir / "open_clip_model.safetensors", tmp_path / "b"),
+            "pass `quick_gelu` as `--activation`",
+        ),
     ]
     for (model, output), message in cases:
         assert run(model, output) == 2

@@ -10,6 +10,7 @@ from helpers import flags_over
 from pipelines import cli, pretrain
 from pipelines.sample import write_sample
 from pipelines.samples.rows import SampleConfig
+from pipelines.training import run as training
 
 FLAGS = ["--epochs", "1", "--batch_size", "16", "--holdout_fraction", "0.2", "--warmup_steps", "1"]
 
@@ -111,7 +112,7 @@ def test_model_stays_until_the_next_one_is_whole(sample, trained, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "save_model_directory", full)
+        patch.setattr(training, "save_model_directory", full)
         assert train(sample, output, "--overwrite", "--seed", "3") == 1
     for name, data in before.items():
         assert (output / name).read_bytes() == data
@@ -133,7 +134,7 @@ def test_training_that_comes_to_no_number_fails(sample, tmp_path, capsys, flags,
 
 
 def test_model_of_weights_that_are_not_finite_fails(sample, tmp_path, capsys, monkeypatch):
-    real = pretrain.new_model
+    real = training.new_model
 
     def broken(*arguments):
         clip = real(*arguments)
@@ -141,7 +142,7 @@ def test_model_of_weights_that_are_not_finite_fails(sample, tmp_path, capsys, mo
             next(iter(clip.visual.parameters())).fill_(float("nan"))
         return clip
 
-    monkeypatch.setattr(pretrain, "new_model", broken)
+    monkeypatch.setattr(training, "new_model", broken)
     assert train(sample, tmp_path / "m") == 1
     assert "the loss is nan at step 1" in capsys.readouterr().err
 

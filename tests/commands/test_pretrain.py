@@ -13,6 +13,7 @@ from pipelines.records import RowFault
 from pipelines.sample import write_sample
 from pipelines.samples.rows import SampleConfig
 from pipelines.training import decoded_data
+from pipelines.training import run as training
 from pipelines.training.decoded_data import DataError, decode_manifest, open_decoded, split_of
 from schemas.rejects import Reason
 
@@ -62,9 +63,9 @@ def test_training_goes_on_from_a_checkpoint_at_a_higher_resolution(
     [
         (["--variant", "tiny-rn", "--init_from", "tiny"], "got both"),
         (["--init_from", "nowhere"], "there is no model 'nowhere'"),
-        (["--image_size", "65"], "`image_size` must be a multiple of 32, got 65"),
+        (["--image_size", "65"], "`--image_size` must be a multiple of 32, got 65"),
         (["--batch_size", "500"], "at least one batch of 500 rows"),
-        (["--epochs", "0"], "`epochs` must be at least 1"),
+        (["--epochs", "0"], "`--epochs` must be at least 1"),
         (["--learning_rate", "-1"], "`--learning_rate` must be 0 or more, got -1.0"),
         (["--max_grad_norm", "nan"], "`--max_grad_norm` must be 0 or more, got nan"),
         (["--threads", "0"], "`--threads` must be a positive int, got 0"),
@@ -98,7 +99,7 @@ def test_disk_that_fails_is_one_sentence(sample, tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pretrain, "save_model_directory", full)
+    monkeypatch.setattr(training, "save_model_directory", full)
     arguments = ["--manifest", str(sample), "--output", str(tmp_path / "m"), *FLAGS]
     assert pretrain.main(arguments) == 1
     assert "No space left" in capsys.readouterr().err.splitlines()[-1]

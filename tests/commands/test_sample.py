@@ -256,7 +256,7 @@ def test_bad_flag_ends_with_status_two(tmp_path, argv, message, capsys):
 
 def test_impossible_value_ends_with_status_two(tmp_path, capsys):
     assert sample.main(["--output", str(tmp_path / "new"), "--rows", "-5"]) == 2
-    assert capsys.readouterr().err == "clip-beam sample: `rows` must not be negative, got -5\n"
+    assert capsys.readouterr().err == "clip-beam sample: `--rows` must not be negative, got -5\n"
 
 
 def test_summary_names_the_manifest_last(tmp_path, capsys):

@@ -10,22 +10,16 @@ from clip_core.tokenizer import Tokenizer
 from clip_core.training.bpe import learn_merges
 from helpers import encode_image, make_image, make_row
 from pipelines.encoding.embed_rows import EmbedRows, ToChunks, ToRows
-from pipelines.encoding.handler import ClipHandler
-from pipelines.encoding.image_work import ImageWork
 from pipelines.encoding.model_inputs import ModelInputs
-from pipelines.encoding.models import ModelSpec, load_models
-from pipelines.output.write_units import OutputLayout, WriteUnits
+from pipelines.output.layout import OutputLayout
+from pipelines.output.write_units import WriteUnits
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 
 
 @pytest.fixture
 def transform(model_dir, vit_dir):
-    specs = (ModelSpec(str(model_dir)), ModelSpec(str(vit_dir)))
-    models = load_models(specs).models
-    inputs = ModelInputs.of([m.preprocessing for m in models], [m.tokenizer for m in models])
-    checkpoints = [m.fingerprint["checkpoint_sha256"] for m in models]
-    return EmbedRows(ClipHandler(specs, checkpoints, 4, inputs.of_model), ImageWork(inputs))
+    return EmbedRows({"a": str(model_dir), "b": str(vit_dir)}, batch_size=4)
 
 
 def pipeline():

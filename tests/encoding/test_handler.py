@@ -282,7 +282,7 @@ def test_launcher_needs_no_gpu_of_its_own(model_dir):
 def test_compiling_for_a_processor_is_refused(model_dir):
     flags = ["--manifest", "m", "--output", "o", "--model", str(model_dir), "--device", "cpu"]
     config, _ = options.parse([*flags, "--compile"])
-    with pytest.raises(ValueError, match="`--compile` is for a GPU, and this run is on a CPU"):
+    with pytest.raises(ValueError, match="`compile` is for a GPU, and this run is on a CPU"):
         load_run_models(config, here=True)
 
 

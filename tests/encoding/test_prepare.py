@@ -19,8 +19,8 @@ from pipelines.engine.ledger import MAX_OPEN_UNITS, Ledger
 from pipelines.images import pixel_budget
 from pipelines.images.decode import DecodedImage
 from pipelines.images.pixel_budget import Account, Budget
-from pipelines.manifests.planning import Columns
 from pipelines.records import End, RowFault, Unit
+from schemas.manifest import Columns
 from schemas.rejects import Reason
 
 PATIENCE_S = 60  # after which a test has failed; one that passes does not wait

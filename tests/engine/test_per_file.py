@@ -6,8 +6,11 @@ import sys
 import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.typehints.typehints import Any
 
+from graphs import element_types
 from pipelines import cli
+from pipelines.engine import beam_options
 from pipelines.engine.per_file import over_files, parse_with_beam
 from pipelines.search import parser
 from pipelines.storage import listing
@@ -150,3 +153,14 @@ def test_scratch_is_removed_when_the_work_fails(tmp_path):
     with pytest.raises(OSError):
         list(over_files(fail, [1], options))
     assert listing.list_files(str(tmp_path)) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_what_is_sent_to_workers_has_a_type_and_is_spread_once(monkeypatch):
+    made, new_pipeline = [], beam_options.new_pipeline
+    monkeypatch.setattr(
+        beam_options, "new_pipeline", lambda options: made.append(new_pipeline(options)) or made[-1]
+    )
+    assert list(over_files(double, [1, 2], PipelineOptions(RUNNER))) == [2, 4]
+    types = element_types(made[0])
+    assert types and Any not in types.values()
+    assert sum(name.endswith("/GroupByKey None") for name in types) == 1

@@ -17,7 +17,7 @@ import clip_core
 from helpers import encode_image, make_image, plan
 from pipelines import cli
 from pipelines.images.fetch import allowed_file
-from pipelines.manifests.planning import file_id
+from pipelines.manifests.request import file_id
 from pipelines.output.unit_record import UNIT_KEY, unit_to_json
 from pipelines.pages import plots
 from pipelines.storage import reading

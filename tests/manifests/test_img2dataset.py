@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import encode_image, make_image, plan
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.units import read_unit
 from pipelines.records import Reject
 from schemas.rejects import Reason
 from tars import make_tar

@@ -6,7 +6,7 @@ import pytest
 
 from helpers import plan
 from pipelines.manifests.nested_json import MAX_DEPTH, TooDeepError, read_json
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.units import read_unit
 from pipelines.records import Reject
 from schemas.rejects import Reason
 from tars import make_tar

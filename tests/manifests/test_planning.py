@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 
@@ -6,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import plan
-from pipelines.manifests.files import format_of, left_out_line
-from pipelines.manifests.planning import merged_units, unit_id
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.files import left_out_line
+from pipelines.manifests.formats import format_of
+from pipelines.manifests.planning import merged_units
+from pipelines.manifests.request import unit_id
+from pipelines.manifests.units import read_unit
 from pipelines.records import Selection, Unit
 from schemas.manifest import Columns, ManifestError
 
@@ -80,7 +83,8 @@ def test_units_do_not_depend_on_how_the_manifest_is_named(tmp_path, monkeypatch)
 
 def test_file_named_twice_is_read_once(tmp_path):
     (tmp_path / "m.jsonl").write_text(LINE)
-    from pipelines.manifests.planning import ManifestRequest, plan_units
+    from pipelines.manifests.planning import plan_units
+    from pipelines.manifests.request import ManifestRequest
 
     found = plan_units(ManifestRequest(patterns=(str(tmp_path), str(tmp_path / "m.jsonl"))))
     assert len(found.units) == 1
@@ -107,10 +111,36 @@ def test_nothing_matched_is_refused(tmp_path, pattern):
 
 
 def test_unknown_format_asks_for_the_flag(tmp_path):
-    (tmp_path / "m.txt").write_text(LINE)
-    with pytest.raises(ManifestError, match="does not show in its name; pass `--manifest_format`"):
+    (tmp_path / "m.txt").write_text("url,text\na.jpg,a star\n")
+    with pytest.raises(ManifestError, match="does not show in its name; pass `format`"):
         plan(tmp_path / "m.txt")
-    assert plan(tmp_path / "m.txt", format="jsonl").rows == 1
+    assert plan(tmp_path / "m.txt", format="csv").rows == 1
+
+
+@pytest.mark.parametrize("name", ["part-00000", "rows.json", "rows", "part-00000.gz"])
+def test_json_lines_are_told_by_their_content(tmp_path, name):
+    data = (LINE * 3).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    found = plan(tmp_path)
+    assert found.rows == 3 and not found.left_out
+    assert {unit.format for unit in found.units} == {"jsonl"}
+
+
+@pytest.mark.parametrize(
+    "content", ['{"count": 3}\n', '[{"url": "a.jpg"}]', '{"url": "a', "", "url text\n", "\xff\xfe"]
+)
+def test_other_content_is_no_manifest(tmp_path, content):
+    (tmp_path / "stats.json").write_text(content)
+    (tmp_path / "notes").write_text("some words")
+    with pytest.raises(ManifestError, match="no manifest files matched"):
+        plan(tmp_path)
+
+
+def test_content_decides_nothing_beside_a_name_that_is_known(tmp_path):
+    (tmp_path / "m.jsonl").write_text(LINE)
+    (tmp_path / "index.json").write_text(LINE * 5)
+    found = plan(tmp_path)
+    assert found.rows == 1 and [uri.rsplit("/", 1)[1] for uri in found.left_out] == ["index.json"]
 
 
 def test_column_error_names_the_file(tmp_path):
@@ -131,7 +161,7 @@ def test_kept_columns_need_one_type(tmp_path):
 def test_kept_columns_are_told_apart_by_more_than_case(tmp_path):
     names = ["url", "text", "tag", "tag"]
     pq.write_table(pa.table([["u"], ["t"], [1], [2]], names=names), tmp_path / "m.parquet")
-    with pytest.raises(ManifestError, match="`--keep_columns` names 'tag', which two columns are"):
+    with pytest.raises(ManifestError, match="`keep_columns` names 'tag', which two columns are"):
         plan(tmp_path / "m.parquet", keep_columns=("tag",))
     assert plan(tmp_path / "m.parquet").rows == 1
 

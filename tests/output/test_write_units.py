@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -8,19 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import make_row
-from pipelines.encoding.image_work import KNOWN_FIELDS
 from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
-from pipelines.manifests.planning import Columns
 from pipelines.output import write_units
-from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY
-from pipelines.output.unit_writer import ConservationError, OutputLayout
+from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY, OutputLayout
+from pipelines.output.unit_writer import ConservationError
 from pipelines.output.write_units import WrittenBy, _Write
 from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
-from pipelines.runs.lock import LockLostError, RunLock
+from pipelines.runs.lock import LockLostError, RunLock, check_held
 from pipelines.runs.record import Totals, total
 from pipelines.runs.resume import ResumeError, check_resumable, finished_units
-from schemas.embeddings import embeddings_schema
+from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
+from schemas.manifest import Columns
 from schemas.rejects import Reason, rejects_schema
 
 UNIT = Unit("unit-0", "/data/m.jsonl", "jsonl", Columns(), "/data", 0, None, 0, manifest_bytes=99)
@@ -37,8 +37,8 @@ def chunk(records, number=0, end=None, unit=UNIT, kept=()):
     made = make_chunk(records, kept, unit=unit, number=number, end=end and End(*end))
     rows = [record for record in records if isinstance(record, Row)]
     known = [[80] * len(rows), [70] * len(rows), ["00"] * len(rows)]
-    arrays = [pa.array(v, f.type) for v, f in zip(known, KNOWN_FIELDS, strict=True)]
-    made.known = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(KNOWN_FIELDS))
+    arrays = [pa.array(v, f.type) for v, f in zip(known, IMAGE_FIELDS, strict=True)]
+    made.known = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(IMAGE_FIELDS))
     vectors = np.eye(4, dtype=np.float32)[[row.source_row % 4 for row in rows]].reshape(-1, 4)
     made.images, made.vectors = (), (Vectors(vectors, vectors, np.zeros(len(rows), bool)),)
     made.similarities = (np.full(len(rows), 0.5, np.float32),)
@@ -47,7 +47,7 @@ def chunk(records, number=0, end=None, unit=UNIT, kept=()):
 
 def written(layout, *chunks):
     """Writes one bundle; returns the results, and leaves nothing open."""
-    writer = _Write(layout)
+    writer = _Write(layout, partial(check_held, layout.root, layout.run))
     writer.setup()
     writer.start_bundle()
     try:
@@ -233,7 +233,7 @@ def test_no_file_is_named_once_the_run_has_failed(layout, tmp_path):
 
 
 def test_bundle_that_is_torn_down_leaves_nothing_and_goes_no_further(layout, tmp_path):
-    writer = _Write(layout)
+    writer = _Write(layout, partial(check_held, layout.root, layout.run))
     writer.setup()
     writer.start_bundle()
     list(writer.process(chunk([0])))

@@ -131,7 +131,7 @@ def test_store_with_errors_of_its_own_costs_only_its_pictures(tmp_path, monkeypa
     def refuse(uri):
         raise NoCredentialsError("unable to locate credentials")
 
-    monkeypatch.setattr("pipelines.pages.thumbnails.read_footer", refuse)
+    monkeypatch.setattr("pipelines.manifests.parquet.reader.read_footer", refuse)
     (found,) = thumbnails([Scored(str(tmp_path / "m.parquet"), 0)], {}, {}, MINE)
     assert found.reason == "manifest unreadable"
 

@@ -11,7 +11,7 @@ import pytest
 from pipelines import embed
 from pipelines.command_line.exits import Terminated
 from pipelines.manifests import run_tables
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.units import read_unit
 from pipelines.output.layout import RESULT_KEY
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json, unit_to_json
 from pipelines.records import Selection, Unit

@@ -70,9 +70,9 @@ def test_structs_become_records():
 @pytest.mark.parametrize(
     "kind, told",
     [
-        (pa.float16(), "embed with `--embedding_dtype float32`"),
-        (pa.list_(pa.float16(), 4), "embed with `--embedding_dtype float32`"),
-        (pa.list_(pa.list_(pa.float64())), "leave the column out of `--keep_columns`"),
+        (pa.float16(), "embed with float32 as `embedding_dtype`"),
+        (pa.list_(pa.float16(), 4), "embed with float32 as `embedding_dtype`"),
+        (pa.list_(pa.list_(pa.float64())), "leave the column out of `keep_columns`"),
         (pa.duration("s"), "no type for duration"),
         (pa.decimal256(76, 0), "no type for decimal256"),
     ],

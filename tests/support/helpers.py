@@ -14,7 +14,8 @@ from clip_core.model import Clip
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
-from pipelines.manifests.planning import ManifestRequest, plan_units
+from pipelines.manifests.planning import plan_units
+from pipelines.manifests.request import ManifestRequest
 from pipelines.records import Row
 
 ROOT = Path(__file__).parents[2]

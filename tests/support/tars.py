@@ -5,7 +5,7 @@ import json
 import tarfile
 
 from helpers import plan
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.units import read_unit
 
 
 def make_tar(*members) -> bytes:

@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.bpe import learn_merges
-from clip_core.training.trainer import Pairs, PretrainConfig, Trainer
+from clip_core.training.recipe import PretrainConfig
+from clip_core.training.trainer import Pairs, Trainer
 from helpers import random_clip
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import torture
+import torture_doors
 import torture_images
 from helpers import make_row
 from pipelines.images.fetch import FetchPolicy, fetch_image
+from pipelines.manifests import run_tables
 from pipelines.records import Reject, RowFault
 from pipelines.storage import listing
 from schemas.rejects import Reason
@@ -108,3 +110,24 @@ def test_harness_sees_a_row_that_the_job_loses(model_dir, one_thread, monkeypatc
     strict = listing.exists
     monkeypatch.setattr(listing, "exists", lambda uri: "/embeddings/" not in uri and strict(uri))
     assert not torture.faults_part(1, SEED, str(model_dir)).ok
+
+
+def test_changed_manifests_lose_and_double_no_row(model_dir, tmp_path, one_thread):
+    tally = torture.doors_part(
+        "changed", torture_doors.changed_run, range(3), tmp_path, str(model_dir)
+    )
+    assert tally.ok and tally.inputs == 3, tally
+
+
+def test_tables_of_strangers_bring_no_row_out(model_dir, tmp_path, one_thread):
+    tally = torture.doors_part(
+        "hostile", torture_doors.hostile_run, range(4), tmp_path, str(model_dir)
+    )
+    assert tally.ok and len(tally.outcomes) > 1, tally
+
+
+def test_harness_sees_a_door_that_is_open(model_dir, tmp_path, one_thread, monkeypatch):
+    monkeypatch.setattr(run_tables, "allowed_unit", lambda table, unit, *about: unit)
+    assert not torture.doors_part(
+        "hostile", torture_doors.hostile_run, range(2), tmp_path, str(model_dir)
+    ).ok

@@ -14,10 +14,11 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -25,6 +26,8 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+import torture_bombs
+import torture_doors
 import torture_faults
 import torture_kills
 from clip_core.preprocess import Preprocess
@@ -193,6 +196,45 @@ def kills_part(count: int, seed: int, folder: Path, model: str) -> Tally:
     return tally
 
 
+def unfolding_part(folder: Path) -> Tally:
+    """Manifests of some kB that would become gigabytes."""
+    tally = Tally("unfolding bombs")
+    worst = 0
+    for name, path, kept in torture_bombs.bombs(folder):
+        tally.inputs += 1
+        began = time.perf_counter()
+        try:
+            peak = torture_bombs.peak_mib(path, kept)
+        except Exception as error:  # noqa: BLE001 - it is what is looked for
+            tally.crashes.append(f"{name}: {error!r}")
+            continue
+        worst = max(worst, peak)
+        if peak > torture_bombs.MAX_PEAK_MIB:
+            tally.slow.append(f"{name}: {peak} MiB, more than {torture_bombs.MAX_PEAK_MIB}")
+        tally.note_time(name, began, MAX_RUN_S)
+    tally.outcomes["MiB of memory"] = worst
+    return tally
+
+
+def doors_part(
+    part: str, work: Callable[[int, Path, str], tuple[str, int]], numbers: range, *about: Any
+) -> Tally:
+    """Runs over manifests that change, or over tables of strangers; counts what is amiss."""
+    tally = Tally(part)
+    for number in _shown(numbers, part):
+        tally.inputs += 1
+        began = time.perf_counter()
+        try:
+            kind, amiss = work(number, *about)
+        except Exception as error:  # noqa: BLE001 - it is what is looked for
+            tally.crashes.append(f"seed {number}: {error!r}")
+            continue
+        tally.outcomes[kind] += 1
+        tally.unaccounted += amiss
+        tally.note_time(f"seed {number}", began, MAX_RUN_S)
+    return tally
+
+
 def _shown(numbers: range, part: str) -> Iterable[int]:
     return tqdm(numbers, desc=part, unit=" runs", disable=None, leave=False)
 
@@ -218,6 +260,7 @@ def main() -> int:
     parser.add_argument("--job_images", type=int, default=5_000)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--doors", type=int, default=60, help="runs of either kind")
     parser.add_argument("--model", default="tiny")
     options = parser.parse_args()
     faulthandler.enable()
@@ -226,6 +269,7 @@ def main() -> int:
     print(f"{'part':<16}{'inputs':>7}{'unaccounted':>13}{'crashes':>9}{'slowest s':>11}  outcomes")
     failed = 0
     seed, model = options.seed, options.model
+    doors = range(seed, seed + options.doors)
     with TemporaryDirectory() as name:
         folder = Path(name)
         for part in (
@@ -235,6 +279,9 @@ def main() -> int:
             lambda: job_part(options.job_images, seed, folder, model),
             lambda: faults_part(options.runs, seed, model),
             lambda: kills_part(options.kills, seed, folder, model),
+            lambda: unfolding_part(folder),
+            lambda: doors_part("changed", torture_doors.changed_run, doors, folder, model),
+            lambda: doors_part("hostile tables", torture_doors.hostile_run, doors, folder, model),
         ):
             tally = part()
             show(tally)

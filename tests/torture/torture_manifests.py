@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipelines.manifests.planning import ManifestRequest, plan_units
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.planning import plan_units
+from pipelines.manifests.request import ManifestRequest
+from pipelines.manifests.units import read_unit
 from pipelines.records import Reject
 from schemas.manifest import ManifestError
 from torture_images import DAMAGES

@@ -89,6 +89,11 @@ class ParquetBatches:
         metadata = self._parquet.metadata
         return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
 
+    def column_bytes(self, name: str) -> list[int]:
+        """Returns what a column of each row group unfolds to, as the footer has it."""
+        metadata = self._parquet.metadata
+        return [_column_bytes(metadata.row_group(n), name) for n in range(metadata.num_row_groups)]
+
     def read(
         self, group: int, wanted: range, names: list[str], whole: Collection[str]
     ) -> Iterator[pa.RecordBatch]:
@@ -192,3 +197,9 @@ def _beginning(value: pa.Scalar) -> bytes | None:
         return bytes(view)
     # Back to where a character begins.
     return bytes(view[:MAX_TEXT_BYTES]).decode("utf-8", "ignore").encode()
+
+
+def _column_bytes(group: pq.RowGroupMetaData, name: str) -> int:
+    columns = (group.column(index) for index in range(group.num_columns))
+    inside = (column for column in columns if column.path_in_schema.split(".")[0] == name)
+    return sum(column.total_uncompressed_size for column in inside)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
@@ -12,10 +12,18 @@ import pyarrow as pa
 from pipelines.manifests.parquet.batches import DamagedParquet, ParquetBatches, damage_named
 from pipelines.manifests.parquet.limited import check_footer, limited_batches
 from pipelines.manifests.parquet.pages import SuspiciousPages
+from pipelines.manifests.request import (
+    FilePlan,
+    ManifestFormat,
+    ManifestRequest,
+    columns_of_file,
+    unit_id,
+)
 from pipelines.manifests.rows import Fault, RawRow
+from pipelines.manifests.run_tables import is_output_table, plan_rows_again
 from pipelines.records import Unit
 from pipelines.storage import reading
-from schemas.manifest import DOWNLOADED, Columns
+from schemas.manifest import DOWNLOADED, Columns, plain_type
 from schemas.rejects import Reason
 
 # What Arrow makes of a footer may take 500 times its bytes: one that is larger is tried first in a
@@ -23,16 +31,22 @@ from schemas.rejects import Reason
 MAX_FOOTER_BYTES = 1 << 20
 # A row of equal values takes nearly no bytes; but no file has that many for each of its bytes.
 MAX_ROWS_PER_BYTE = 1000
+# Of images in a row group; to begin in the middle of it, all that precedes has to be unfolded.
+LARGE_GROUP_BYTES = 64 << 20
 _TAIL_BYTES = 8  # length of the footer, and a magic number
 _LARGE_BATCH_BYTES = 16 << 20  # whose rows become objects of Python one at a time
 
 
 class Footer(NamedTuple):
-    """What a footer says: the columns, the number of rows, and that of each row group."""
+    """What a footer says: the columns, the number of rows, and that of each row group.
+
+    `column_bytes` returns what a column of each row group unfolds to.
+    """
 
     schema: pa.Schema
     rows: int
     group_rows: tuple[int, ...]
+    column_bytes: Callable[[str], list[int]]
 
 
 def read_footer(uri: str) -> Footer:
@@ -53,7 +67,56 @@ def read_footer(uri: str) -> Footer:
             raise DamagedParquet(f"{rows} rows, of which row groups have {sum(groups)}")
         if rows > MAX_ROWS_PER_BYTE * size:
             raise DamagedParquet(f"it cannot have {rows} rows in {size} bytes")
-        return Footer(parquet.schema, rows, groups)
+        return Footer(parquet.schema, rows, groups, parquet.column_bytes)
+
+
+def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
+    """Cuts a file into units, by its footer alone.
+
+    Raises:
+        ManifestError: if a column is absent or ambiguous, or it is a table of a run that cannot be
+            read again.
+    """
+    try:
+        footer = read_footer(whole.uri)
+    except DamagedParquet as error:
+        damage = f"not a whole Parquet file: {error}"
+        return FilePlan([replace(whole, damage=damage)], [], readable=False)
+    schema = footer.schema
+    if is_output_table(schema):
+        return plan_rows_again(whole.uri, schema, request)
+    columns = columns_of_file(schema, whole.uri, request)
+    if "webdataset" in beside and columns.status:
+        # img2dataset's output: the other rows are in the tar, where all that is kept is text.
+        kept = [pa.field(name, pa.string()) for name in columns.kept]
+        unit = replace(whole, columns=columns, format="img2dataset", rows=None)
+        return FilePlan([unit], kept)
+    image = columns.image_bytes
+    sizes = footer.column_bytes(image) if image is not None else []
+    large = {group for group, size in enumerate(sizes) if size > LARGE_GROUP_BYTES}
+    units = [
+        replace(
+            whole,
+            unit_id=unit_id(whole.uri, index),
+            columns=columns,
+            first_row=piece.start,
+            rows=len(piece),
+            together=group if group in large else None,
+        )
+        for index, (group, piece) in enumerate(_pieces(footer.group_rows, request.rows_per_unit))
+    ]
+    kept = [pa.field(name, plain_type(schema.field(name).type)) for name in columns.kept]
+    return FilePlan(units, kept)
+
+
+def _pieces(group_rows: Iterable[int], step: int) -> Iterator[tuple[int, range]]:
+    """Yields the row group and the rows of each unit, none of which crosses the end of a group: a
+    reader would have to begin two."""
+    first = 0
+    for group, rows in enumerate(group_rows):
+        for start in range(first, first + rows, step):
+            yield group, range(start, min(start + step, first + rows))
+        first += rows
 
 
 def read_parquet(unit: Unit) -> Iterator[RawRow]:
@@ -80,6 +143,12 @@ def read_ledger(unit: Unit) -> Iterator[RawRow]:
         values = raw.values
         if isinstance(values, Fault) or values[str(unit.columns.status)] != DOWNLOADED:
             yield raw
+
+
+def parquet_rows_at(unit: Unit, numbers: Collection[int]) -> Iterator[RawRow]:
+    """Yields rows by their numbers, each from its own row group."""
+    for number in numbers:
+        yield from read_parquet(replace(unit, first_row=number, rows=1))
 
 
 def _rows(file: BinaryIO, unit: Unit, wanted: range) -> Iterator[RawRow]:
@@ -156,3 +225,15 @@ def _names(columns: Columns) -> list[str]:
         columns.error,
     )
     return list(dict.fromkeys([name for name in single if name] + list(columns.kept)))
+
+
+PARQUET = ManifestFormat(
+    "parquet",
+    (".parquet",),
+    plan_parquet,
+    read_parquet,
+    parquet_rows_at,
+    damage=Reason.MANIFEST_UNREADABLE,
+)
+# img2dataset's file beside a tar, as `plan_parquet` recognises it.
+LEDGER = ManifestFormat("img2dataset", (), plan_parquet, read_ledger)

@@ -163,5 +163,5 @@ def test_cache_is_in_the_home_directory_or_where_the_variable_says(monkeypatch):
 
 def test_account_without_home_is_told_to_name_a_place(monkeypatch):
     monkeypatch.setenv(published.CACHE_VARIABLE, "~no-such-user/models")
-    with pytest.raises(CheckpointError, match="`--model_cache` or \\$CLIP_BEAM_CACHE"):
+    with pytest.raises(CheckpointError, match="`cache_dir` or \\$CLIP_BEAM_CACHE"):
         published.cache_directory()

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 import training_run
-from clip_core.training.trainer import (
-    Pairs,
+from clip_core.training.evaluation import held_out_recall
+from clip_core.training.recipe import (
     PretrainConfig,
     PretrainError,
-    Trainer,
-    held_out_recall,
     learning_rate_at,
     parameter_groups,
 )
+from clip_core.training.trainer import Pairs, Trainer
 from helpers import ROOT, random_clip
 
 CONFIG = PretrainConfig(

@@ -8,7 +8,7 @@ import pytest
 from helpers import plan
 from pipelines.engine.chunks import make_chunk
 from pipelines.manifests.parquet.reader import DamagedParquet, read_footer
-from pipelines.manifests.read import read_unit
+from pipelines.manifests.units import read_unit
 from pipelines.records import Reject, Row, RowFault
 from schemas.manifest import ManifestError
 from schemas.rejects import Reason
@@ -122,7 +122,7 @@ def test_kept_nanoseconds_need_no_pandas(tmp_path):
         sys.meta_path.insert(0, Absent())
         import pyarrow as pa
         from pipelines.manifests.planning import ManifestRequest, plan_units
-        from pipelines.manifests.read import read_unit
+        from pipelines.manifests.units import read_unit
 
         plan = plan_units(ManifestRequest((sys.argv[1],), keep_columns=("when",)))
         (row,) = read_unit(plan.units[0])

@@ -1,0 +1,27 @@
+"""What is said of a model beside its name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What `clip_core.load` is told beside a name, a device and a precision.
+
+    Attributes:
+        arch, activation, vocab: what the checkpoint itself does not tell, or None.
+        cache_dir: directory of downloaded models, or None for the usual one.
+        image_policy: when images are converted to RGB: `openai` or `rgb_first`.
+    """
+
+    arch: str | None = None
+    activation: str | None = None
+    vocab: str | None = None
+    cache_dir: str | None = None
+    image_policy: str = "openai"
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns them as `clip_core.load` takes them."""
+        return asdict(self)

@@ -1,0 +1,182 @@
+"""Reads units of a manifest into rows, and rows into chunks."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
+from pipelines.manifests.formats import format_called
+from pipelines.manifests.rows import Fault, RawRow, reject, to_row
+from pipelines.output.merging import selected_rows
+from pipelines.records import Chunk, End, Reject, Row, Selection, Unit
+from pipelines.storage import reading
+
+
+class ManifestChangedError(OSError):
+    """A manifest was changed while a run was at work on it."""
+
+
+class RowsDigest:
+    """A digest of rows as a reader yields them, in their order.
+
+    Of images that the manifest itself holds there is a checksum in it; none is fetched for it.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, record: Row | Reject) -> None:
+        """Takes the next row."""
+        row, fault = (record.row, record.reason) if isinstance(record, Reject) else (record, None)
+        image = None if row.image_bytes is None else zlib.crc32(row.image_bytes)
+        about = (row.source_row, row.uid, row.url, row.text, row.expected_sha256, image, fault)
+        kept = dict(row.kept) if row.kept else None
+        self._hash.update(repr((about, kept)).encode("utf-8", "surrogatepass"))
+
+    def hexdigest(self) -> str:
+        """Returns 32 hex digits."""
+        return self._hash.hexdigest()
+
+
+def check_unchanged(unit: Unit) -> None:
+    """Makes sure that the manifest of a unit is still the file that it was cut from.
+
+    Raises:
+        ManifestChangedError: if it is another.
+    """
+    if not unit.manifest_version:
+        return
+    if reading.file_state(unit.uri) != (unit.manifest_bytes, unit.manifest_version):
+        raise ManifestChangedError(
+            f"the manifest {unit.uri} has changed since the run was planned; finished units are "
+            "kept, run again, and what has other rows now is done again"
+        )
+
+
+def read_unit(unit: Unit, raws: Iterator[RawRow] | None = None) -> Iterator[Row | Reject]:
+    """Yields every row of a unit, in order, one at a time.
+
+    What cannot be read of a damaged file is one reject at the end; it counts as one row.
+
+    Of a unit with `only`, those rows alone.
+
+    Args:
+        raws: rows of its file, at or before its first, where a reader is there already.
+
+    Raises:
+        ManifestChangedError: if the manifest is not the file that was planned.
+        OSError: if the manifest cannot be read for now; the runner tries again.
+    """
+    check_unchanged(unit)
+    yield from _records(unit, raws) if unit.only is None else _selected(unit, unit.only)
+    check_unchanged(unit)
+
+
+def digest_of(unit: Unit) -> str:
+    """Reads a unit and returns the digest of its rows; no image is fetched.
+
+    Raises:
+        OSError: as `read_unit`.
+    """
+    digest = RowsDigest()
+    for record in read_unit(unit):
+        digest.add(record)
+    return digest.hexdigest()
+
+
+def _selected(unit: Unit, only: Selection) -> Iterator[Row | Reject]:
+    wanted = set(selected_rows(only))
+    if not wanted:
+        return
+    digest = RowsDigest()
+    for record in _records(unit):
+        if only.digest:
+            digest.add(record)
+        number = (record.row if isinstance(record, Reject) else record).source_row
+        if number in wanted:
+            wanted.remove(number)
+            yield record
+        if not wanted and not only.digest:
+            return
+    if only.digest and digest.hexdigest() != only.digest:
+        raise ManifestChangedError(
+            f"the manifest {unit.uri} has other rows than when {only.tables[0]} was written; embed "
+            "it anew"
+        )
+
+
+def _records(unit: Unit, raws: Iterator[RawRow] | None = None) -> Iterator[Row | Reject]:
+    after, form = unit.first_row, format_called(unit.format)
+    for raw in form.read(unit) if raws is None else _part_of(unit, raws):
+        after = raw.number + 1
+        yield to_row(unit, raw)
+    if unit.damage is not None:
+        yield reject(unit, after, Fault(form.damage, unit.damage))
+
+
+def _part_of(unit: Unit, raws: Iterator[RawRow]) -> Iterator[RawRow]:
+    """Yields the rows of a unit of known length, and takes none that follows."""
+    assert unit.rows is not None, "what is read together was counted when it was planned"
+    last = unit.first_row + unit.rows - 1
+    for raw in raws if unit.rows else ():
+        if raw.number >= unit.first_row:
+            yield raw
+        if raw.number >= last:
+            return
+
+
+def together(units: Iterable[Unit]) -> list[tuple[Unit, ...]]:
+    """Groups units that one worker reads one after the other; most are alone."""
+
+    def key(unit: Unit) -> tuple[str, int | str]:
+        return unit.uri, unit.unit_id if unit.together is None else unit.together
+
+    return [tuple(group) for _, group in itertools.groupby(units, key)]
+
+
+def raws_of(units: Sequence[Unit]) -> Iterator[RawRow] | None:
+    """Begins to read what several units lie in; None if each is to be read by itself."""
+    if len(units) < 2 or any(unit.only is not None or unit.rows is None for unit in units):
+        return None
+    first, last = units[0], units[-1]
+    rows = last.first_row + (last.rows or 0) - first.first_row
+    return format_called(first.format).read(replace(first, rows=rows))
+
+
+def read_chunks(
+    unit: Unit,
+    kept: Sequence[pa.Field] = (),
+    rows: int = CHUNK_ROWS,
+    limit: int | None = None,
+    raws: Iterator[RawRow] | None = None,
+) -> Iterator[Chunk]:
+    """Yields the rows of a unit in numbered chunks; the last one, perhaps empty, tells the end.
+
+    A chunk closes at so many rows, or once the images in it have `CHUNK_BYTES`.
+
+    Args:
+        kept: the columns that are copied from the manifest, with their types.
+        rows: of a chunk.
+        limit: rows of the unit at most.
+        raws: as for `read_unit`.
+    """
+    taken: list[Row | Reject] = []
+    number, total, held = 0, 0, 0
+    digest = RowsDigest()
+    for record in itertools.islice(read_unit(unit, raws), limit):
+        if len(taken) == rows or held >= CHUNK_BYTES:
+            yield make_chunk(taken, kept, unit=unit, number=number)
+            taken, number, held = [], number + 1, 0
+        taken.append(record)
+        digest.add(record)
+        total += 1
+        if isinstance(record, Row):
+            held += len(record.image_bytes or b"")
+    end = End(number + 1, total, digest.hexdigest())
+    yield make_chunk(taken, kept, unit=unit, number=number, end=end)
