@@ -1,7 +1,7 @@
 """Speed and drift of each `--decode`: `python -m bench.decoding`.
 
-Pictures are JPEGs as the web has them. Drift is that of the pixels, and of the image embeddings of
-a ViT-B/32 with random weights; beside it, how far those of different pictures lie apart.
+Images are JPEGs as the web has them. Drift is that of the pixels, and of the image embeddings of
+a ViT-B/32 with random weights; beside it, how far those of different images lie apart.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pixels = {name: np.stack(_decode(pictures, name)) for name in RESAMPLINGS}
     vectors = {name: encode_pixels(clip, found) for name, found in pixels.items()}
     exact, embedded = pixels["exact"].astype(int), vectors["exact"]
-    print("| --decode | pictures/s, one core | grey levels | PSNR, least | 1 - cos, most |")
+    print("| --decode | images/s, one core | grey levels | PSNR, least | 1 - cos, most |")
     print("| --- | --- | --- | --- | --- |")
     for name in RESAMPLINGS:
         off = np.abs(pixels[name] - exact)
@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"| `{name}` | {row} |")
     print(f"| JPEG alone | {rates[JPEG_ALONE]:.0f} | | | |")
     apart = 1 - (embedded @ embedded.T)[~np.eye(PICTURES, dtype=bool)]
-    print(f"\n1 - cos of different pictures: {np.median(apart):.1e} in the median")
+    print(f"\n1 - cos of different images: {np.median(apart):.1e} in the median")
 
 
 def measure_rates(pictures: Sequence[bytes]) -> dict[str, float]:
-    """Returns pictures a second of one core, the median of interleaved rounds."""
+    """Returns images a second of one core, the median of interleaved rounds."""
     ways: dict[str, Callable[[], object]] = {
         name: partial(_decode, pictures, name) for name in RESAMPLINGS
     }

@@ -1,7 +1,7 @@
 """What a GPU does in a second, and how much of the time it works: `python -m bench.gpu`.
 
 Three things are measured for each architecture, with random weights and the precision that the
-pipeline takes by itself: the encoders on arrays in memory; the pipeline on pictures that need no
+pipeline takes by itself: the encoders on arrays in memory; the pipeline on images that need no
 decoding to speak of (bitmaps of the model's size), where the GPU should be busy throughout; and the
 pipeline on JPEGs, where decoding sets the pace. The GPU is busy while at least one kernel runs.
 """
@@ -133,7 +133,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def _bitmaps(pictures: Sequence[bytes], size: int) -> list[bytes]:
-    """Pictures of the model's size, of which decoding is hardly more than copying."""
+    """Images of the model's size, of which decoding is hardly more than copying."""
     return [_bitmap(Image.open(io.BytesIO(picture)).resize((size, size))) for picture in pictures]
 
 

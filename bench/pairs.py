@@ -23,7 +23,7 @@ _WORDS = (
 
 
 def jpeg(rng: np.random.Generator) -> bytes:
-    """Draws a JPEG of about 0.38 megapixels and 1.6 bits a pixel, as web pictures have."""
+    """Draws a JPEG of about 0.38 megapixels and 1.6 bits a pixel, as web images have."""
     width, height = (int(v) for v in rng.integers(480, 820, 2))
     picture = np.zeros((height, width, 3), np.float32)
     for cells, strength in ((4, 60), (16, 30), (64, 14), (160, 8)):

@@ -1,4 +1,4 @@
-"""The loops that people write with other libraries: pictures and captions in, similarities out."""
+"""The loops that people write with other libraries: images and captions in, similarities out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Measures a model on freshly drawn scenes: `python -m bench.quality --model tiny --seed 11`.
 
 Swap AUROC: half of the captions are false; how often a true pair scores above a false one.
-Zero-shot: one object a picture, named by the nearest prompt.
+Zero-shot: one object an image, named by the nearest prompt.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(model: ClipModel, seed: int, rows: int) -> list[tuple[str, float]]:
     """Returns the figures of the model card, by name."""
     swaps = [
-        ("AUROC, caption of another picture", SampleConfig(rows, seed, swap_rate=0.5)),
+        ("AUROC, caption of another image", SampleConfig(rows, seed, swap_rate=0.5)),
         ("AUROC, one colour word changed", _word_swaps(rows, seed + 1, "colour")),
         ("AUROC, one shape word changed", _word_swaps(rows, seed + 2, "shape")),
     ]
@@ -92,7 +92,7 @@ def _choices(
     numbers: Sequence[int],
     captions: Callable[[int], tuple[str, str]],
 ) -> float:
-    """Returns how often the first of a picture's two captions scores above the second."""
+    """Returns how often the first of an image's two captions scores above the second."""
     images = embed_images(model, [make_row(config, number) for number in numbers])
     true, false = (
         embed_texts(model, [captions(number)[which] for number in numbers]) for which in (0, 1)
@@ -148,7 +148,7 @@ def _accuracy(
 
 
 def embed_images(model: ClipModel, rows: Sequence[SampleRow]) -> np.ndarray:
-    """Returns [rows, dim] embeddings of the rows' pictures."""
+    """Returns [rows, dim] embeddings of the rows' images."""
     pixels = [
         model.preprocessing.to_pixels(Image.open(io.BytesIO(row.image or b""))) for row in rows
     ]

@@ -1,7 +1,7 @@
 """What a pass with two models costs beside a pass for each: `python -m bench.several_models`.
 
-Bound by decoding: pictures as the web has them, and small models. Those of one resolution, as a
-ViT-B/32 and a ViT-L/14, share the resized picture; others share no more than the decoded one.
+Bound by decoding: images as the web has them, and small models. Those of one resolution, as a
+ViT-B/32 and a ViT-L/14, share the resized image; others share no more than the decoded one.
 Rounds are interleaved; figures are medians.
 """
 

@@ -17,7 +17,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class VitConfig:
-    """Vision transformer: square pictures cut into `patch_size` squares.
+    """Vision transformer: square images cut into `patch_size` squares.
 
     `mlp_ratio` is the width inside a block's two linear maps over the width outside.
     """

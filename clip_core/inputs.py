@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 def check_image(image: Any) -> None:
-    """Refuses what is no picture.
+    """Refuses what is no image.
 
     Raises:
         TypeError: names what was given.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(
-            f"expected a picture as `PIL.Image.open(path)` gives, got {_kind(image)}; make one of "
+            f"expected an image as `PIL.Image.open(path)` gives, got {_kind(image)}; make one of "
             "an array with `PIL.Image.fromarray`, and preprocess several one by one"
         )
 
 
 def check_pixels(pixels: Any, size: int) -> None:
-    """Refuses what is no batch of pictures of a model's size.
+    """Refuses what is no batch of images of a model's size.
 
     Raises:
         TypeError, ValueError: names what was given.

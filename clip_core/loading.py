@@ -47,10 +47,10 @@ class ClipModel:
         return self.clip.config
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Returns the pixels [3, size, size] float32 of a picture, standardised.
+        """Returns the pixels [3, size, size] float32 of an image, standardised.
 
         Raises:
-            TypeError: if it is no picture of Pillow's.
+            TypeError: if it is no image of Pillow's.
         """
         check_image(image)
         return torch.from_numpy(self.preprocessing.normalize(self.preprocessing.to_pixels(image)))

@@ -1,7 +1,7 @@
-"""Turns pictures into the pixels CLIP was trained on, bit-exact to the original's order.
+"""Turns images into the pixels CLIP was trained on, bit-exact to the original's order.
 
-Resize (bicubic, in the picture's own mode), centre crop, convert to RGB, scale, standardise.
-The order matters: palette and 1-bit pictures are resized by nearest neighbour, pictures with alpha
+Resize (bicubic, in the image's own mode), centre crop, convert to RGB, scale, standardise.
+The order matters: palette and 1-bit images are resized by nearest neighbour, images with alpha
 premultiplied, CMYK as CMYK; EXIF orientation and colour profiles are ignored. Loaders that convert
 to RGB first give other pixels for all of those; the policy `rgb_first` does as they do.
 """
@@ -35,10 +35,10 @@ class Preprocess:
         size: side of the square input, pixels.
         mean, std: per channel, for values in [0, 1].
         policy: `openai` converts to RGB last, as the original; `rgb_first` before resizing, as
-            DataComp's scores and Hugging Face's processors were made. Equal for RGB pictures.
+            DataComp's scores and Hugging Face's processors were made. Equal for RGB images.
         resampling: `exact` is Pillow's, as the original; `near` is torch's kernel for uint8, which
-            differs by at most a few grey levels; `fast` also lets the JPEG decoder halve pictures
-            that are far too large. The last two act on RGB pictures only.
+            differs by at most a few grey levels; `fast` also lets the JPEG decoder halve images
+            that are far too large. The last two act on RGB images only.
 
     Raises:
         ValueError: if there is no such policy or resampling.
@@ -70,11 +70,11 @@ class Preprocess:
     def to_pixels(
         self, image: Image.Image, original_size: tuple[int, int] | None = None
     ) -> np.ndarray:
-        """Resizes, crops and converts a picture.
+        """Resizes, crops and converts an image.
 
         Args:
             image: any mode Pillow can convert to RGB.
-            original_size: (width, height) of a picture that a JPEG decoder may have halved.
+            original_size: (width, height) of an image that a JPEG decoder may have halved.
 
         Returns:
             [3, size, size] uint8, contiguous.
@@ -99,14 +99,14 @@ class Preprocess:
 
 
 def _corner(resized: tuple[int, int], size: int) -> tuple[int, int]:
-    """Returns left and top of the centre square of a picture of (width, height)."""
+    """Returns left and top of the centre square of an image of (width, height)."""
     width, height = resized
     # Python rounds half to even, and so did the original: an offset of 0.5 is 0, 1.5 is 2.
     return round((width - size) / 2), round((height - size) / 2)
 
 
 def _resized_by_torch(image: Image.Image, resized: tuple[int, int], size: int) -> np.ndarray:
-    """Resizes an RGB picture to (width, height) with torch's antialiased kernel, and crops it."""
+    """Resizes an RGB image to (width, height) with torch's antialiased kernel, and crops it."""
     import torch  # here, as processes that decode exactly have no use for it
     from torch.nn.functional import interpolate
 

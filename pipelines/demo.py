@@ -1,6 +1,6 @@
 """`clip-beam demo`: sample data in, all that is made of it out, and how well that meets the truth.
 
-OUTPUT/sample      pictures and captions, some swapped, some broken, and the truth about them
+OUTPUT/sample      images and captions, some swapped, some broken, and the truth about them
 OUTPUT/embedded    what `clip-beam embed` makes of them
 OUTPUT/filtered    what `clip-beam filter` keeps of that
 OUTPUT/labels      what `clip-beam classify` sees in it
@@ -99,7 +99,7 @@ def results_table(sample: Path, embedded: Path) -> str:
     if 0 < is_true.sum() < len(is_true):
         score = auroc(similarity[is_true], similarity[~is_true])
         lines.append(f"a true pair scores above a swapped one in {score:.1%} of cases (AUROC)")
-    lines.append(f"broken pictures: {broken} drawn, {len(truth) - len(similarity)} rejected")
+    lines.append(f"broken images: {broken} drawn, {len(truth) - len(similarity)} rejected")
     return "\n".join(lines)
 
 

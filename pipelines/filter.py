@@ -227,7 +227,7 @@ def _open(config: FilterConfig) -> ScoredTables:
 
 
 def select(plan: Plan, config: FilterConfig, options: PipelineOptions | None) -> Selection:
-    """Applies the conditions: on single rows, on the score, then on rows with one picture.
+    """Applies the conditions: on single rows, on the score, then on rows with one image.
 
     Args:
         options: of Beam, if its workers are to look at the rows; duplicates are found here.
@@ -244,7 +244,7 @@ def select(plan: Plan, config: FilterConfig, options: PipelineOptions | None) ->
             selection.apply(rules)
         if config.dedup:
             worse = exact_duplicates(selection, plan.score)
-            selection.drop(worse, "one row for each picture")
+            selection.drop(worse, "one row for each image")
         if config.dedup == "near":
             threshold = config.dedup_threshold
             worse = near_duplicates(selection, plan.embedding, plan.score, threshold)

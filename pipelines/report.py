@@ -130,10 +130,10 @@ def require_extra() -> None:
 def write_report(
     tables: ScoredTables, config: ReportConfig, options: PipelineOptions | None = None
 ) -> list[str]:
-    """Gathers the statistics, fetches the pictures and writes the page in one piece.
+    """Gathers the statistics, fetches the images and writes the page in one piece.
 
     Returns:
-        Lines for the summary: how to see the pictures that were not allowed.
+        Lines for the summary: how to see the images that were not allowed.
 
     Raises:
         ScoredTablesError, OSError: if a table cannot be read or the page not be written.
@@ -156,7 +156,7 @@ def _galleries(
     """Returns the pairs of the best, those at the cut, and the worst."""
     parts = [statistics.best, statistics.at(cut), statistics.worst]
     rows = [row for part in parts for row in part]
-    with meter(len(rows), "pictures") as count:
+    with meter(len(rows), "images") as count:
         units = source_units(tables.embeddings, rows)
         pictures = iter(thumbnails(rows, tables.options, units, trust, count))
     return [[(row, next(pictures)) for row in part] for part in parts]

@@ -119,7 +119,7 @@ def write_sample(config: SampleConfig, output: Path, manifest_format: str) -> Sa
     """Writes a dataset; the same config gives the same bytes.
 
     Args:
-        manifest_format: one of `FORMATS`. Parquet and WebDataset hold the pictures, the others
+        manifest_format: one of `FORMATS`. Parquet and WebDataset hold the images, the others
             name files under OUTPUT/images.
 
     Raises:

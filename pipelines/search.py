@@ -1,4 +1,4 @@
-"""`clip-beam search`: the rows of a run whose pictures are nearest to a text or an image."""
+"""`clip-beam search`: the rows of a run whose images are nearest to a text or an image."""
 
 from __future__ import annotations
 
@@ -140,12 +140,12 @@ def _read_image(uri: str) -> bytes:
         raise ValueError(f"expected a smaller `--image` than {uri!r}, got {error}") from error
     except FileNotFoundError as error:
         raise ValueError(
-            f"expected a picture as `--image`, got {uri!r}, which is not there"
+            f"expected an image as `--image`, got {uri!r}, which is not there"
         ) from error
 
 
 def _pictures(tables: ScoredTables, rows: Sequence[ScoredRow], trust: Trust) -> list[Thumbnail]:
-    with meter(len(rows), "pictures") as count:
+    with meter(len(rows), "images") as count:
         units = source_units(tables.embeddings, rows)
         return thumbnails(rows, tables.options, units, trust, count)
 
@@ -160,7 +160,7 @@ def _gallery(
 ) -> str:
     return render(
         "search.html",
-        title=text or "Nearest to this picture",
+        title=text or "Nearest to this image",
         text=text,
         root=redact(tables.root),
         rows_read=f"{total:,}",

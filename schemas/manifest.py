@@ -38,7 +38,7 @@ class Columns:
 
     A row's pixels come from `image_bytes` where that is given; `image_uri` is then only copied to
     the output. `status` and `error` are img2dataset's: a row whose status is not `success` has no
-    image, and `sha256` is then that of the picture before it was resized.
+    image, and `sha256` is then that of the image before it was resized.
     """
 
     uid: str | None = None

@@ -35,7 +35,7 @@ _HF_VISION = {
     "image_size": 224,
     "patch_size": 32,
 }
-# What changes the pixels; whether grey pictures become RGB first is the user's choice.
+# What changes the pixels; whether grey images become RGB first is the user's choice.
 _PLAIN_PREPROCESSOR = {
     "do_center_crop": True,
     "do_normalize": True,
@@ -156,7 +156,7 @@ def _refuse_preprocessing(preprocessor: Json, image_size: Any) -> None:
     shortest_edge = {"shortest_edge": image_size}
     square = {"height": image_size, "width": image_size}
     for name, forms in {
-        "size": (image_size, shortest_edge),  # a square would stretch the picture
+        "size": (image_size, shortest_edge),  # a square would stretch the image
         "crop_size": (image_size, shortest_edge, square),
     }.items():
         if preprocessor.get(name) not in forms:

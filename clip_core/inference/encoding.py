@@ -25,15 +25,15 @@ CPU_IMAGES = 16
 def encode_pairs(
     clip: Clip, images: Sequence[np.ndarray], tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds pictures and captions; captions are prepared while a GPU encodes the pictures.
+    """Embeds images and captions; captions are prepared while a GPU encodes the images.
 
     Args:
         clip: a model in evaluation mode.
-        images: blocks of pictures, at least one in all; each [pictures, 3, size, size] uint8.
+        images: blocks of images, at least one in all; each [images, 3, size, size] uint8.
         tokens: [captions, context_length] int64.
 
     Returns:
-        [pictures, embed_dim] and [captions, embed_dim] float32, L2-normalised.
+        [images, embed_dim] and [captions, embed_dim] float32, L2-normalised.
     """
     found = _embed_pixels(clip, images), _embed_tokens(clip, tokens)  # begun, on a GPU
     return found[0].cpu().numpy(), found[1].cpu().numpy()

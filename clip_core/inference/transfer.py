@@ -1,6 +1,6 @@
 """Brings arrays to a model's device, without making a GPU wait for them.
 
-Only memory that is pinned can be copied while the processor goes on; pictures travel on a stream of
+Only memory that is pinned can be copied while the processor goes on; images travel on a stream of
 their own, beside the kernels of the batch before them.
 """
 

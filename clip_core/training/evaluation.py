@@ -19,7 +19,7 @@ EVALUATION_BATCH = 256
 def held_out_recall(clip: Clip, pairs: Pairs) -> dict[str, float]:
     """Scores retrieval among pairs that were not trained on: recall@1 and @5, both ways.
 
-    Captions that are equal to the model are one: any of their pictures is right.
+    Captions that are equal to the model are one: any of their images is right.
     """
     clip.eval()
     image, text = (torch.cat(parts) for parts in zip(*_embed(clip, pairs), strict=True))

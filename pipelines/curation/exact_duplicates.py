@@ -1,4 +1,4 @@
-"""Rows with equal pictures, of which the best is kept: by SHA-256, in buckets on the disk."""
+"""Rows with equal images, of which the best is kept: by SHA-256, in buckets on the disk."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pyarrow as pa
 from pipelines.curation.kept_mask import Selection
 
 BUCKET_BITS = 6  # 10 million rows: 64 files of 5 MB
-# Half as long as the digest: the chance of two alike among a billion pictures is 1e-21.
+# Half as long as the digest: the chance of two alike among a billion images is 1e-21.
 _SHORT_BYTES = 16
 _ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("score", "f4"), ("row", "i8")])
 
 
 def exact_duplicates(selection: Selection, score: str) -> np.ndarray:
-    """Returns [rows] int64: the numbers of the kept rows with a better row of the same picture.
+    """Returns [rows] int64: the numbers of the kept rows with a better row of the same image.
 
     Better is the higher score, then the earlier row. Rows without a digest have no duplicates.
 

@@ -1,4 +1,4 @@
-"""Rows with pictures almost equal to a better row's: locality-sensitive hashing, then the cosine.
+"""Rows with images almost equal to a better row's: locality-sensitive hashing, then the cosine.
 
 Random hyperplanes (Charikar 2002) put vectors into buckets, several times over; only vectors that
 share a bucket are compared, by their exact cosine. What is dropped is therefore never wrong; what

@@ -49,7 +49,7 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
 
     A batch that does not fit into memory is halved, and later ones begin at the size that fits. A
     batch that fails otherwise is bisected down to the rows that make it fail. A row is rejected
-    (`encode_failed`, `out_of_memory`) only if the model still encodes a blank picture after it;
+    (`encode_failed`, `out_of_memory`) only if the model still encodes a blank image after it;
     else the machine is at fault, not the row, and the error is raised. A row whose vectors are
     not finite is rejected as `non_finite`.
 
@@ -102,7 +102,7 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
         return loaded
 
     def warm_up(self) -> None:
-        """Loads the models and encodes a blank picture, so that later passes are as in a long run.
+        """Loads the models and encodes a blank image, so that later passes are as in a long run.
 
         Raises:
             EncoderFailedError: if they cannot do even that.
@@ -118,7 +118,7 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
         """Returns the chunks with the vectors of their rows, pixels and tokens dropped.
 
         Raises:
-            EncoderFailedError: if, after a row failed, a blank picture fails as well.
+            EncoderFailedError: if, after a row failed, a blank image fails as well.
         """
         with failures.ends_the_run(self._run):
             rows = RowsOfBatch.of(batch)
@@ -181,7 +181,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _encode_blank(models: Sequence[ClipModel]) -> None:
-    """Encodes a black picture without a caption: a model that cannot do this can do nothing."""
+    """Encodes a black image without a caption: a model that cannot do this can do nothing."""
     try:
         for model in models:
             size = model.preprocessing.size
@@ -189,7 +189,7 @@ def _encode_blank(models: Sequence[ClipModel]) -> None:
             encode_pairs(model.clip, [pixels], model.tokenizer.tokenize_row("")[0][None])
     except Exception as error:  # whatever a broken device makes torch raise
         raise EncoderFailedError(
-            f"the model cannot encode even a blank picture ({type(error).__name__}: {error}), so "
+            f"the model cannot encode even a blank image ({type(error).__name__}: {error}), so "
             "no row is to blame; look at the device and its memory, then run again to go on"
         ) from error
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-# Threads that fetch wait for stores most of the time: at 50 ms a picture, two fetch 40 a second.
+# Threads that fetch wait for stores most of the time: at 50 ms an image, two fetch 40 a second.
 MIN_FETCH_THREADS = 16
 # Up to this size a second thread costs a model as much at each barrier as it saves. `tiny` has 2
 # million parameters, the smallest published model 102 million.
@@ -24,7 +24,7 @@ class Threads:
     Attributes:
         cores: that the process may use.
         torch: that compute one batch; None where the user's `OMP_NUM_THREADS` decides.
-        decode: pictures that are decoded at once.
+        decode: images that are decoded at once.
         fetch: rows that are fetched at once.
     """
 

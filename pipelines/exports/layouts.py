@@ -67,7 +67,7 @@ class ClipRetrieval:
         return [f"files      {len(self._names)} of each kind"]
 
     def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A picture without a reference, whose bytes were in the manifest, goes by its uid."""
+        """An image without a reference, whose bytes were in the manifest, goes by its uid."""
         own = {
             "image_path": pc.coalesce(batch.column("url"), batch.column("uid")),
             "caption": batch.column("text"),

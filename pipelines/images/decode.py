@@ -25,13 +25,13 @@ class DecodeLimits:
     """Bounds that are checked before the work they bound.
 
     Attributes:
-        max_pixels: width * height of the picture as stored; Pillow's own warning level.
-        max_resized_pixels: the same once the shorter side is resized: a picture of 1 x 5000 pixels
+        max_pixels: width * height of the image as stored; Pillow's own warning level.
+        max_resized_pixels: the same once the shorter side is resized: an image of 1 x 5000 pixels
             would otherwise take a gigabyte.
         max_seconds, max_memory_bytes: for decoding one image, on top of what the process holds.
             Enforced only where images are decoded in processes of their own, since a thread cannot
             be stopped inside a native decoder.
-        reject_deep: whether greyscale pictures of 16 or 32 bits or floats are refused. Pillow and
+        reject_deep: whether greyscale images of 16 or 32 bits or floats are refused. Pillow and
             so the original clip them at 255: what is brighter becomes white.
     """
 
@@ -75,7 +75,7 @@ def decode_image(
             _check_size(width, height, max(p.size for p in preprocesses), limits)
             if limits.reject_deep and image.mode.startswith(_DEEP_MODES):
                 raise _fault(Reason.DEEP_PIXELS, f"pixels of mode {image.mode} exceed 8 bits")
-            # The largest first, as a JPEG decoder may halve the picture for the first one.
+            # The largest first, as a JPEG decoder may halve the image for the first one.
             by_size = sorted(set(preprocesses), key=lambda p: p.size, reverse=True)
             pixels = {p: p.to_pixels(image, (width, height)) for p in by_size}
             return DecodedImage(tuple(pixels[p] for p in preprocesses), width, height)

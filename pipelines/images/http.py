@@ -174,7 +174,7 @@ def _connect(url: Url, deadline: _Deadline) -> http.client.HTTPConnection:
 
 @cache
 def _tls_context() -> ssl.SSLContext:
-    """Trusts the system's authorities; reading them takes longer than many a picture."""
+    """Trusts the system's authorities; reading them takes longer than many an image."""
     return ssl.create_default_context()
 
 

@@ -1,6 +1,6 @@
 """What an operator lets the files of a run name: by itself a run widens nothing.
 
-A run may come from a stranger. Its metadata and its run.json say where manifests and pictures are
+A run may come from a stranger. Its metadata and its run.json say where manifests and images are
 and which model made it; what they name is opened only below the run's own directory, or where the
 operator allows it.
 """
@@ -51,7 +51,7 @@ class Trust:
     run: bool = False
 
     def fetch_policy(self, options: Mapping[str, Any]) -> FetchPolicy:
-        """Returns the rules for pictures.
+        """Returns the rules for images.
 
         Args:
             options: of the run; they count only where the run is trusted.
@@ -89,7 +89,7 @@ def add_replay_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         TRUST,
         action="store_true",
-        help="open whatever manifests, pictures and model the run's files name",
+        help="open whatever manifests, images and model the run's files name",
     )
 
 

@@ -67,7 +67,7 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
     sha256 = values.get(columns.sha256) if columns.sha256 else None
     status = values.get(columns.status) if columns.status else None
     if status is not None and image_bytes is not None:
-        sha256 = None  # img2dataset took it of the picture that it then resized
+        sha256 = None  # img2dataset took it of the image that it then resized
     fault = fault or uid_fault or _not_downloaded(columns, values) or _fault(url, image_bytes, text)
     url, text = (value if isinstance(value, str) else None for value in (url, text))
     url = url[:SHOWN_TEXT_CHARS] if url and _is_long(url) else url

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.manifests.nested_json import TooDeepError, read_json
 from pipelines.manifests.request import (
     FilePlan,
     ManifestFormat,
@@ -22,6 +21,7 @@ from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault, RawRow
 from pipelines.manifests.text_records import TOO_LONG, TextRecords, open_text
 from pipelines.records import Unit
 from pipelines.storage.compression import DamagedStream, is_compressed
+from pipelines.storage.foreign_json import TooDeepError, read_json
 from schemas.manifest import IMAGE_BYTES_NAMES, IMAGE_URI_NAMES, ManifestError
 from schemas.rejects import Reason
 

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from pipelines.manifests.nested_json import read_json
 from pipelines.manifests.request import FilePlan, ManifestFormat, ManifestRequest
 from pipelines.manifests.rows import (
     MAX_RECORD_BYTES,
@@ -30,6 +29,7 @@ from pipelines.manifests.tar_members import DamagedTar, Member, TarMembers
 from pipelines.records import Unit
 from pipelines.storage import reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed, is_compressed
+from pipelines.storage.foreign_json import read_json
 from pipelines.storage.foreign_names import escaped
 from pipelines.storage.redaction import redact
 from pipelines.storage.retries import AttemptsFailed, is_transient
@@ -47,7 +47,7 @@ IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_MEMBER_BYTES = 64 << 20  # no larger image is decoded
 MAX_SAMPLE_MEMBERS = 1000
 # What a compressed tar may unpack to: so many times its size or so much, whichever is more, up to a
-# limit. Else a few MB of packed zeros would fill the disk; pictures hardly shrink at all.
+# limit. Else a few MB of packed zeros would fill the disk; images hardly shrink at all.
 MAX_UNPACKED_RATIO = 32
 ALWAYS_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 64 << 30
@@ -225,7 +225,7 @@ def _values(
     uid = None if columns.uid == COLUMNS.uid else _named(str(columns.uid), found, about)
     values[str(columns.uid)] = uid or _first(about, UID_NAMES) or uris.base_name(key)
     values[str(columns.text)] = _caption(columns, found, about)
-    # img2dataset takes the hash of the picture that it then resizes.
+    # img2dataset takes the hash of the image that it then resizes.
     is_resized = STATUS_NAME in about and ERROR_NAME in about
     values[str(columns.sha256)] = None if is_resized else about.get("sha256")
     if image is not None:

@@ -231,7 +231,7 @@ def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
 
 
 def _check_types(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
-    """Makes sure that what names rows and pictures is text: others may have written the file."""
+    """Makes sure that what names rows and images is text: others may have written the file."""
     for name in set(columns) & set(ROW_COLUMNS):
         kind = schema.field(name).type
         is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)

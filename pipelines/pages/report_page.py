@@ -104,7 +104,7 @@ def _plots(statistics: Statistics, cut: float) -> dict[str, Any]:
         "by_threshold": _threshold_plot(counts, cut),
         "by_fraction": _fraction_plot(counts, cut),
         "text": _count_plot(statistics.text_chars, "characters", "Caption length"),
-        "size": _count_plot(statistics.short_sides, "pixels, shorter side", "Picture size"),
+        "size": _count_plot(statistics.short_sides, "pixels, shorter side", "Image size"),
     }
     return {
         name: Markup(svg) for name, svg in drawn.items()

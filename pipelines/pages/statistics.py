@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BINS = 20_000  # over [-1, 1]
 COARSE = 10  # bins of the histogram in one bin of the examples: 0.001
 MAX_TEXT_CHARS = 1_000  # longer captions are counted as this long
-MAX_SIDE = 10_000  # pixels; larger pictures are counted as this large
+MAX_SIDE = 10_000  # pixels; larger images are counted as this large
 COLUMNS = (
     "similarity",
     *ROW_COLUMNS,
@@ -51,7 +51,7 @@ class Statistics:
     Attributes:
         similarity: [BINS] int64, rows by similarity.
         text_chars: [MAX_TEXT_CHARS + 1] int64, rows by length of the caption in characters.
-        short_sides: [MAX_SIDE + 1] int64, rows by the picture's shorter side in pixels.
+        short_sides: [MAX_SIDE + 1] int64, rows by the image's shorter side in pixels.
         rejects: rejected rows by (stage, reason).
     """
 

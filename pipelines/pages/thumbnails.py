@@ -1,4 +1,4 @@
-"""Small pictures of scored rows, fetched again from where the operator allows."""
+"""Small images of scored rows, fetched again from where the operator allows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_REMEDIES = 3  # flags named in a summary, of a run that names many places
 
 
 class PictureRow(Protocol):
-    """Where a scored row came from, and the hash of the picture that was scored."""
+    """Where a scored row came from, and the hash of the image that was scored."""
 
     @property
     def source(self) -> str: ...
@@ -61,15 +61,15 @@ def thumbnails(
 ) -> list[Thumbnail]:
     """Returns a thumbnail for each row, in order: the centre square, as the model sees it.
 
-    A picture that has changed since it was scored, lies where nobody allowed to read, or cannot be
+    An image that has changed since it was scored, lies where nobody allowed to read, or cannot be
     decoded gives its reason instead.
 
     Args:
         options: of the run, as run.json has them.
         units: one of each manifest, which says how it was read; see `source_units`. What is not
             there is read as the options say.
-        trust: which of the manifests and pictures are opened.
-        progress: called with 1 for each picture.
+        trust: which of the manifests and images are opened.
+        progress: called with 1 for each image.
     """
     policy = trust.fetch_policy(options)
     by_source: defaultdict[str, dict[int, PictureRow]] = defaultdict(dict)
@@ -87,7 +87,7 @@ def remedy_lines(pictures: Sequence[Thumbnail]) -> list[str]:
     """Returns lines for the summary: the flags that would show what was not allowed."""
     needed = Counter(picture.remedy for picture in pictures if picture.remedy)
     lines = [
-        f"pictures   {count} of {len(pictures)} not shown; allow them with {remedy}"
+        f"images     {count} of {len(pictures)} not shown; allow them with {remedy}"
         for remedy, count in needed.most_common(MAX_REMEDIES)
     ]
     return [*lines, f"           or all that the run names with `{TRUST}`"] if lines else []
@@ -147,7 +147,7 @@ def _thumbnail(row: Row | RowFault, sha256: str | None, policy: FetchPolicy) -> 
 
 
 def _check_allowed(row: Row, policy: FetchPolicy) -> None:
-    """Makes sure of a picture's place, so that a refusal names the flag with its value."""
+    """Makes sure of an image's place, so that a refusal names the flag with its value."""
     uri = image_uri(row)
     if allowed_file(uri, allowed_roots(row, policy)) is None:
         raise NotTrustedError(uri, IMAGES)
@@ -185,14 +185,14 @@ def _manifest_rows(
         pass
     except NotTrustedError as error:
         fault = error
-    # Damaged, denied or out of reach, in the error types of each store: costs only its pictures.
+    # Damaged, denied or out of reach, in the error types of each store: costs only its images.
     except Exception:  # noqa: BLE001
         fault = RowFault("read", Reason.MANIFEST_UNREADABLE)
     yield from ((number, fault) for number in left)
 
 
 def _readable(source: str, unit: Unit | None, options: Mapping[str, Any], trust: Trust) -> Unit:
-    """Returns the unit to read a manifest by; what only names pictures is not opened.
+    """Returns the unit to read a manifest by; what only names images is not opened.
 
     Raises:
         NotTrustedError: if the manifest has to be opened and nobody allowed it.

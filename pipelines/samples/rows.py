@@ -1,4 +1,4 @@
-"""Makes the rows of a sample dataset: pictures, captions, and the truth about both."""
+"""Makes the rows of a sample dataset: images, captions, and the truth about both."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class SampleConfig:
 
     Attributes:
         rows: image-text pairs.
-        swap_rate: share of rows with another picture's caption, which is false of theirs.
+        swap_rate: share of rows with another image's caption, which is false of theirs.
         word_swap_rate: share of rows whose caption has one word changed, so that it is false.
         word_swap: which word: `colour`, `shape` or `any` of the two.
-        broken_rate: share of rows whose picture is damaged or missing.
-        image_size: about the shorter side of a picture, pixels.
+        broken_rate: share of rows whose image is damaged or missing.
+        image_size: about the shorter side of an image, pixels.
         colour_shape_pairs: `all`, `seen` (without the held-out pairs) or `unseen` (those only).
         one_object: whether every scene has a single object.
     """
@@ -79,7 +79,7 @@ class Truth:
     Attributes:
         swap: `none`, `caption`, `colour` or `shape`.
         damage: `none` or one of `DAMAGES`.
-        true_text: a caption that is true of the picture.
+        true_text: a caption that is true of the image.
         colour, shape: of the scene's first object.
         objects: how many there are.
         pair_held_out: whether the first object's colour and shape are a held-out pair.
@@ -102,7 +102,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One row: its encoded picture (None when missing), its caption, and the truth about it."""
+    """One row: its encoded image (None when missing), its caption, and the truth about it."""
 
     uid: str
     image: bytes | None

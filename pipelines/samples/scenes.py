@@ -60,7 +60,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; captions are written from it and judged against it."""
+    """What an image shows; captions are written from it and judged against it."""
 
     background: str
     objects: tuple[SceneObject, ...]
@@ -120,7 +120,7 @@ def render(scene: Scene, rng: np.random.Generator, size: int) -> Image.Image:
             objects stay inside the central square.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     width, height = size + rng.integers(0, size // 8 + 1, size=2) * (rng.random(2) < 0.5)
     canvas = np.empty((height, width, 3), np.float32)
@@ -137,7 +137,7 @@ def render(scene: Scene, rng: np.random.Generator, size: int) -> Image.Image:
 
 
 def to_jpeg(image: Image.Image, rng: np.random.Generator) -> bytes:
-    """Encodes a picture at a random quality."""
+    """Encodes an image at a random quality."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=int(rng.integers(70, 96)))
     return buffer.getvalue()
@@ -215,7 +215,7 @@ def _jitter(rng: np.random.Generator, colour: tuple[int, int, int]) -> np.ndarra
 
 
 def _light(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A smooth gradient of brightness across the picture, [height, width, 1]."""
+    """A smooth gradient of brightness across the image, [height, width, 1]."""
     slope_x, slope_y = rng.uniform(-0.16, 0.16, size=2)
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
     return (1 + slope_x * x + slope_y * y).astype(np.float32)[..., None]

@@ -59,7 +59,7 @@ class DecodedData:
 
 
 class DataError(ValueError):
-    """The decoded data of another manifest, or of another picture size, stands in the way."""
+    """The decoded data of another manifest, or of another image size, stands in the way."""
 
 
 def is_own_file(path: Path) -> bool:

@@ -389,7 +389,7 @@ IMAGES = [np.zeros((8, 8, 3), np.uint8), [make_image()], "a.jpg", torch.zeros(3,
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: type(image).__name__)
 def test_what_is_no_picture_is_refused_in_a_sentence(model, image):
-    with pytest.raises(TypeError, match="expected a picture as `PIL.Image.open"):
+    with pytest.raises(TypeError, match="expected an image as `PIL.Image.open"):
         model.preprocess(image)
 
 

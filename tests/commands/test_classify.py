@@ -18,7 +18,7 @@ ROWS = 60
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """Pictures of one object each, embedded by the bundled model; colour kept, shape in a file."""
+    """Images of one object each, embedded by the bundled model; colour kept, shape in a file."""
     root = tmp_path_factory.mktemp("classify")
     model = clip_core.load("tiny")
     config = SampleConfig(ROWS, 5, one_object=True)

@@ -373,5 +373,5 @@ def test_lost_device_is_one_sentence_and_rejects_nothing(
     monkeypatch.setattr("pipelines.encoding.handler.encode_pairs", lost)
     assert run(manifest, tmp_path / "out", model_dir) == 1
     message = capsys.readouterr().err
-    assert "cannot encode even a blank picture (RuntimeError: CUDA error: device lost)" in message
+    assert "cannot encode even a blank image (RuntimeError: CUDA error: device lost)" in message
     assert "Traceback" not in message and not list(tmp_path.glob("out/*/*"))

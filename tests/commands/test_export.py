@@ -36,7 +36,7 @@ IMAGES, TEXTS = unit_vectors(60, 1), unit_vectors(60, 2)
 
 
 def scored_rows(**changes):
-    """Sixty rows, whose pictures are of every size that DataComp's rules tell apart."""
+    """Sixty rows, whose images are of every size that DataComp's rules tell apart."""
     return [
         {
             "uid": uid(number),

@@ -83,7 +83,7 @@ def test_filter_json_holds_conditions_counts_and_provenance(scored):
         ("where similarity < 0.8", 5),
         ("where text <> 'caption 1'", 4),
         ("similarity >= 0.5 (top 0.5)", 3),
-        ("one row for each picture", 3),
+        ("one row for each image", 3),
     ]
     assert record["options"]["top_fraction"] == 0.5 and record["options"]["dedup"] == "exact"
     assert record["fingerprint"] == {"checkpoint_sha256": "c0ffee"}
@@ -182,7 +182,7 @@ def test_one_of_several_models_is_named(tmp_path, capsys):
 
 @pytest.mark.parametrize("write", [write_tar, write_parquet])
 def test_kept_rows_are_a_manifest_again(tmp_path, model_dir, write):
-    """Members of tars and inline pictures have no file of their own: they are read where they were."""
+    """Members of tars and inline images have no file of their own: they are read where they were."""
     manifest = write(tmp_path / "data")
     assert run(manifest, tmp_path / "run", model_dir) == 0
     assert (

@@ -87,7 +87,7 @@ def test_cut_keeps_the_default_fraction(page):
 
 def test_pictures_are_embedded_and_missing_ones_say_why(page):
     found = Page(page)
-    assert found.tags.count("img") + page.count("no picture: not found") == 9
+    assert found.tags.count("img") + page.count("no image: not found") == 9
     assert 3 <= found.tags.count("img") <= 6
     assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in found.links)
 

@@ -61,7 +61,7 @@ def test_empty_table_has_no_nearest(tmp_path):
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory, model_dir):
-    """Pictures embedded by a small random model, which run.json names."""
+    """Images embedded by a small random model, which run.json names."""
     root = tmp_path_factory.mktemp("search")
     model = clip_core.load(str(model_dir))
     images = [make_image(70, 60, seed=n).rotate(70 * n) for n in range(5)]

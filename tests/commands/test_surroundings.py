@@ -40,7 +40,7 @@ SURROUNDINGS = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, model_dir):
-    """Three pictures with captions that not every console can show, and a model."""
+    """Three images with captions that not every console can show, and a model."""
     root = tmp_path_factory.mktemp("surroundings")
     (root / "model").symlink_to(model_dir)
     lines = []

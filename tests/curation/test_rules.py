@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
 def rows(*changes):
     fine = {
         "uid": "u",
-        "text": "a picture of a dog",
+        "text": "an image of a dog",
         "original_width": 300,
         "original_height": 400,
         "similarity": 0.31,
@@ -245,7 +245,7 @@ def test_type_that_duckdb_does_not_read_is_named():
 
 def test_fault_in_the_data_is_a_sentence_too():
     rule = sql_rule("cast(text AS int) > 3", SCHEMA)
-    with pytest.raises(PredicateError, match="Could not convert string 'a picture of a dog'"):
+    with pytest.raises(PredicateError, match="Could not convert string 'an image of a dog'"):
         kept(rule, {})
 
 

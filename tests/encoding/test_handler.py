@@ -41,7 +41,7 @@ def handler(model_dir):
 
 
 def chunks(count, tokenizer, rows=5, shared=False):
-    """Chunks as Prepare hands them on; with `shared`, two captions have one picture."""
+    """Chunks as Prepare hands them on; with `shared`, two captions have one image."""
     made = []
     for first in range(0, count, rows):
         numbers = range(first, min(first + rows, count))
@@ -259,7 +259,7 @@ def test_row_that_breaks_its_batch_is_rejected_alone(handler, tokenizer, fails, 
 def test_machine_that_encodes_nothing_fails_and_rejects_no_row(handler, tokenizer, fails, error):
     fails(error, when=lambda pixels: True)
     batch = chunks(8, tokenizer)
-    with pytest.raises(EncoderFailedError, match="cannot encode even a blank picture"):
+    with pytest.raises(EncoderFailedError, match="cannot encode even a blank image"):
         handler.run_inference(batch, handler.load_model())
     assert not rejects(batch)
 

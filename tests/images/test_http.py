@@ -52,7 +52,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server():
     server = Server(("0.0.0.0", 0), Handler)
-    server.hits, server.answers = [], {"/a.png": (200, {}, b"picture")}
+    server.hits, server.answers = [], {"/a.png": (200, {}, b"image")}
     server.port = server.server_address[1]
     server.root = f"http://127.0.0.1:{server.port}/"
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
@@ -171,8 +171,8 @@ def test_http_is_off_unless_listed(server, loopback_allowed):
 
 
 def test_listed_prefix_is_read(server, loopback_allowed):
-    assert fetch(server.root + "a.png", server.root) == b"picture"
-    assert fetch(server.root.upper() + "a.png", server.root) == b"picture"
+    assert fetch(server.root + "a.png", server.root) == b"image"
+    assert fetch(server.root.upper() + "a.png", server.root) == b"image"
     server.answers["/a%20b%C3%A9.png"] = (200, {}, b"quoted")
     assert fetch(server.root + "a bé.png?w=1 0", server.root) == b"quoted"
     assert server.hits[-1] == "/a%20b%C3%A9.png?w=1%200"
@@ -227,7 +227,7 @@ def test_redirect_is_checked_like_a_first_request(server, monkeypatch):
 def test_redirects_are_followed_within_the_prefix_and_counted(server, loopback_allowed):
     server.answers["/r"] = (301, {"Location": "/in/r"}, b"")
     server.answers["/in/r"] = (307, {"Location": "../a.png"}, b"")
-    assert fetch(server.root + "r", server.root) == b"picture"
+    assert fetch(server.root + "r", server.root) == b"image"
     assert fault_of(server.root + "in/r", server.root + "in/").reason is Reason.NOT_ALLOWED
     server.answers["/loop"] = (302, {"Location": "/loop"}, b"")
     server.hits.clear()
@@ -261,15 +261,15 @@ def test_status_decides_between_reject_and_another_attempt(
 
 def test_short_body_is_read_again(server, loopback_allowed):
     short = (200, {"Content-Length": "7"}, b"pict")
-    server.answers["/x"] = [short, short, (200, {}, b"picture")]
-    assert fetch(server.root + "x", server.root) == b"picture"
+    server.answers["/x"] = [short, short, (200, {}, b"image")]
+    assert fetch(server.root + "x", server.root) == b"image"
 
 
 def test_server_may_ask_for_patience(server, loopback_allowed):
-    server.answers["/x"] = [(429, {"Retry-After": "7"}, b""), (503, {}, b""), (200, {}, b"picture")]
+    server.answers["/x"] = [(429, {"Retry-After": "7"}, b""), (503, {}, b""), (200, {}, b"image")]
     waits = []
     policy = FetchPolicy(allowed=(server.root,), retries=RETRIES)
-    assert fetch_image(make_row(url=server.root + "x"), policy, sleep=waits.append) == b"picture"
+    assert fetch_image(make_row(url=server.root + "x"), policy, sleep=waits.append) == b"image"
     assert waits == [7.0, 0.0]
 
 
@@ -383,16 +383,16 @@ def test_broken_server_is_one_reject(loopback_allowed, answer):
 
 @pytest.fixture(scope="module")
 def authority():
-    """A certificate of `pictures.example`, signed by itself."""
+    """A certificate of `images.example`, signed by itself."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pictures.example")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "images.example")])
     now = datetime.datetime.now(datetime.timezone.utc)
-    names = x509.SubjectAlternativeName([x509.DNSName("pictures.example")])
+    names = x509.SubjectAlternativeName([x509.DNSName("images.example")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now - datetime.timedelta(days=1))
     builder = builder.not_valid_after(now + datetime.timedelta(days=1)).add_extension(names, False)
@@ -406,7 +406,7 @@ def authority():
 
 
 @pytest.mark.parametrize(
-    ("host", "reason"), [("pictures.example", None), ("other.example", Reason.FETCH_FAILED)]
+    ("host", "reason"), [("images.example", None), ("other.example", Reason.FETCH_FAILED)]
 )
 def test_certificate_is_checked_against_the_name_and_not_the_address(
     server, authority, tmp_path, monkeypatch, loopback_allowed, host, reason
@@ -422,7 +422,7 @@ def test_certificate_is_checked_against_the_name_and_not_the_address(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **settings: here)
     root = f"https://{host}:{server.port}/"
     if reason is None:
-        assert fetch(root + "a.png", root) == b"picture"
+        assert fetch(root + "a.png", root) == b"image"
     else:
         fault = fault_of(root + "a.png", root)
         assert fault.reason is reason and "CERTIFICATE_VERIFY_FAILED" in fault.detail

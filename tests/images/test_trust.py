@@ -35,7 +35,7 @@ def no_plots(monkeypatch):
 
 @pytest.fixture
 def private(tmp_path):
-    """A directory that nobody allowed, with a picture, and manifests with the picture in them."""
+    """A directory that nobody allowed, with an image, and manifests with the image in them."""
     folder = tmp_path / "private"
     folder.mkdir()
     (folder / "secret.png").write_bytes(PICTURE)
@@ -105,7 +105,7 @@ def unit_of(path, **changes):
 
 
 def image_cases(private, run):
-    """Row, options and unit of a run, each of which leads to the picture."""
+    """Row, options and unit of a run, each of which leads to the image."""
     secret, own = str(private / "secret.png"), str(run / "m.jsonl")
     listed = str(private / "m.jsonl")
     return {
@@ -160,7 +160,7 @@ def test_picture_that_only_the_run_names_is_not_read(tmp_path, private, opened, 
 
 
 def manifest_cases(private, run):
-    """Row, options and unit of a run, each of which leads to a manifest with the picture in it."""
+    """Row, options and unit of a run, each of which leads to a manifest with the image in it."""
     table, tar = str(private / "m.parquet"), str(private / "m.tar")
     return {
         "table": ({"source": table}, {}, None),
@@ -206,7 +206,7 @@ def test_spelling_that_the_filesystem_reads_otherwise_is_not_opened(
     assert not [uri for uri in opened if uri.startswith((str(private), f"file:{private}"))]
 
 
-@pytest.mark.parametrize("door", ["manifest", "manifest of a unit", "picture", "picture by root"])
+@pytest.mark.parametrize("door", ["manifest", "manifest of a unit", "image", "image by root"])
 def test_no_address_is_asked_on_a_runs_word(tmp_path, private, listener, door):
     address, requests = listener
     own = str(tmp_path / "run" / "m.jsonl")
@@ -217,12 +217,12 @@ def test_no_address_is_asked_on_a_runs_word(tmp_path, private, listener, door):
             {},
             unit_of(private / "m.parquet", uri=f"{address}/m.parquet"),
         ),
-        "picture": (
+        "image": (
             {"source": own, "url": f"{address}/a.png"},
             {"allow_images_from": [f"{address}/", "http://"]},
             None,
         ),
-        "picture by root": ({"source": own, "url": "a.png"}, {"image_root": address}, None),
+        "image by root": ({"source": own, "url": "a.png"}, {"image_root": address}, None),
     }[door]
     run = write_run(tmp_path / "run", row, options, unit)
     page_of(run)
@@ -278,7 +278,7 @@ def test_pictures_in_the_runs_own_directory_are_shown(tmp_path):
 )
 def test_unit_of_another_form_costs_only_its_pictures(tmp_path, unit):
     row = {"source": str(tmp_path / "run/m.jsonl"), "url": "a.png"}
-    assert "no picture" in page_of(write_run(tmp_path / "run", row, unit=unit))
+    assert "no image" in page_of(write_run(tmp_path / "run", row, unit=unit))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_unit_of_another_form_costs_only_its_pictures(tmp_path, unit):
 @pytest.mark.parametrize("flags", [(), ("--trust_run",)])
 def test_options_of_another_form_cost_only_pictures(tmp_path, options, flags):
     row = {"source": str(tmp_path / "run/m.parquet"), "url": "a.png"}
-    assert "no picture" in page_of(write_run(tmp_path / "run", row, options), *flags)
+    assert "no image" in page_of(write_run(tmp_path / "run", row, options), *flags)
 
 
 def test_remedy_can_be_pasted_whatever_the_run_names(tmp_path, capsys):

@@ -23,7 +23,7 @@ COUNT = 40
 
 @pytest.fixture(scope="module")
 def tar():
-    """Pictures that cannot be packed, so that a cut lies as far into the tar as into its packing."""
+    """Images that cannot be packed, so that a cut lies as far into the tar as into its packing."""
     noise = random.Random(0).randbytes
     return make_tar(*(m for n in range(COUNT) for m in sample(f"{n:04d}", noise(9000))))
 

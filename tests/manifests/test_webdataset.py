@@ -126,12 +126,12 @@ def test_links_and_devices_are_refused(tmp_path, kind):
 
 
 def test_directories_are_no_samples(tmp_path):
-    """`tar cf shard.tar pictures/` writes one first, and one for each folder inside."""
-    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    """`tar cf shard.tar images/` writes one first, and one for each folder inside."""
+    (tmp_path / "images" / "more").mkdir(parents=True)
     for name, data in [*sample("1"), *sample("more/2")]:
-        (tmp_path / "pictures" / name).write_bytes(data)
+        (tmp_path / "images" / name).write_bytes(data)
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        tar.add(tmp_path / "pictures", "pictures")
+        tar.add(tmp_path / "images", "images")
     found = read(tmp_path, (tmp_path / "shard.tar").read_bytes())
     assert sorted(row.uid for row in found) == ["1", "2"]
     assert [row.source_row for row in found] == [0, 1]

@@ -137,7 +137,7 @@ def test_store_with_errors_of_its_own_costs_only_its_pictures(tmp_path, monkeypa
 
 
 def test_what_is_no_picture_says_so(tmp_path):
-    (tmp_path / "0.png").write_text(json.dumps({"not": "a picture"}))
+    (tmp_path / "0.png").write_text(json.dumps({"not": "an image"}))
     (found,) = thumbnails([Scored(str(tmp_path / "m.jsonl"), 0, "0.png")], {}, {}, MINE)
     assert found.reason == "not an image"
 
@@ -148,8 +148,8 @@ def test_no_rows_give_no_thumbnails():
 
 def test_manifest_is_read_as_the_tables_say_it_was(tmp_path, pictures):
     """Whatever run.json says: it may be of a later run, begun elsewhere."""
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "0.png").write_bytes(pictures[0])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(pictures[0])
     columns = {"shot": pictures, "words": ["a"] * 4}
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     data = io.BytesIO()
@@ -161,7 +161,7 @@ def test_manifest_is_read_as_the_tables_say_it_was(tmp_path, pictures):
     (tmp_path / "m.tar").write_bytes(data.getvalue())
     (tmp_path / "m.jsonl").write_text('{"at": "0.png", "words": "a"}\n')
     requests = {
-        "m.jsonl": {"image_column": "at", "image_root": str(tmp_path / "pictures")},
+        "m.jsonl": {"image_column": "at", "image_root": str(tmp_path / "images")},
         "m.parquet": {"image_column": "shot"},
         "m.tar": {"image_column": "seg.png"},
     }

@@ -52,10 +52,10 @@ def test_progress_goes_to_the_stderr_of_the_moment():
 
 def test_meter_draws_a_bar_on_a_terminal():
     stream = Terminal()
-    with meter(9, "pictures", stream) as count:
+    with meter(9, "images", stream) as count:
         count(4)
         count(3)
-    assert "7/9" in stream.getvalue() and "pictures" in stream.getvalue()
+    assert "7/9" in stream.getvalue() and "images" in stream.getvalue()
 
 
 def test_meter_prints_plain_lines_now_and_then_elsewhere():

@@ -46,7 +46,7 @@ def assert_consistent(output, rejected):
 
 @pytest.fixture
 def failed(tmp_path, model_dir):
-    """An output with three rejects whose pictures have been mended since."""
+    """An output with three rejects whose images have been mended since."""
     manifest = write_jsonl(tmp_path / "data")
     assert run(manifest, tmp_path / "out", model_dir, "--keep_columns", "n") == 0
     assert_consistent(tmp_path / "out", BAD)
@@ -218,7 +218,7 @@ def test_unit_whose_files_are_of_two_attempts_is_done_again(failed, model_dir):
     about[RESULT_KEY] = record[RESULT_KEY]
     pq.write_table(table.replace_schema_metadata(about), path)
     assert run(manifest, output, model_dir, *flags) == 0
-    assert_consistent(output, [5, 8])  # the picture of row 2 has been mended meanwhile
+    assert_consistent(output, [5, 8])  # the image of row 2 has been mended meanwhile
 
 
 def test_unit_is_written_down_without_credentials_and_then_asked_for():

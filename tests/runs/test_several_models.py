@@ -1,4 +1,4 @@
-"""One pass over the pictures for several models, and what comes after it."""
+"""One pass over the images for several models, and what comes after it."""
 
 import json
 

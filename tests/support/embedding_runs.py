@@ -1,4 +1,4 @@
-"""Manifests of drawn pictures, and what `embed` makes of them."""
+"""Manifests of drawn images, and what `embed` makes of them."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipelines import embed
 
 
 def write_manifest(folder, rows=20):
-    """A JSONL manifest of pictures, three of which cannot be embedded, and an empty caption."""
+    """A JSONL manifest of images, three of which cannot be embedded, and an empty caption."""
     (folder / "images").mkdir(parents=True)
     lines = []
     for number in range(rows):

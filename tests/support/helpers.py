@@ -1,4 +1,4 @@
-"""Small things that many tests make: models, pictures, rows, plans."""
+"""Small things that many tests make: models, images, rows, plans."""
 
 from __future__ import annotations
 

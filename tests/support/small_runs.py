@@ -11,7 +11,7 @@ from helpers import encode_image, flags_over, make_image
 from pipelines import embed
 
 ROWS = 12
-BAD = {2: b"", 5: b"<html>", 8: None}  # empty, no picture, and not there at all
+BAD = {2: b"", 5: b"<html>", 8: None}  # empty, no image, and not there at all
 
 
 def picture(number, mended=False):

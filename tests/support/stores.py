@@ -205,7 +205,7 @@ def seeded(seed: int, rate: float = 0.3, burst: int = 3) -> Schedule:
 
 
 def is_media(method: str, path: str) -> bool:
-    """Tells whether a request is for the bytes of a picture."""
+    """Tells whether a request is for the bytes of an image."""
     in_gcs = "/storage/v1/" in path
     asks_bytes = "alt=media" in path if in_gcs else "?list-type" not in path
     return method == "GET" and ".jpg" in path and asks_bytes

@@ -68,7 +68,7 @@ def test_wrong_picture_counts_against_every_row_of_its_caption():
     captions = torch.tensor([[1], [1], [2]])
     to_text, to_image = retrieval_recall(image, text, 1, captions)
     assert to_text == pytest.approx(2 / 3)
-    assert to_image == pytest.approx(2 / 3)  # of the last caption the wrong picture is nearest
+    assert to_image == pytest.approx(2 / 3)  # of the last caption the wrong image is nearest
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from helpers import plan
-from pipelines.manifests.nested_json import MAX_DEPTH, TooDeepError, read_json
 from pipelines.manifests.units import read_unit
 from pipelines.records import Reject
+from pipelines.storage.foreign_json import MAX_DEPTH, TooDeepError, read_json
 from schemas.rejects import Reason
 from tars import make_tar
 
