@@ -35,6 +35,7 @@ EXTRAS = {
     "s3": ["s3fs>=2024.6"],
     "test": [
         # flask and flask-cors are all that moto's S3 server needs of its large extra `server`.
+        "cryptography",
         "gcp-storage-emulator",
         "moto[s3]>=5",
         "s3fs>=2024.6",

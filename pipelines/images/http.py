@@ -14,9 +14,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from typing import Any
 from urllib.parse import urljoin
 
 from pipelines.images.sources import RefusedURL, Url, parse_url
@@ -28,6 +29,8 @@ _CHUNK_BYTES = 1 << 16
 _HEADERS = {"User-Agent": "clip-beam", "Accept": "image/*", "Accept-Encoding": "identity"}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
+Clock = Callable[[], float]
+Timer = Callable[[float, Callable[..., None], Iterable[Any]], threading.Timer]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -54,15 +57,49 @@ class ShortBodyError(ConnectionError):
     """A body that ended before its Content-Length."""
 
 
-def read_http(text: str, allowed: Callable[[Url], bool], max_bytes: int) -> bytes:
+class _Deadline:
+    """The end of an attempt."""
+
+    def __init__(self, clock: Clock, timer: Timer) -> None:
+        self._clock, self._timer = clock, timer
+        self._end = clock() + MAX_SECONDS
+
+    @property
+    def is_over(self) -> bool:
+        return self._clock() >= self._end
+
+    @property
+    def left(self) -> float:
+        """Seconds, never none, as some calls take 0 for no limit."""
+        return max(self._end - self._clock(), 0.001)
+
+    def alarm(self, call: Callable[..., None], *arguments: Any) -> threading.Timer:
+        """Makes the call when the time is over, unless the alarm is cancelled."""
+        alarm = self._timer(self.left, call, arguments)
+        alarm.daemon = True
+        alarm.start()
+        return alarm
+
+
+def read_http(
+    text: str,
+    allowed: Callable[[Url], bool],
+    max_bytes: int,
+    clock: Clock = time.monotonic,
+    timer: Timer = threading.Timer,
+) -> bytes:
     """Reads a URL's body, following redirects to where `allowed` says yes.
+
+    Args:
+        clock: tells the time, seconds.
+        timer: makes what calls when the time is over, by that clock.
 
     Raises:
         RefusedURL: if the URL, or one that it redirects to, must not be opened.
         TooManyBytes: if the body has more than `max_bytes` bytes.
         HttpStatusError, OSError, http.client.HTTPException: as the server and the network fail.
     """
-    deadline = time.monotonic() + MAX_SECONDS
+    deadline = _Deadline(clock, timer)
     for _ in range(MAX_REDIRECTS + 1):
         url = parse_url(text)
         if not allowed(url):
@@ -97,23 +134,21 @@ def _is_global(address: Address) -> bool:
 
 
 @contextmanager
-def _request(url: Url, deadline: float) -> Iterator[http.client.HTTPResponse]:
+def _request(url: Url, deadline: _Deadline) -> Iterator[http.client.HTTPResponse]:
     """Sends a GET request; when the time is over the connection breaks, whatever is under way."""
     connection = _connect(url, deadline)
     sock = connection.sock  # which the connection forgets when the server is to close it
-    alarm = threading.Timer(_left(deadline), _break, [sock])
-    alarm.daemon = True
-    alarm.start()
+    alarm = deadline.alarm(_break, sock)
     try:
         if isinstance(sock, ssl.SSLSocket):
             sock.do_handshake()
         connection.request("GET", url.target, headers=_HEADERS)
         with connection.getresponse() as answer:
             yield answer
-        if time.monotonic() >= deadline:  # a body without a length seems whole where it broke
+        if deadline.is_over:  # a body without a length seems whole where it broke
             raise TimeoutError("the connection was broken")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        if time.monotonic() >= deadline:
+        if deadline.is_over:
             raise TimeoutError(f"not done within {MAX_SECONDS:.0f} s") from error
         raise
     finally:
@@ -121,11 +156,7 @@ def _request(url: Url, deadline: float) -> Iterator[http.client.HTTPResponse]:
         connection.close()
 
 
-def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
-
-
-def _connect(url: Url, deadline: float) -> http.client.HTTPConnection:
+def _connect(url: Url, deadline: _Deadline) -> http.client.HTTPConnection:
     """Connects to an address that was checked, and names the host to TLS and to the server."""
     connection = http.client.HTTPConnection(url.host, url.port)
     sock = _open_socket(_public_addresses(url), deadline)
@@ -167,15 +198,15 @@ def _public_addresses(url: Url) -> list[tuple[str, int]]:
     return addresses
 
 
-def _open_socket(addresses: list[tuple[str, int]], deadline: float) -> socket.socket:
+def _open_socket(addresses: list[tuple[str, int]], deadline: _Deadline) -> socket.socket:
     """Tries the addresses in order, each for its share of the time that is left."""
     for tried, address in enumerate(addresses[:-1]):
         try:
-            share = _left(deadline) / (len(addresses) - tried)
+            share = deadline.left / (len(addresses) - tried)
             return socket.create_connection(address, timeout=share)
         except OSError:
             continue
-    return socket.create_connection(addresses[-1], timeout=_left(deadline))
+    return socket.create_connection(addresses[-1], timeout=deadline.left)
 
 
 def _break(sock: socket.socket) -> None:

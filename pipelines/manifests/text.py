@@ -21,6 +21,7 @@ from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault, RawRow
 from pipelines.manifests.text_records import TOO_LONG, TextRecords, open_text
 from pipelines.records import Unit
 from pipelines.storage.compression import DamagedStream, is_compressed
+from pipelines.storage.foreign_json import TooDeepError, read_json
 from schemas.manifest import IMAGE_BYTES_NAMES, IMAGE_URI_NAMES, ManifestError
 from schemas.rejects import Reason
 
@@ -193,8 +194,10 @@ def _json_values(line: str, kept: tuple[str, ...]) -> dict[str, Any] | Fault:
     if _has_surrogate(line):
         return Fault(Reason.MALFORMED_ROW, _NOT_UTF8)
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        values = read_json(line)
+    except TooDeepError as error:
+        return Fault(Reason.MALFORMED_ROW, str(error))
+    except ValueError as error:
         return Fault(Reason.MALFORMED_ROW, f"not JSON: {error}")
     if not isinstance(values, dict):
         return Fault(Reason.MALFORMED_ROW, f"expected an object, got {type(values).__name__}")

@@ -29,6 +29,7 @@ from pipelines.manifests.tar_members import DamagedTar, Member, TarMembers
 from pipelines.records import Unit
 from pipelines.storage import reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed, is_compressed
+from pipelines.storage.foreign_json import read_json
 from pipelines.storage.foreign_names import escaped
 from pipelines.storage.redaction import redact
 from pipelines.storage.retries import AttemptsFailed, is_transient
@@ -155,8 +156,8 @@ def _wrong_count(uri: str, found: int) -> str | None:
     stats = uri.rpartition(".")[0] + "_stats.json"
     try:
         with reading.open_input(stats) as file:
-            expected = json.loads(file.read(_CHECK_BYTES))["successes"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+            expected = read_json(file.read(_CHECK_BYTES))["successes"]
+    except (ValueError, KeyError, TypeError):
         return None
     except OSError as error:  # stores also say 403 of a file that is not there
         if is_transient(error) or isinstance(error.__cause__, AttemptsFailed):
@@ -188,7 +189,7 @@ def _sample(file: BinaryIO, members: dict[str, Member], unit: Unit) -> dict[str,
     try:
         key = escaped(_split(next(iter(members.values())).name)[0])
         return _values(found, image, members[image].name if image else "", key, unit)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return Fault(Reason.MALFORMED_ROW, f"damaged text or json: {error}")
 
 
@@ -216,7 +217,7 @@ def _beginning(file: BinaryIO, member: Member, is_text: bool) -> str | None:
 def _values(
     found: dict[str, bytes], image: str | None, name: str, key: str, unit: Unit
 ) -> dict[str, Any] | Fault:
-    about = json.loads(found["json"]) if "json" in found else {}
+    about = read_json(found["json"]) if "json" in found else {}
     if not isinstance(about, dict):
         return Fault(Reason.MALFORMED_ROW, f"expected a json object, got {type(about).__name__}")
     columns = unit.columns

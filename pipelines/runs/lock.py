@@ -42,11 +42,21 @@ class LockLostError(RuntimeError):
 
 
 class RunLock:
-    """Says, while it is held, that this run and no other writes to an output."""
+    """Says, while it is held, that this run and no other writes to an output.
 
-    def __init__(self, output: str, clock: Callable[[], float] = time.time) -> None:
+    Args:
+        clock: tells the time, seconds since the epoch.
+        wait: waits for an event so many seconds, and tells whether it came.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        clock: Callable[[], float] = time.time,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+    ) -> None:
         self._uri = lock_uri(output)
-        self._clock = clock
+        self._clock, self._wait = clock, wait
         self._me = {
             "run": secrets.token_hex(8),
             **_place(),
@@ -100,7 +110,7 @@ class RunLock:
             raise _lost(self._uri)
 
     def _keep_renewing(self) -> None:
-        while not self._stop.wait(BEAT_S):
+        while not self._wait(self._stop, BEAT_S):
             with suppress(OSError):  # a store that fails for now is tried again
                 self._lost = self._lost or self._holder() != self._me["run"]
                 if not self._lost:

@@ -67,15 +67,21 @@ class AttemptsFailed(Exception):
 
 
 def with_retries(
-    call: Callable[[], T], policy: RetryPolicy, sleep: Callable[[float], None] = time.sleep
+    call: Callable[[], T],
+    policy: RetryPolicy,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """Calls until it works, at growing random intervals.
+
+    Args:
+        sleep: waits so many seconds, by `clock`.
 
     Raises:
         AttemptsFailed: from the last transient fault.
         Exception: whatever `call` raises that is not transient.
     """
-    began = time.monotonic()
+    began = clock()
     for attempt in range(1, policy.attempts + 1):
         try:
             return call()
@@ -83,7 +89,7 @@ def with_retries(
             if not is_transient(error):
                 raise
             wait_s = _wait(error, attempt, policy)
-            out_of_time = time.monotonic() - began + wait_s > policy.max_seconds
+            out_of_time = clock() - began + wait_s > policy.max_seconds
             if attempt == policy.attempts or out_of_time:
                 text = f"{attempt} attempts failed: {describe(error)}"
                 raise AttemptsFailed(text) from error

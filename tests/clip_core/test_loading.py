@@ -85,7 +85,8 @@ def test_hugging_face_form_of_a_vit_loads_with_equal_features(vit_dir, tmp_path,
 
 
 def test_hugging_face_itself_computes_the_same_features(vit_dir, inputs):
-    transformers = pytest.importorskip("transformers")
+    import transformers  # slow, and for two tests
+
     theirs = transformers.CLIPModel.from_pretrained(str(vit_dir)).eval()
     ours = clip_core.load(str(vit_dir))
     pixels, tokens = inputs
@@ -97,7 +98,8 @@ def test_hugging_face_itself_computes_the_same_features(vit_dir, inputs):
 
 
 def test_full_size_vit_of_hugging_face_gives_equal_embeddings(tmp_path):
-    transformers = pytest.importorskip("transformers")
+    import transformers  # slow, and for two tests
+
     torch.manual_seed(0)
     theirs = transformers.CLIPModel(transformers.CLIPConfig()).eval()  # the sizes of ViT-B/32
     theirs.save_pretrained(tmp_path)

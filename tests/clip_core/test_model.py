@@ -1,11 +1,9 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-import clip_core
 from clip_core.model import ACTIVATION_FUNCTIONS, Clip, l2_normalize, quick_gelu
 from clip_core.resnet import AttentionPool
 from clip_core.training.initialization import new_model
@@ -28,23 +26,6 @@ def tokens_of(tokenizer) -> torch.Tensor:
 @pytest.fixture(params=VARIANT_NAMES)
 def clip(request, tokenizer) -> Clip:
     return random_clip(request.param, tokenizer)
-
-
-@pytest.mark.parametrize("name", ["tiny-rn-even", "tiny-vit-one"])
-def test_features_and_logits_equal_the_golden_numbers(golden, name):
-    model = clip_core.load(str(golden / "models" / f"{name}.openai.pt"))
-    reference = np.load(golden / "models" / f"{name}.reference.npz")
-    pixels, tokens = (torch.from_numpy(reference[key]) for key in ("pixels", "tokens"))
-    per_image, per_text = model(pixels, tokens)
-    found = {
-        "image_features": model.encode_image(pixels),
-        "text_features": model.encode_text(tokens),
-        "logits_per_image": per_image,
-        "logits_per_text": per_text,
-    }
-    for key, value in found.items():
-        error = np.abs(value.numpy() - reference[key]).max() / np.abs(reference[key]).max()
-        assert error < 5e-5, key
 
 
 @torch.inference_mode()

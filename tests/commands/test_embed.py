@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import fsspec
 import numpy as np
@@ -110,22 +109,47 @@ def test_kept_categories_become_the_values_they_stand_for(tmp_path, model_dir):
     assert rejects["language"].to_pylist() == ["en"]
 
 
+# A run that stands still once it has written something, and says so.
+HELD_EMBED = """
+import sys, threading
+from pathlib import Path
+from pipelines import embed
+from pipelines.command_line import exits
+from pipelines.encoding import handler
+manifest, output, model = sys.argv[1:]
+whole = handler.encode_pairs
+def held(*arguments):
+    if any(Path(output, "embeddings").glob("*.parquet")):
+        print("half-way", flush=True)
+        threading.Event().wait()
+    return whole(*arguments)
+handler.encode_pairs = held
+flags = ["--manifest", manifest, "--output", output, "--model", model, "--rows_per_unit", "5"]
+exits.run(lambda: embed.main([*flags, "--batch_size", "10"]))
+"""
+
+
+def run_half_way(manifest, output, model_dir):
+    """Starts a run in a process, and returns it when some of its units are finished."""
+    command = [sys.executable, "-c", HELD_EMBED, str(manifest), str(output), str(model_dir)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job has SIGINT ignored, and its children, such as these tests, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert "half-way\n" in iter(process.stdout.readline, "")
+    return process
+
+
 def test_killed_run_completes_to_the_same_set(tmp_path, model_dir):
     manifest = write_manifest(tmp_path / "data", rows=60)
-    command = [
-        sys.executable,
-        "-c",
-        SLOW_EMBED,
-        str(manifest),
-        str(tmp_path / "out"),
-        str(model_dir),
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/embeddings/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = run_half_way(manifest, tmp_path / "out", model_dir)
+    process.kill()
+    process.communicate()
     done = len(list(tmp_path.glob("out/embeddings/*.parquet")))
     assert 0 < done < 12 and not (tmp_path / "out" / "_SUCCESS").exists()
     assert run(manifest, tmp_path / "out", model_dir, "--rows_per_unit", "5") == 0
@@ -134,44 +158,10 @@ def test_killed_run_completes_to_the_same_set(tmp_path, model_dir):
     assert reasons(tmp_path / "out") == reasons(tmp_path / "whole")
 
 
-# A run that waits a little in each batch, so that a signal meets it half-way.
-SLOW_EMBED = """
-import sys, time
-from pipelines import embed
-from pipelines.command_line import exits
-from pipelines.encoding import handler
-whole = handler.encode_pairs
-def slow(*arguments):
-    time.sleep(0.3)
-    return whole(*arguments)
-handler.encode_pairs = slow
-manifest, output, model = sys.argv[1:]
-flags = ["--manifest", manifest, "--output", output, "--model", model, "--rows_per_unit", "5"]
-exits.run(lambda: embed.main(flags))
-"""
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_ends_the_run_with_its_status(tmp_path, model_dir, number, status):
     manifest = write_manifest(tmp_path / "data", rows=60)
-    command = [
-        sys.executable,
-        "-c",
-        SLOW_EMBED,
-        str(manifest),
-        str(tmp_path / "out"),
-        str(model_dir),
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job has SIGINT ignored, and its children, such as these tests, too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while not list(tmp_path.glob("out/embeddings/*.parquet")) and process.poll() is None:
-        time.sleep(0.02)
+    process = run_half_way(manifest, tmp_path / "out", model_dir)
     process.send_signal(number)
     _, message = process.communicate(timeout=60)
     assert process.returncode == status

@@ -9,28 +9,13 @@ import pyarrow.dataset as ds
 import pytest
 
 from helpers import ROOT, encode_image, make_image
+from pipelines import cli
 
 COMMANDS = """
-import sys
+import json, sys
 from pipelines import cli
 from pipelines.command_line import exits
-root, out = sys.argv[1:]
-run = ["--input", out + "/run"]
-job = ["--manifest", root + "/m.jsonl", "--output", out + "/run", "--model", root + "/model"]
-plot = ["--truth_column", "kind", "--confusion_plot", out + "/plot.png"]
-labels = ["--labels", "red,猫", *plot]
-LINES = [
-    ["check", *job],
-    ["embed", *job, "--keep_columns", "kind"],
-    ["filter", *run, "--output", out + "/kept", "--top_fraction", "0.5"],
-    ["classify", *run, "--output", out + "/labels", "--trust_run", *labels],
-    ["search", *run, "--text", "a cat", "--trust_run", "--html", out + "/found.html"],
-    ["report", *run, "--output", out + "/page.html"],
-    ["export", *run, "--output", out + "/export", "--format", "tables"],
-    ["convert", "--model", root + "/model", "--output", out + "/model"],
-    ["sample", "--output", out + "/sample", "--rows", "3"],
-]
-exits.run(lambda: max(cli.main(line) for line in LINES))
+exits.run(lambda: max(cli.main(line) for line in json.loads(sys.argv[1])))
 """
 TABLES = ("run/embeddings", "kept/kept", "labels/labels", "export/scores", "sample")
 # Several at once, as none has to do with the others.
@@ -66,6 +51,25 @@ def root(tmp_path_factory, model_dir):
     return root
 
 
+def command_lines(root, out):
+    """All commands, each after those whose output it reads."""
+    run = ["--input", f"{out}/run"]
+    job = ["--manifest", f"{root}/m.jsonl", "--output", f"{out}/run", "--model", f"{root}/model"]
+    plot = ["--truth_column", "kind", "--confusion_plot", f"{out}/plot.png"]
+    labels = ["--labels", "red,猫", *plot]
+    return [
+        ["check", *job],
+        ["embed", *job, "--keep_columns", "kind"],
+        ["filter", *run, "--output", f"{out}/kept", "--top_fraction", "0.5"],
+        ["classify", *run, "--output", f"{out}/labels", "--trust_run", *labels],
+        ["search", *run, "--text", "a cat", "--trust_run", "--html", f"{out}/found.html"],
+        ["report", *run, "--output", f"{out}/page.html"],
+        ["export", *run, "--output", f"{out}/export", "--format", "tables"],
+        ["convert", "--model", f"{root}/model", "--output", f"{out}/model"],
+        ["sample", "--output", f"{out}/sample", "--rows", "3"],
+    ]
+
+
 def run_all(root, out, *, closed="", umask=0o022, cwd=None, rc="", **variables):
     """Runs every command in one process; returns its exit status."""
     out.mkdir()
@@ -75,7 +79,7 @@ def run_all(root, out, *, closed="", umask=0o022, cwd=None, rc="", **variables):
     environment = {name: value for name, value in both.items() if value is not None}
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", COMMANDS]
     done = subprocess.run(
-        [*command, str(root), str(out)],
+        [*command, json.dumps(command_lines(root, out))],
         cwd=cwd or out,
         env=environment,
         umask=umask,
@@ -92,7 +96,9 @@ def tables(out):
 
 @pytest.fixture(scope="module")
 def usual(root):
-    assert run_all(root, root / "目录-usual") == 0
+    (root / "目录-usual").mkdir()
+    for line in command_lines(root, root / "目录-usual"):
+        assert cli.main(line) == 0
     return tables(root / "目录-usual")
 
 

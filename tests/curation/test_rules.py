@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.curation.rules import PRESETS, similarity_rule
-from pipelines.curation.sql_rules import PredicateError, sql_rule
+from pipelines.curation.sql_rules import MAX_DEPTH, PredicateError, sql_rule
 
 SCHEMA = pa.schema(
     [
@@ -107,13 +107,35 @@ def test_predicate_is_evaluated_on_the_columns_it_names(predicate, columns, expe
         ("similarity", "it gives float, not bool"),
         ("similarity > 0, true", "it gives struct<"),
         ("text = (SELECT content FROM read_text('/etc/hostname'))", "it has a subquery"),
-        ("+".join(["similarity"] * 900) + " > 1", "it is nested too deep"),
     ],
 )
 def test_what_is_no_predicate_is_refused_before_the_work(predicate, told):
     with pytest.raises(PredicateError, match="--where") as refused:
         sql_rule(predicate, SCHEMA)
     assert told in str(refused.value) and "\n" not in str(refused.value)
+
+
+NESTED = {
+    "operators": lambda depth: "+".join(["similarity"] * depth) + " > 1",
+    "functions": lambda depth: "abs(" * depth + "similarity" + ")" * depth + " > 0",
+    "parentheses": lambda depth: "(" * depth + "similarity" + ")" * depth + " > 0",
+    "negations": lambda depth: "not " * depth + "similarity > 0",
+    "cases": lambda depth: "case when " * depth + "similarity > 0" + " then true end" * depth,
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 5000])
+def test_predicate_that_is_nested_too_deep_is_refused(kind, depth):
+    with pytest.raises(PredicateError) as refused:
+        sql_rule(NESTED[kind](depth), SCHEMA)
+    reason = f"it is nested more than {MAX_DEPTH} deep; write it with fewer levels"
+    assert str(refused.value).endswith(": " + reason)
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_predicate_may_be_nested_deep(kind):
+    assert kept(sql_rule(NESTED[kind](MAX_DEPTH - 10), SCHEMA), {"similarity": 0.5}) == [True]
 
 
 @pytest.mark.parametrize(

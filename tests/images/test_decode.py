@@ -38,7 +38,6 @@ def bare_png(width, height):
 
 
 def test_golden_images_decode_equal_or_are_refused(golden):
-    arrays = np.load(golden / "pixels_224.npz")
     reasons = {}
     for path in sorted((golden / "images").iterdir()):
         try:
@@ -46,7 +45,8 @@ def test_golden_images_decode_equal_or_are_refused(golden):
         except RowFault as fault:
             reasons[path.name] = fault.reason
         else:
-            assert (found.pixels[0] == arrays[path.name]).all(), path.name
+            expected = np.asarray(Image.open(golden / "pixels" / f"{path.name}.png"))
+            assert (found.pixels[0].transpose(1, 2, 0) == expected).all(), path.name
     assert reasons == {
         "bad_bomb.png": Reason.TOO_MANY_PIXELS,
         "bad_html.jpg": Reason.NOT_AN_IMAGE,

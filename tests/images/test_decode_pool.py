@@ -101,8 +101,9 @@ def test_workers_are_reused_and_replaced_when_they_die(workers):
 
 
 def test_idle_worker_that_was_killed_is_replaced_and_no_image_blamed(workers):
-    os.kill(workers.decode(b"pid").original_width, signal.SIGKILL)
-    time.sleep(0.2)
+    worker = workers.decode(b"pid").original_width
+    os.kill(worker, signal.SIGKILL)
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)  # dead, and its status yet to be read
     assert workers.decode(encode_image(make_image())).original_width == 80
 
 

@@ -3,13 +3,21 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import fsspec
 import pytest
 
 from pipelines.runs import lock as run_lock
-from pipelines.runs.lock import STALE_S, LockLostError, OutputLockedError, RunLock, lock_uri
+from pipelines.runs.lock import (
+    BEAT_S,
+    STALE_S,
+    LockLostError,
+    OutputLockedError,
+    RunLock,
+    lock_uri,
+)
 from pipelines.storage import listing, reading, writing
 
 
@@ -133,27 +141,50 @@ def test_run_that_was_taken_over_notices_and_leaves_the_lock_alone(output):
     assert content(output)["run"] == "other"
 
 
-def test_lock_is_renewed_while_it_is_held(output, monkeypatch):
-    monkeypatch.setattr(run_lock, "BEAT_S", 0.02)
-    lock = acquired(output)
-    first = content(output)["seen"]
-    deadline = time.monotonic() + 10
-    while content(output)["seen"] == first and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert content(output)["seen"] > first
+class Beats:
+    """A clock that moves by the beats a lock waits for, at once; after some it stands still."""
+
+    def __init__(self, count):
+        self.left, self.now, self.over = count, 1000.0, threading.Event()
+
+    def clock(self):
+        return self.now
+
+    def wait(self, stop, seconds):
+        if not self.left:
+            self.over.set()
+            return stop.wait()
+        self.left -= 1
+        self.now += seconds
+        return False
+
+
+def held_for(output, beats):
+    """A lock that has been held for so many beats."""
+    time = Beats(beats)
+    lock = RunLock(output, time.clock, time.wait)
+    lock.acquire()
+    assert time.over.wait(60)
+    return lock
+
+
+def test_lock_is_renewed_while_it_is_held(output):
+    lock = held_for(output, beats=3)
+    assert (content(output)["began"], content(output)["seen"]) == (1000, 1000 + 3 * BEAT_S)
     lock.release()
+    assert not listing.exists(lock_uri(output))
 
 
 def test_store_that_fails_for_a_moment_does_not_end_the_renewal(output, monkeypatch):
-    monkeypatch.setattr(run_lock, "BEAT_S", 0.02)
-    lock = acquired(output)
-    with monkeypatch.context() as patch:
-        patch.setattr(writing, "write_atomically", failing)
-        time.sleep(0.1)
-    assert lock._thread.is_alive()
+    write, faults = writing.write_atomically, [ConnectionError("try again")]
+
+    def failing_once(uri, data):
+        if faults:
+            raise faults.pop()
+        write(uri, data)
+
+    monkeypatch.setattr(writing, "write_atomically", failing_once)
+    lock = held_for(output, beats=2)
+    assert not faults and content(output)["seen"] == 1000 + 2 * BEAT_S
     lock.check()
     lock.release()
-
-
-def failing(*arguments):
-    raise ConnectionError("try again")

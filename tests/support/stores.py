@@ -9,7 +9,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,11 +37,11 @@ class FaultyProxy(ThreadingHTTPServer):
 
     `schedule(method, path)` returns None, a status to answer with, or one of `reset` (the connection
     breaks in the middle of the body), `short` (the body ends early), `corrupt` (a byte of the body
-    is wrong) and `stall` (no answer). `requests` counts what arrived, `faults` what went wrong.
+    is wrong) and `stall` (no answer while it fails). `requests` counts what arrived, `faults`
+    what went wrong.
     """
 
     daemon_threads = True
-    stall_s = 5.0
 
     def __init__(self, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), _Forward)
@@ -51,16 +50,19 @@ class FaultyProxy(ThreadingHTTPServer):
         self.schedule: Schedule = lambda method, path: None
         self.requests: list[str] = []
         self.faults: list[Fault] = []
+        self.recovered = threading.Event()
         threading.Thread(target=self.serve_forever, args=[0.01], daemon=True).start()
 
     @contextmanager
     def failing(self, schedule: Schedule) -> Iterator[FaultyProxy]:
         self.schedule, before = schedule, self.schedule
         self.faults, self.requests = [], []
+        self.recovered = threading.Event()
         try:
             yield self
         finally:
             self.schedule = before
+            self.recovered.set()
 
     def handle_error(self, request, client_address) -> None:
         """Clients hang up on faults; that is what the tests are about."""
@@ -78,7 +80,7 @@ class _Forward(BaseHTTPRequestHandler):
         if fault is not None:
             proxy.faults.append(fault)
         if fault == "stall":
-            time.sleep(proxy.stall_s)
+            proxy.recovered.wait()
         if fault == "stall" or isinstance(fault, int):
             # Like GCS, which repeats what it was asked for; S3 answers in XML, or with nothing.
             says = json.dumps({"error": {"message": f"no {self.path}"}}).encode()
@@ -153,7 +155,6 @@ class Store:
 @contextmanager
 def emulators() -> Iterator[dict[str, Store]]:
     """Starts both stores, points the environment at them, and stops them again."""
-    pytest.importorskip("gcp_storage_emulator")
     from gcp_storage_emulator.server import create_server
     from moto.server import ThreadedMotoServer
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -19,7 +18,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server, asked = self.server, self.headers.get("Range")
         server.asked.append(asked)
-        time.sleep(server.wait_s)
+        server.may_answer.wait()
         first = int(asked[len("bytes=") : -1]) if asked and server.knows_ranges else 0
         body = server.body[first:]
         self.send_response_only(416 if not body else 206 if first else 200)
@@ -35,7 +34,8 @@ class Handler(BaseHTTPRequestHandler):
 def server(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.body, server.closes_after = [], MODEL, None
-    server.knows_ranges, server.wait_s = True, 0
+    server.knows_ranges, server.may_answer = True, threading.Event()
+    server.may_answer.set()
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/{{sha256}}/{{file}}"
     monkeypatch.setattr(published, "_ADDRESS", address)
@@ -111,9 +111,21 @@ def test_whole_file_with_other_bytes_is_thrown_away(server, tmp_path, partial):
     assert server.asked == [None, None]
 
 
-def all_at_once(tmp_path, count=4):
-    """Loads with several threads, and returns what each found or how it failed."""
-    found = []
+def all_at_once(server, tmp_path, monkeypatch, count=4):
+    """Loads with several threads, and returns what each found or how it failed.
+
+    The server answers once all have seen that the file is not there.
+    """
+    found, fetch, come = [], published._fetch, []
+    server.may_answer.clear()
+
+    def counted(*arguments):
+        come.append(1)
+        if len(come) == count:
+            server.may_answer.set()
+        return fetch(*arguments)
+
+    monkeypatch.setattr(published, "_fetch", counted)
 
     def run():
         try:
@@ -129,16 +141,15 @@ def all_at_once(tmp_path, count=4):
     return found
 
 
-def test_those_who_come_at_once_share_one_download(server, tmp_path):
-    server.wait_s = 0.1
-    assert all_at_once(tmp_path) == [MODEL] * 4
+def test_those_who_come_at_once_share_one_download(server, tmp_path, monkeypatch):
+    assert all_at_once(server, tmp_path, monkeypatch) == [MODEL] * 4
     assert server.asked == [None]
     assert [file.name for file in tmp_path.iterdir()] == ["RN50.pt"]
 
 
-def test_each_of_those_who_wait_for_wrong_bytes_says_so(server, tmp_path):
-    server.body, server.wait_s = MODEL[::-1], 0.05
-    found = all_at_once(tmp_path, 2)
+def test_each_of_those_who_wait_for_wrong_bytes_says_so(server, tmp_path, monkeypatch):
+    server.body = MODEL[::-1]
+    found = all_at_once(server, tmp_path, monkeypatch, 2)
     assert ["expected SHA-256" in str(error) for error in found] == [True, True]
 
 

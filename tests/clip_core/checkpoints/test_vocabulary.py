@@ -78,7 +78,8 @@ def test_written_vocabulary_reads_back(tmp_path, tokenizer):
 
 
 def test_hugging_face_tokenizes_with_the_written_vocabulary(tmp_path, tokenizer):
-    transformers = pytest.importorskip("transformers")
+    import transformers  # slow, and for one test
+
     write_vocabulary(tmp_path, tokenizer)
     theirs = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
     for text in ("a red circle", "a photo of a large blue star, on white"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import training_run
 from clip_core.training.evaluation import held_out_recall
 from clip_core.training.recipe import (
     PretrainConfig,
@@ -153,52 +154,23 @@ def test_held_out_recall_names_both_directions(tokenizer, pairs):
     assert all(0 <= value <= 1 for value in scores.values())
 
 
-TWO_PROCESSES = """
-import sys
-from pathlib import Path
-import numpy as np
-import torch, torch.distributed as dist
-torch.set_num_threads(1)
-sys.path.insert(0, "tests/support")
-from helpers import random_clip
-from clip_core.training.bpe import learn_merges
-from clip_core.training.trainer import Pairs, PretrainConfig, Trainer
-from clip_core.tokenizer import Tokenizer
-if "--alone" not in sys.argv:
-    dist.init_process_group("gloo")
-tokenizer = Tokenizer(learn_merges(["a red circle"], 600), 32)
-pixels = np.random.default_rng(0).integers(0, 256, (32, 3, 64, 64), dtype=np.uint8)
-pairs = Pairs(pixels, tokenizer.tokenize([f"a red circle {n}" for n in range(32)]))
-config = PretrainConfig(epochs=1, batch_size=8, warmup_steps=2, learning_rate=1e-4)
-trainer = Trainer(random_clip(sys.argv[2], tokenizer), pairs, config, Path(sys.argv[1]))
-losses = []
-trainer.run(lambda report: losses.append(report.loss))
-if trainer.rank == 0:
-    print("losses", *losses)
-"""
-
-
-def losses_of(arguments, tmp_path):
-    root = ROOT
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+def losses_of_two_processes(folder, variants):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=root,
-        env=environment,
+        [sys.executable, *launcher, training_run.__file__, str(folder), *variants],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=100,
     )
-    line = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
-    return [float(value) for value in line.split()[1:]]
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("losses")]
+    return {variant: [float(value) for value in values] for _, variant, *values in lines}
 
 
-@pytest.mark.parametrize("variant", ["tiny-rn", "tiny-vit"])
-def test_two_processes_and_one_give_equal_losses(tmp_path, variant):
-    script = tmp_path / "run.py"
-    script.write_text(TWO_PROCESSES)
-    alone = losses_of([str(script), str(tmp_path / "a.pt"), variant, "--alone"], tmp_path)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    both = losses_of([*launcher, str(script), str(tmp_path / "b.pt"), variant], tmp_path)
-    assert len(alone) == 4
-    assert both == pytest.approx(alone, abs=1e-4)
+def test_two_processes_and_one_give_equal_losses(tmp_path):
+    variants = ("tiny-rn", "tiny-vit")
+    both = losses_of_two_processes(tmp_path, variants)
+    for variant in variants:
+        alone = training_run.losses(variant, tmp_path / f"alone-{variant}.pt")
+        assert len(alone) == 4
+        assert both[variant] == pytest.approx(alone, abs=1e-4)
