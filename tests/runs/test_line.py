@@ -9,7 +9,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.typehints.typehints import Any
+from apache_beam.typehints.typehints import Any, Tuple
 
 from embedding_runs import run, write_manifest
 from graphs import element_types
@@ -71,7 +71,7 @@ def test_graph_is_one_line_without_grouping_and_with_types(manifest, model_dir, 
     types = [list(node.outputs.values())[0].element_type for node in leaves[behind:]]
     assert types[0] == Chunk and types[-1] == UnitResult
     assert Any not in element_types(pipeline).values()
-    assert Unit in [list(node.outputs.values())[0].element_type for node in leaves[:behind]]
+    assert Tuple[Unit, ...] in [list(n.outputs.values())[0].element_type for n in leaves[:behind]]
 
 
 class Faulty(beam.DoFn):
