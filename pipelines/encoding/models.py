@@ -13,6 +13,7 @@ import clip_core.loading
 from clip_core.inference.ready import ready_to_encode
 from clip_core.load_options import LoadOptions
 from clip_core.loading import ClipModel
+from pipelines.command_line import exits
 from pipelines.engine.cores import Threads, threads_for
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
@@ -145,7 +146,11 @@ class RunModels:
                 "already; leave it out"
             )
         own = specs if here else tuple(replace(spec, device="cpu") for spec in specs)
+        before = torch.get_num_threads()
         found = load_models(own)
+        if found.threads.torch is not None:
+            exits.put_back(torch.set_num_threads, before)
+            torch.set_num_threads(found.threads.torch)  # they may have been loaded by a run before
         return cls(tuple(named), specs, found.models, found.threads)
 
     def fingerprint(self, resampling: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from importlib import import_module
 import fsspec
 import pyarrow as pa
 import pytest
+import torch
 
 from pipelines import cli
 from pipelines import filter as filtering
@@ -33,6 +34,8 @@ def host(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", hook)
     monkeypatch.setattr(fsspec.config, "conf", {"s3": {"anon": True}})
     root.addHandler(handler)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)  # neither 1 nor, on most machines, all cores
 
     def look():
         loggers = [logging.getLogger(name) for name in LOGGERS]
@@ -44,16 +47,20 @@ def host(monkeypatch):
             "stores": json.dumps(fsspec.config.conf),
             "signals": [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)],
             "pool": pa.default_memory_pool().backend_name,
+            "threads": torch.get_num_threads(),
             "streams": (sys.stdout, sys.stderr, getattr(sys.stdout, "errors", None)),
         }
 
     yield look
     root.removeHandler(handler)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
-def test_run_leaves_the_process_as_it_was(tmp_path, model_dir, host, status):
+def test_run_leaves_the_process_as_it_was(tmp_path, model_dir, host, status, monkeypatch):
     from pipelines import embed
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # else torch's threads are left alone
 
     rows = ["url,text\n", "url,text\nnone.jpg,x\n", "a,b\n1,2\n"]  # none, one reject, no manifest
     (tmp_path / "m.csv").write_text(rows[status])
