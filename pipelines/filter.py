@@ -25,6 +25,7 @@ from pipelines.curation.kept_mask import Selection
 from pipelines.curation.kept_rows import KEPT, OUTPUTS, KeptRows, is_kept
 from pipelines.curation.language import english_rule
 from pipelines.curation.near_duplicates import near_duplicates
+from pipelines.curation.not_near import not_near_rule
 from pipelines.curation.row_lists import DROP, KEEP, list_rule, useless_lists
 from pipelines.curation.rules import PRESETS, Preset, Rule, similarity_rule
 from pipelines.curation.sql_rules import PredicateError, sql_rule
@@ -41,7 +42,7 @@ from pipelines.output.scored_tables import (
 )
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from pipelines.storage import uris
-from pipelines.storage.redaction import redacted
+from pipelines.storage.redaction import redact, redacted
 from schemas.embeddings import model_column
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Plan:
     Attributes:
         rules: conditions on columns other than the score, in their order: lists come first, so
             that they see every row.
+        distant: conditions on the embedding, which come after the score, as they take longer.
         min_similarity, top_fraction: the condition on the score; one of them or neither.
         score, embedding: columns of the model.
         leaves_out: what of a preset cannot be done here, and why; or None.
@@ -68,6 +70,7 @@ class Plan:
     top_fraction: float | None
     score: str
     embedding: str
+    distant: tuple[Rule, ...] = ()
     leaves_out: str | None = None
 
 
@@ -137,12 +140,24 @@ def prepare(config: FilterConfig) -> Plan:
         config.top_fraction if asked else preset.top_fraction,
         model_column("similarity", name),
         model_column("image_embedding", name),
+        tuple(_distant_rules(config, tables.of_model(name))),
         WITHOUT_LANGUAGE if preset.english and not english else None,
     )
-    columns = [*(column for rule in rules for column in rule.columns), plan.score]
+    checked = (*rules, *plan.distant)
+    columns = [*(column for rule in checked for column in rule.columns), plan.score]
     columns += [plan.embedding] if config.dedup == "near" else []
     check_columns(tables.schema, columns, tables.embeddings[0])
     return plan
+
+
+def _distant_rules(config: FilterConfig, tables: ScoredTables) -> Iterator[Rule]:
+    for root in config.not_near:
+        try:
+            other = open_whole(root, config.allow_incomplete)
+        except ScoredTablesError as error:
+            told = str(error).replace("`--input`", "`--not_near`")
+            raise ScoredTablesError(f"`--not_near` {redact(root)}: {told}") from None
+        yield not_near_rule(tables, other, config.not_near_cosine)
 
 
 def _open(config: FilterConfig) -> ScoredTables:
@@ -164,7 +179,7 @@ def select(plan: Plan, config: FilterConfig, options: PipelineOptions | None) ->
         ScoredTablesError, PredicateError, OSError: if a table cannot be read or a predicate fails.
     """
     rows = row_count(plan.tables.embeddings)
-    rules = [*plan.rules, *score_rules(plan, options)]
+    rules = [*plan.rules, *score_rules(plan, options), *plan.distant]
     passes = bool(rules) + bool(config.dedup) + (config.dedup == "near")
     with meter(rows * passes, "rows") as count:
         selection = Selection(plan.tables.embeddings, count, options)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.command_line.parser import Parser, group
-from pipelines.command_line.places import readable_place
+from pipelines.command_line.places import place, readable_place
 from pipelines.curation.rules import PRESETS
 
-DEDUP_THRESHOLD = 0.95
+DEDUP_THRESHOLD = NOT_NEAR_COSINE = 0.95
 LEAST_THRESHOLD = 0.8  # below, hash tables get as many as comparing all pairs would cost
 
 
@@ -24,6 +24,8 @@ class FilterConfig:
     min_similarity: float | None
     top_fraction: float | None
     where: tuple[str, ...]
+    not_near: tuple[str, ...]
+    not_near_cosine: float
     keep_list: tuple[str, ...]
     drop_list: tuple[str, ...]
     dedup: str | None
@@ -49,12 +51,16 @@ class FilterConfig:
                 f"`--dedup_threshold` must be at least {LEAST_THRESHOLD} and below 1, got "
                 f"{self.dedup_threshold}"
             )
+        if not 0 < self.not_near_cosine < 1:
+            raise ValueError(
+                f"`--not_near_cosine` must be above 0 and below 1, got {self.not_near_cosine}"
+            )
         conditions = (self.preset, self.min_similarity, self.top_fraction, self.dedup)
-        repeatable = (self.where, self.keep_list, self.drop_list)
+        repeatable = (self.where, self.keep_list, self.drop_list, self.not_near)
         if not any(repeatable) and all(condition is None for condition in conditions):
             raise ValueError(
                 "expected a condition, got none; give `--min_similarity`, `--top_fraction`, "
-                "`--where`, `--keep_list`, `--drop_list`, `--dedup` or `--preset`"
+                "`--where`, `--keep_list`, `--drop_list`, `--not_near`, `--dedup` or `--preset`"
             )
 
 
@@ -101,6 +107,22 @@ def add_condition_flags(flags: Parser) -> None:
             help=f"{what} the rows in this list: each line a uid, a sha256, a url, or a host with "
             "its subdomains; repeatable",
         )
+    add(
+        "--not_near",
+        action="append",
+        default=[],
+        type=place,
+        metavar="URI",
+        help="drop rows whose image is almost one of this run, which has the same model, such as "
+        "an embedded evaluation set; repeatable",
+    )
+    add(
+        "--not_near_cosine",
+        type=float,
+        default=NOT_NEAR_COSINE,
+        metavar="COSINE",
+        help=f"cosine from which an image is almost one of --not_near [{NOT_NEAR_COSINE}]",
+    )
     add(
         "--dedup",
         choices=("exact", "near"),
