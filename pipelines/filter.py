@@ -19,11 +19,14 @@ from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
 from pipelines.curation import language
+from pipelines.curation.conditions import FilterConfig, add_condition_flags, config_of
 from pipelines.curation.exact_duplicates import exact_duplicates
 from pipelines.curation.kept_mask import Selection
 from pipelines.curation.kept_rows import KEPT, OUTPUTS, KeptRows, is_kept
 from pipelines.curation.language import english_rule
 from pipelines.curation.near_duplicates import near_duplicates
+from pipelines.curation.not_near import not_near_rule
+from pipelines.curation.row_lists import DROP, KEEP, list_rule, useless_lists
 from pipelines.curation.rules import PRESETS, Preset, Rule, similarity_rule
 from pipelines.curation.sql_rules import PredicateError, sql_rule
 from pipelines.curation.top_fraction import Counts, histogram, threshold_of_fraction
@@ -39,56 +42,13 @@ from pipelines.output.scored_tables import (
 )
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from pipelines.storage import uris
-from pipelines.storage.redaction import redacted
+from pipelines.storage.redaction import redact, redacted
 from schemas.embeddings import model_column
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-DEDUP_THRESHOLD = 0.95
 WITHOUT_LANGUAGE = 'captions in other languages; `pip install "clip-beam[language]"` tells them'
-LEAST_THRESHOLD = 0.8  # below, hash tables get as many as comparing all pairs would cost
-
-
-@dataclass(frozen=True)
-class FilterConfig:
-    """Checked options of the command; the flags' names and meanings."""
-
-    input: str
-    output: str | None
-    preset: str | None
-    min_similarity: float | None
-    top_fraction: float | None
-    where: tuple[str, ...]
-    dedup: str | None
-    dedup_threshold: float
-    model_name: str | None
-    dry_run: bool
-    overwrite: bool
-    allow_incomplete: bool
-
-    def __post_init__(self) -> None:
-        if self.output is None and not self.dry_run:
-            raise ValueError("expected `--output`, or `--dry_run` to see what would be kept")
-        if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
-            raise ValueError(
-                f"`--min_similarity` must be between -1 and 1, got {self.min_similarity}"
-            )
-        if self.top_fraction is not None and not 0 < self.top_fraction <= 1:
-            raise ValueError(
-                f"`--top_fraction` must be above 0 and at most 1, got {self.top_fraction}"
-            )
-        if not LEAST_THRESHOLD <= self.dedup_threshold < 1:
-            raise ValueError(
-                f"`--dedup_threshold` must be at least {LEAST_THRESHOLD} and below 1, got "
-                f"{self.dedup_threshold}"
-            )
-        conditions = (self.preset, self.min_similarity, self.top_fraction, self.dedup)
-        if not self.where and all(condition is None for condition in conditions):
-            raise ValueError(
-                "expected a condition, got none; give `--min_similarity`, `--top_fraction`, "
-                "`--where`, `--dedup` or `--preset`"
-            )
 
 
 @dataclass(frozen=True)
@@ -96,7 +56,9 @@ class Plan:
     """What a checked command will do.
 
     Attributes:
-        rules: conditions on columns other than the score, in their order.
+        rules: conditions on columns other than the score, in their order: lists come first, so
+            that they see every row.
+        distant: conditions on the embedding, which come after the score, as they take longer.
         min_similarity, top_fraction: the condition on the score; one of them or neither.
         score, embedding: columns of the model.
         leaves_out: what of a preset cannot be done here, and why; or None.
@@ -108,6 +70,7 @@ class Plan:
     top_fraction: float | None
     score: str
     embedding: str
+    distant: tuple[Rule, ...] = ()
     leaves_out: str | None = None
 
 
@@ -116,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options, beam_options = parse_with_beam(parser(), argv)
     try:
-        config = FilterConfig(**vars(options) | {"where": tuple(options.where)})
+        config = config_of(options)
         plan = prepare(config)
         if config.output and not config.dry_run:
             make_room(config.output, OUTPUTS, config.overwrite)
@@ -125,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         selection = select(plan, config, beam_options)
         print(waterfall(selection, row_count(plan.tables.rejects)))
+        for line in useless_lists(selection.steps):
+            print(line)
         if plan.leaves_out:
             print(f"left out   {plan.leaves_out}")
         if config.output and not config.dry_run:
@@ -145,48 +110,13 @@ def parser() -> Parser:
     )
     add_input_flag(group(flags, "input"))
     add_incomplete_flag(group(flags, "input"))
-    _add_condition_flags(flags)
+    add_condition_flags(flags)
     add_model_name_flag(flags)
     add = group(flags, "output").add_argument
     add("--output", type=place, metavar="URI", help="directory to write")
     add("--dry_run", action="store_true", help="print what each condition leaves, write nothing")
     add("--overwrite", action="store_true", help="remove the kept rows that the output holds")
     return flags
-
-
-def _add_condition_flags(flags: Parser) -> None:
-    conditions = group(flags, "conditions")
-    add = conditions.add_argument
-    recipes = "; ".join(f"{name}: {preset.does}" for name, preset in PRESETS.items())
-    recipes = recipes.replace("%", "%%")  # which argparse fills in
-    add("--preset", choices=PRESETS, help=f"published recipe ({recipes})")
-    score = conditions.add_mutually_exclusive_group()
-    score.add_argument("--min_similarity", type=float, metavar="COSINE", help="least similarity")
-    score.add_argument(
-        "--top_fraction",
-        type=float,
-        metavar="SHARE",
-        help="least similarity, as what this share of all embedded rows reach; ties are kept",
-    )
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="SQL",
-        help="predicate over the columns of a row, in DuckDB's dialect; repeatable",
-    )
-    add(
-        "--dedup",
-        choices=("exact", "near"),
-        help="keep the best of the rows with one image; near: also of those with almost one",
-    )
-    add(
-        "--dedup_threshold",
-        type=float,
-        default=DEDUP_THRESHOLD,
-        metavar="COSINE",
-        help=f"cosine from which two images are almost one [{DEDUP_THRESHOLD}]",
-    )
 
 
 def prepare(config: FilterConfig) -> Plan:
@@ -200,7 +130,8 @@ def prepare(config: FilterConfig) -> Plan:
     preset = PRESETS[config.preset] if config.preset else Preset("")
     english = [english_rule()] if preset.english and language.is_installed() else []
     predicates = [sql_rule(predicate, tables.schema) for predicate in config.where]
-    rules = (*english, *preset.rules, *predicates)
+    lists = [list_rule(uri, kind) for kind in (KEEP, DROP) for uri in getattr(config, kind)]
+    rules = (*lists, *english, *preset.rules, *predicates)
     asked = config.min_similarity is not None or config.top_fraction is not None
     plan = Plan(
         tables,
@@ -209,12 +140,24 @@ def prepare(config: FilterConfig) -> Plan:
         config.top_fraction if asked else preset.top_fraction,
         model_column("similarity", name),
         model_column("image_embedding", name),
+        tuple(_distant_rules(config, tables.of_model(name))),
         WITHOUT_LANGUAGE if preset.english and not english else None,
     )
-    columns = [*(column for rule in rules for column in rule.columns), plan.score]
+    checked = (*rules, *plan.distant)
+    columns = [*(column for rule in checked for column in rule.columns), plan.score]
     columns += [plan.embedding] if config.dedup == "near" else []
     check_columns(tables.schema, columns, tables.embeddings[0])
     return plan
+
+
+def _distant_rules(config: FilterConfig, tables: ScoredTables) -> Iterator[Rule]:
+    for root in config.not_near:
+        try:
+            other = open_whole(root, config.allow_incomplete)
+        except ScoredTablesError as error:
+            told = str(error).replace("`--input`", "`--not_near`")
+            raise ScoredTablesError(f"`--not_near` {redact(root)}: {told}") from None
+        yield not_near_rule(tables, other, config.not_near_cosine)
 
 
 def _open(config: FilterConfig) -> ScoredTables:
@@ -236,7 +179,7 @@ def select(plan: Plan, config: FilterConfig, options: PipelineOptions | None) ->
         ScoredTablesError, PredicateError, OSError: if a table cannot be read or a predicate fails.
     """
     rows = row_count(plan.tables.embeddings)
-    rules = [*plan.rules, *score_rules(plan, options)]
+    rules = [*plan.rules, *score_rules(plan, options), *plan.distant]
     passes = bool(rules) + bool(config.dedup) + (config.dedup == "near")
     with meter(rows * passes, "rows") as count:
         selection = Selection(plan.tables.embeddings, count, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,7 @@ from pipelines.pages.thumbnails import (
     thumbnail_uri,
     thumbnails,
 )
+from pipelines.queries.distinct import KINDS, NEAR_COSINE, distinct_rows
 from pipelines.queries.nearest import nearest_rows
 from pipelines.queries.query_model import add_device_flag, add_model_flags, load_query_model
 from pipelines.records import RowFault
@@ -40,6 +41,8 @@ from pipelines.storage import reading, writing
 from pipelines.storage.redaction import redact
 
 if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     from clip_core.loading import ClipModel
 
 TOP_K = 10
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
-            rows = nearest_rows(tables, query, options.top_k, beam_options, count)
+            rows = _found(tables, query, options, beam_options, count)
         print(table(rows))
         if options.html:
             pictures = _pictures(tables, rows, trust)
@@ -90,9 +93,27 @@ def parser() -> Parser:
     add_model_flags(flags)
     add = group(flags, "output").add_argument
     add("--top_k", type=int, default=TOP_K, metavar="N", help=f"rows to show [{TOP_K}]")
+    add(
+        "--distinct",
+        choices=KINDS,
+        help="show one row for each image: exact by sha256, near also without those within a "
+        f"cosine of {NEAR_COSINE} of a row that is shown",
+    )
     add("--html", type=place, metavar="URI", help="gallery with thumbnails to write")
     add_device_flag(flags)
     return flags
+
+
+def _found(
+    tables: ScoredTables,
+    query: np.ndarray,
+    options: argparse.Namespace,
+    beam_options: PipelineOptions | None,
+    progress: Callable[[int], object],
+) -> list[ScoredRow]:
+    if options.distinct is None:
+        return nearest_rows(tables, query, options.top_k, beam_options, progress)
+    return distinct_rows(tables, query, options.top_k, options.distinct, beam_options, progress)
 
 
 def table(rows: Sequence[ScoredRow]) -> str:

@@ -26,6 +26,7 @@ SHA256_NAMES = ("sha256",)
 # What img2dataset says about each row, when both are there.
 STATUS_NAME, ERROR_NAME = "status", "error_message"
 DOWNLOADED = "success"
+AUTO, BASE64 = IMAGE_ENCODINGS = ("auto", "base64")
 
 
 class ManifestError(ValueError):
@@ -38,7 +39,8 @@ class Columns:
 
     A row's pixels come from `image_bytes` where that is given; `image_uri` is then only copied to
     the output. `status` and `error` are img2dataset's: a row whose status is not `success` has no
-    image, and `sha256` is then that of the image before it was resized.
+    image, and `sha256` is then that of the image before it was resized. `image_encoding` is
+    `base64` where every image is that, and `auto` where base64 text is told by how it begins.
     """
 
     uid: str | None = None
@@ -49,16 +51,19 @@ class Columns:
     status: str | None = None
     error: str | None = None
     kept: tuple[str, ...] = ()
+    image_encoding: str = AUTO
 
 
 @dataclass(frozen=True)
 class ColumnOverrides:
-    """What the user says: `image_column`, `text_column`, `id_column`, `keep_columns`."""
+    """What the user says: `image_column`, `text_column`, `id_column`, `keep_columns`, and
+    `image_encoding`."""
 
     image: str | None = None
     text: str | None = None
     uid: str | None = None
     kept: tuple[str, ...] = ()
+    image_encoding: str = AUTO
 
 
 def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> Columns:
@@ -79,7 +84,9 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
         image_bytes, image_uri = (image, None) if found.is_bytes(image) else (None, image)
     else:
         image_bytes = found.first(IMAGE_BYTES_NAMES, found.is_bytes)
-        image_uri = found.first(IMAGE_URI_NAMES, found.is_text)
+        # Where bytes are text, a URL beside them only says where they came from.
+        first = IMAGE_BYTES_NAMES if overrides.image_encoding == BASE64 else ()
+        image_uri = found.first((*first, *IMAGE_URI_NAMES), found.is_text)
     if image_bytes is None and image_uri is None:
         raise found.absent("image", "image_column", (*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES))
     text = found.override("text_column", overrides.text) or found.first(TEXT_NAMES, found.is_text)
@@ -95,6 +102,7 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
         status=status if error else None,
         error=error if status else None,
         kept=tuple(str(found.override("keep_columns", name)) for name in overrides.kept),
+        image_encoding=overrides.image_encoding,
     )
 
 

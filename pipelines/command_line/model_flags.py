@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 
 from clip_core.load_options import LoadOptions
 from pipelines.command_line.parser import group
 from pipelines.command_line.places import place
+
+_NAMED_MODEL = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)=(?P<uri>.+)")
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
@@ -59,3 +63,25 @@ def load_options(options: argparse.Namespace) -> LoadOptions:
         cache_dir=options.model_cache,
         image_policy=getattr(options, "image_policy", LoadOptions.image_policy),
     )
+
+
+def models_of(given: Sequence[str]) -> str | dict[str, str]:
+    """Takes NAME=URI apart; one model needs no name.
+
+    Raises:
+        ValueError: if a name is missing, is there twice, or cannot begin a column's name.
+    """
+    parts = [_NAMED_MODEL.fullmatch(text) for text in given]
+    if len(given) == 1 and parts[0] is None:
+        return given[0]
+    named: dict[str, str] = {}
+    for text, part in zip(given, parts, strict=True):
+        if part is None:
+            raise ValueError(
+                f"expected `--model NAME=URI` for each of several, got {text!r}; begin with a name "
+                "of letters, digits and underscores, as in b32=ViT-B/32"
+            )
+        if part["name"].lower() in (name.lower() for name in named):
+            raise ValueError(f"two models are called {part['name']!r}; give them different names")
+        named[part["name"]] = place(part["uri"])
+    return named

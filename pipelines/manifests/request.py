@@ -12,7 +12,7 @@ from pipelines.manifests.rows import RawRow
 from pipelines.records import Unit
 from pipelines.storage import uris
 from pipelines.storage.foreign_names import escaped, safe_stem
-from schemas.manifest import ColumnOverrides, Columns, ManifestError, resolve_columns
+from schemas.manifest import AUTO, ColumnOverrides, Columns, ManifestError, resolve_columns
 from schemas.rejects import Reason
 
 DEFAULT_ROWS_PER_UNIT = 10_000
@@ -25,6 +25,7 @@ class ManifestRequest:
     Attributes:
         patterns: URIs of files, directories or globs.
         format: the name of a format, or None to go by each file's name.
+        image_encoding: `base64` if every image is base64 text, `auto` if that is told by content.
         image_root: where relative image references start, or None for each manifest's directory.
         only_reasons: of a rejects table, only rows with one of these; empty for all.
         output: directory whose tables are no manifests, should it lie where the manifest is.
@@ -39,6 +40,7 @@ class ManifestRequest:
     text_column: str | None = None
     id_column: str | None = None
     keep_columns: tuple[str, ...] = ()
+    image_encoding: str = AUTO
     image_root: str | None = None
     rows_per_unit: int = DEFAULT_ROWS_PER_UNIT
     only_reasons: tuple[str, ...] = ()
@@ -50,7 +52,11 @@ class ManifestRequest:
     def columns(self) -> ColumnOverrides:
         """What the flags say about columns."""
         return ColumnOverrides(
-            self.image_column, self.text_column, self.id_column, self.keep_columns
+            self.image_column,
+            self.text_column,
+            self.id_column,
+            self.keep_columns,
+            self.image_encoding,
         )
 
 
@@ -82,6 +88,8 @@ class ManifestFormat:
         rows_at: yields the rows of a unit that have one of the numbers; None if a scored row says
             by itself where its image is.
         damage: the reason of the reject that stands for what planning found wrong with a file.
+        names_images: whether a scored row says so unless its image is base64 text, so that others
+            need no `rows_at`.
     """
 
     name: str
@@ -90,6 +98,7 @@ class ManifestFormat:
     read: Callable[[Unit], Iterator[RawRow]]
     rows_at: Callable[[Unit, Collection[int]], Iterator[RawRow]] | None = None
     damage: Reason = Reason.MANIFEST_TRUNCATED
+    names_images: bool = False
 
 
 def unit_id(uri: str, index: int) -> str:

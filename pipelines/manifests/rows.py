@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from pipelines.images.base64_text import Base64Image, base64_image, is_base64
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.storage.foreign_names import escaped
 from pipelines.storage.redaction import redact, scrub
-from schemas.manifest import DOWNLOADED, Columns
+from schemas.manifest import BASE64, DOWNLOADED, Columns
 from schemas.rejects import Reason
 
 MAX_RECORD_BYTES = 16 << 20  # of one line of a text manifest
@@ -60,8 +61,13 @@ def reject(unit: Unit, number: int, fault: Fault) -> Reject:
 
 def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault | None]:
     columns = unit.columns
+    inline = _base64_image(columns, values)
+    if inline is not None:
+        values = _with_image(columns, values, inline)
     values, fault = _valid_text(columns, values)
     url, image_bytes = _image(columns, values)
+    if inline is not None:
+        image_bytes, fault = inline.data, fault or _base64_fault(inline)
     text = values.get(columns.text) if columns.text else None
     uid, uid_fault = _uid(values.get(columns.uid) if columns.uid else None)
     sha256 = values.get(columns.sha256) if columns.sha256 else None
@@ -72,7 +78,8 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
     url, text = (value if isinstance(value, str) else None for value in (url, text))
     url = url[:SHOWN_TEXT_CHARS] if url and _is_long(url) else url
     if uid is None:
-        uid = content_uid(url, image_bytes, text) if fault is None else None
+        reference = None if inline is not None and url == inline.shown else url
+        uid = content_uid(reference, image_bytes, text) if fault is None else None
     row = Row(
         uid=_position_uid(unit.uri, number) if uid is None else uid,
         source=_source(unit.uri),
@@ -150,6 +157,35 @@ def _image(columns: Columns, values: Mapping[str, Any]) -> tuple[Any, Any]:
         url = url or image_bytes.get("path")
         image_bytes = image_bytes.get("bytes")
     return url, image_bytes
+
+
+def _base64_image(columns: Columns, values: Mapping[str, Any]) -> Base64Image | None:
+    """Returns the image of a row that has it as base64 text."""
+    given = values.get(columns.image_bytes) if columns.image_bytes else None
+    if given is not None:
+        is_text = isinstance(given, str) or columns.image_encoding == BASE64
+        return base64_image(given) if is_text and isinstance(given, str | bytes) else None
+    given = values.get(columns.image_uri) if columns.image_uri else None
+    if not given or not isinstance(given, str):
+        return None
+    return base64_image(given) if columns.image_encoding == BASE64 or is_base64(given) else None
+
+
+def _with_image(
+    columns: Columns, values: Mapping[str, Any], image: Base64Image
+) -> Mapping[str, Any]:
+    """Leaves the beginning of an image's text, in whatever column it stands."""
+    given = values.get(columns.image_bytes) if columns.image_bytes else None
+    if isinstance(given, bytes):
+        return values
+    columns_of_image = {columns.image_uri, columns.image_bytes} - {None}
+    return {**values, **{str(name): image.shown for name in columns_of_image}}
+
+
+def _base64_fault(image: Base64Image) -> Fault | None:
+    if image.damage is None:
+        return None
+    return Fault(Reason.TOO_LARGE if image.is_too_long else Reason.MALFORMED_ROW, image.damage)
 
 
 def _not_downloaded(columns: Columns, values: Mapping[str, Any]) -> Fault | None:

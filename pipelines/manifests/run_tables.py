@@ -155,7 +155,7 @@ def plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> Fi
     if request.columns != ColumnOverrides():
         raise ManifestError(
             f"{uri} is a table of `clip-beam`, which knows the columns of its manifest; leave out "
-            "`image_column`, `text_column`, `id_column` and `keep_columns`"
+            "`image_column`, `text_column`, `id_column`, `keep_columns` and `image_encoding`"
         )
     try:
         unit = unit_from_json(schema.metadata[UNIT_KEY])

@@ -17,12 +17,12 @@ from pipelines.manifests.request import (
     columns_of_file,
     unit_id,
 )
-from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault, RawRow
-from pipelines.manifests.text_records import TOO_LONG, TextRecords, open_text
+from pipelines.manifests.rows import Fault, RawRow
+from pipelines.manifests.text_records import TextRecords, open_text, too_long
 from pipelines.records import Unit
 from pipelines.storage.compression import DamagedStream, is_compressed
 from pipelines.storage.foreign_json import TooDeepError, read_json
-from schemas.manifest import IMAGE_BYTES_NAMES, IMAGE_URI_NAMES, ManifestError
+from schemas.manifest import AUTO, IMAGE_BYTES_NAMES, IMAGE_URI_NAMES, ManifestError
 from schemas.rejects import Reason
 
 _NOT_UTF8 = (
@@ -51,12 +51,19 @@ class TextScan:
     damage: str | None
 
 
-def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) -> TextScan:
+def scan_text(
+    uri: str,
+    kind: str,
+    rows_per_unit: int,
+    kept: tuple[str, ...],
+    image_encoding: str = AUTO,
+) -> TextScan:
     """Counts the records of a file and notes where each slice begins.
 
     Args:
         kind: `jsonl`, `csv` or `tsv`.
         kept: columns whose types are wanted; JSONL is parsed as a whole for them.
+        image_encoding: as of the request.
 
     Raises:
         ManifestError: if the file is not UTF-8 text, or a CSV file has no header.
@@ -67,7 +74,7 @@ def scan_text(uri: str, kind: str, rows_per_unit: int, kept: tuple[str, ...]) ->
     fields: tuple[pa.Field, ...] = ()
     first, start, count = 0, 0, 0
     with open_text(uri) as file:
-        records = TextRecords(file, kind, uri)
+        records = TextRecords(file, kind, uri, image_encoding)
         try:
             fields = _header_fields(records, uri, kind)
             start = records.offset
@@ -109,7 +116,13 @@ def plan_text(whole: Unit, request: ManifestRequest, beside: Collection[str]) ->
     Raises:
         ManifestError: if it is not UTF-8 text, or a column is absent or ambiguous.
     """
-    scan = scan_text(whole.uri, whole.format, request.rows_per_unit, request.keep_columns)
+    scan = scan_text(
+        whole.uri,
+        whole.format,
+        request.rows_per_unit,
+        request.keep_columns,
+        request.image_encoding,
+    )
     if not scan.fields and not scan.slices:  # nothing in it, or nothing before the damage
         units = [replace(whole, damage=scan.damage)] if scan.damage else []
         return FilePlan(units, [], readable=scan.damage is None)
@@ -137,12 +150,25 @@ def read_text(unit: Unit) -> Iterator[RawRow]:
     """Yields the rows of a unit, in order."""
     if not unit.rows:  # nothing could be read of the file
         return
+    yield from _rows(unit, range(unit.first_row, unit.first_row + unit.rows))
+
+
+def text_rows_at(unit: Unit, numbers: Collection[int]) -> Iterator[RawRow]:
+    """Yields rows by their numbers; only the wanted ones are taken apart."""
+    if min(numbers) < unit.first_row:  # of another unit of the file
+        unit = replace(unit, first_row=0, offset=None)
+    yield from _rows(unit, range(unit.first_row, max(numbers) + 1), set(numbers))
+
+
+def _rows(unit: Unit, numbers: range, wanted: Collection[int] | None = None) -> Iterator[RawRow]:
     with open_text(unit.uri) as file:
-        records = TextRecords(file, unit.format, unit.uri)
+        records = TextRecords(file, unit.format, unit.uri, unit.columns.image_encoding)
         names = [field.name for field in _header_fields(records, unit.uri, unit.format)]
         records.skip_to(unit.offset or 0, seekable=not is_compressed(unit.uri))
-        for number in range(unit.first_row, unit.first_row + (unit.rows or 0)):
+        for number in numbers:
             record = _next_record(records)
+            if wanted is not None and number not in wanted:
+                continue
             if isinstance(record, Fault):
                 yield RawRow(number, record)
             elif unit.format == "jsonl":
@@ -171,16 +197,16 @@ def _header_fields(records: TextRecords, uri: str, kind: str) -> tuple[pa.Field,
         raise DamagedStream("expected a header line, got an empty file")
     if isinstance(header, Fault):
         raise ManifestError(f"the header line of {uri} cannot be read: {header.detail}")
-    if any(TOO_LONG in name for name in header):
-        raise ManifestError(f"the header line of {uri} is longer than {MAX_RECORD_BYTES} bytes")
+    if fault := next(filter(None, map(too_long, header)), None):
+        raise ManifestError(f"the header line of {uri} cannot be read: {fault.detail}")
     if any(_has_surrogate(name) for name in header):
         raise ManifestError(f"the header line of {uri}: {_NOT_UTF8}")
     return tuple(pa.field(name.strip(), pa.string()) for name in header)
 
 
 def _csv_values(record: list[str], names: list[str]) -> dict[str, str | None] | Fault:
-    if any(TOO_LONG in value for value in record):
-        return Fault(Reason.MALFORMED_ROW, f"a line is longer than {MAX_RECORD_BYTES} bytes")
+    if fault := next(filter(None, map(too_long, record)), None):
+        return fault
     if len(record) != len(names):
         return Fault(Reason.MALFORMED_ROW, f"expected {len(names)} fields, got {len(record)}")
     if any(_has_surrogate(value) for value in record):
@@ -189,8 +215,8 @@ def _csv_values(record: list[str], names: list[str]) -> dict[str, str | None] | 
 
 
 def _json_values(line: str, kept: tuple[str, ...]) -> dict[str, Any] | Fault:
-    if line.startswith(TOO_LONG):
-        return Fault(Reason.MALFORMED_ROW, f"the line is longer than {MAX_RECORD_BYTES} bytes")
+    if fault := too_long(line):
+        return fault
     if _has_surrogate(line):
         return Fault(Reason.MALFORMED_ROW, _NOT_UTF8)
     try:
@@ -258,7 +284,7 @@ def _common(known: pa.DataType | None, new: pa.DataType) -> pa.DataType:
 
 
 TEXT_FORMATS = tuple(
-    ManifestFormat(name, suffixes, plan_text, read_text)
+    ManifestFormat(name, suffixes, plan_text, read_text, text_rows_at, names_images=True)
     for name, suffixes in (
         ("jsonl", (".jsonl", ".ndjson")),
         ("csv", (".csv",)),

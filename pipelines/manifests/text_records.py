@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from pipelines.images.base64_text import MAX_BASE64_CHARS
 from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault
 from pipelines.storage import reading
 from pipelines.storage.compression import decompressed, is_compressed
-from schemas.manifest import ManifestError
+from schemas.manifest import AUTO, BASE64, ManifestError
 from schemas.rejects import Reason
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 MAX_RECORD_LINES = 64
-TOO_LONG = "\x00line too long"  # stands for such a line
+TOO_LONG = "\x00line too long: "  # and the most there may be, stand for such a line
+# A line of text with no more in it is an image's base64, of which a quoted field may have many.
+_BASE64_LINE = re.compile(r"[A-Za-z0-9+/_=-]{16,}\s*")
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _BUFFER_BYTES = 1 << 20
@@ -49,18 +53,23 @@ class TextRecords(Iterator[Any]):
 
     `offset` is the byte, in the decompressed text, at which the next record begins. Bytes that are
     not UTF-8 arrive as surrogates, so that the reader of a record can refuse it alone.
+
+    Args:
+        image_encoding: `base64` lets a record be as long as an image is.
     """
 
-    def __init__(self, file: BinaryIO, kind: str, uri: str) -> None:
+    def __init__(self, file: BinaryIO, kind: str, uri: str, image_encoding: str = AUTO) -> None:
         self._file = file
         self._uri = uri
+        self._most = MAX_RECORD_BYTES + (MAX_BASE64_CHARS if image_encoding == BASE64 else 0)
         self.offset = 0
         self._returned: deque[_Line] = deque()
         self._records: Iterator[Any]
         if kind == "jsonl":
             self._records = (line.text for line in self._lines() if line.text.strip())
         else:
-            csv.field_size_limit(MAX_RECORD_BYTES)
+            # Of all readers of the process; what a line or a record has in bytes is bounded here.
+            csv.field_size_limit(MAX_RECORD_BYTES + MAX_BASE64_CHARS)
             self._records = self._csv_records(DELIMITERS[kind])
 
     def __next__(self) -> Any:
@@ -94,13 +103,18 @@ class TextRecords(Iterator[Any]):
                 yield Fault(Reason.MALFORMED_ROW, str(error))
 
     def _lines_of_record(self, taken: list[_Line]) -> Iterator[str]:
+        others, size = 0, 0
         for line in self._lines():
-            if len(taken) == MAX_RECORD_LINES:
+            if not taken:
+                others, size = 0, 0
+            size += line.size
+            if others == MAX_RECORD_LINES or (taken and size > self._most):
                 self._give_back([line])
                 raise csv.Error(
                     f"a quote that opens here is not closed within {MAX_RECORD_LINES} lines; where "
                     "a quote is part of a field, double it and quote the field"
                 )
+            others += not taken or not _BASE64_LINE.fullmatch(line.text)
             taken.append(line)
             yield line.text
 
@@ -114,11 +128,11 @@ class TextRecords(Iterator[Any]):
             yield line
 
     def _read_line(self) -> _Line | None:
-        line = self._file.readline(MAX_RECORD_BYTES)
+        line = self._file.readline(self._most)
         if not line:
             return None
-        if len(line) == MAX_RECORD_BYTES and not line.endswith(b"\n"):
-            return _Line(len(line) + self._drop_rest_of_line(), TOO_LONG + "\n")
+        if len(line) == self._most and not line.endswith(b"\n"):
+            return _Line(len(line) + self._drop_rest_of_line(), f"{TOO_LONG}{self._most}\n")
         text = _without_bom(line, self._uri) if self.offset == 0 else line
         return _Line(len(line), text.decode("utf-8", "surrogateescape"))
 
@@ -129,6 +143,14 @@ class TextRecords(Iterator[Any]):
             if line.endswith(b"\n"):
                 break
         return dropped
+
+
+def too_long(text: str) -> Fault | None:
+    """Returns what is wrong with a line, or a field of one, that stands for one too long."""
+    head, mark, most = text.partition(TOO_LONG)
+    if not mark:
+        return None
+    return Fault(Reason.MALFORMED_ROW, f"the line is longer than {most.strip()} bytes")
 
 
 def _without_bom(line: bytes, uri: str) -> bytes:

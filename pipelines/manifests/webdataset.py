@@ -61,11 +61,12 @@ COLUMNS = Columns(
 
 
 def columns_of(overrides: ColumnOverrides) -> Columns:
-    """Returns where a tar's fields are: what a flag names is a member's extension or json's field,
-    and the rest is recognised in each sample."""
+    """Returns where a tar's fields are: what a flag names is a member's extension or json's field
+    (of an image, base64 text), and the rest is recognised in each sample."""
     named = {"uid": overrides.uid, "image_bytes": overrides.image, "text": overrides.text}
     given = {column: name for column, name in named.items() if name is not None}
-    return replace(COLUMNS, kept=overrides.kept, **given)
+    encoding = overrides.image_encoding
+    return replace(COLUMNS, kept=overrides.kept, image_encoding=encoding, **given)
 
 
 def plan_webdataset(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
@@ -231,6 +232,8 @@ def _values(
     if image is not None:
         values[str(columns.image_bytes)] = found[image]
         values[str(columns.image_uri)] = escaped(f"{redact(unit.uri)}#{name}")
+    elif isinstance(text := about.get(str(columns.image_bytes)), str):
+        values[str(columns.image_bytes)] = text
     return values
 
 

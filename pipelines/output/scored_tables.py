@@ -22,6 +22,8 @@ KEY_COLUMNS = ("uid", "source", "source_row")  # that every row has
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
 FOOTER_READERS = 16
+# What decides whether two embeddings can be compared; precision only adds noise.
+COMPARED = ("checkpoint_sha256", "architecture", "activation", "tokenizer", "preprocessing")
 
 
 @dataclass(frozen=True, order=True)

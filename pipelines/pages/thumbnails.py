@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from clip_core.preprocess import Preprocess
+from pipelines.images.base64_text import is_beginning
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import FetchPolicy, allowed_file, allowed_roots, fetch_image, image_uri
 from pipelines.images.trust import IMAGES, TRUST, NotTrustedError, Trust
@@ -22,7 +23,7 @@ from pipelines.output.scored_tables import file_schema
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.storage import uris
-from schemas.manifest import Columns, ManifestError
+from schemas.manifest import AUTO, BASE64, Columns, ManifestError
 from schemas.rejects import Reason
 
 SIDE = 224  # pixels; shown at half of that on most screens
@@ -76,10 +77,12 @@ def thumbnails(
     for row in rows:  # by manifest, so that each tar is read once; a row may be wanted twice
         by_source[row.source][row.source_row] = row
     found: dict[tuple[str, int], Thumbnail] = {}
-    for source, wanted in by_source.items():
-        for number, original in _manifest_rows(source, wanted, units.get(source), options, trust):
-            found[source, number] = _thumbnail(original, wanted[number].sha256, policy)
-            progress(1)
+    for source, rows_of_source in by_source.items():
+        for wanted in _parts(rows_of_source, units.get(source), options):
+            read = _manifest_rows(source, wanted, units.get(source), options, trust)
+            for number, original in read:
+                found[source, number] = _thumbnail(original, wanted[number].sha256, policy)
+                progress(1)
     return [found[row.source, row.source_row] for row in rows]
 
 
@@ -120,13 +123,31 @@ def _unit(text: bytes) -> Unit | None:
     return unit if all(isinstance(value, str) for value in named) else None
 
 
+def _parts(
+    wanted: Mapping[int, PictureRow], unit: Unit | None, options: Mapping[str, Any]
+) -> Iterator[dict[int, PictureRow]]:
+    """Takes rows apart from those with base64 text, of which tables have the beginning only."""
+    encoding = unit.columns.image_encoding if unit else options.get("image_encoding")
+    for is_text in (False, True):
+        part = {n: row for n, row in wanted.items() if _is_text(row, encoding) == is_text}
+        if part:
+            yield part
+
+
+def _is_text(row: PictureRow, encoding: object) -> bool:
+    return encoding == BASE64 or (row.url is not None and is_beginning(row.url))
+
+
 def _recognised(source: str, form: ManifestFormat | None, options: Mapping[str, Any]) -> Unit:
     root = uris.normalize(options.get("image_root") or uris.parent(source))
     unit = Unit("", source, form.name if form else "", Columns(), root, first_row=0, rows=None)
-    if form is None or form.rows_at is None:
+    if form is None:
         return unit
     request = ManifestRequest(
-        (source,), image_column=options.get("image_column"), text_column=options.get("text_column")
+        (source,),
+        image_column=options.get("image_column"),
+        text_column=options.get("text_column"),
+        image_encoding=options.get("image_encoding") or AUTO,
     )
     planned = form.plan(replace(unit, rows=0), request, ())
     return replace(unit, columns=planned.units[0].columns)
@@ -177,8 +198,9 @@ def _manifest_rows(
     left = set(wanted)
     fault = RowFault("read", Reason.NOT_FOUND)
     try:
-        unit = _readable(source, unit, options, trust)
-        for number, row in _rows(unit, wanted):
+        form = _reader(source, unit, wanted, options)
+        unit = _readable(source, unit, form, options, trust)
+        for number, row in _rows(unit, form, wanted):
             left.remove(number)
             yield number, row
     except FileNotFoundError:
@@ -191,15 +213,35 @@ def _manifest_rows(
     yield from ((number, fault) for number in left)
 
 
-def _readable(source: str, unit: Unit | None, options: Mapping[str, Any], trust: Trust) -> Unit:
+def _reader(
+    source: str,
+    unit: Unit | None,
+    wanted: Mapping[int, PictureRow],
+    options: Mapping[str, Any],
+) -> ManifestFormat | None:
+    """Returns the format to read a manifest by; None if the scored rows hold all that is needed."""
+    form = _format(unit.format if unit else options.get("manifest_format") or format_of(source))
+    encoding = unit.columns.image_encoding if unit else options.get("image_encoding")
+    if form is None or form.rows_at is None:
+        return None
+    named = form.names_images and not any(_is_text(row, encoding) for row in wanted.values())
+    return None if named else form
+
+
+def _readable(
+    source: str,
+    unit: Unit | None,
+    form: ManifestFormat | None,
+    options: Mapping[str, Any],
+    trust: Trust,
+) -> Unit:
     """Returns the unit to read a manifest by; what only names images is not opened.
 
     Raises:
         NotTrustedError: if the manifest has to be opened and nobody allowed it.
     """
     uri = unit.uri if unit else source
-    form = _format(unit.format if unit else options.get("manifest_format") or format_of(source))
-    if form is not None and form.rows_at is not None:
+    if form is not None:
         uri = trust.manifest(uri)
     return replace(unit, uri=uri) if unit else _recognised(uri, form, options)
 
@@ -212,9 +254,10 @@ def _format(name: str | None) -> ManifestFormat | None:
         return None
 
 
-def _rows(unit: Unit, wanted: Mapping[int, PictureRow]) -> Iterator[tuple[int, Row | RowFault]]:
-    form = _format(unit.format)
-    if form is None or form.rows_at is None:  # the scored row holds all that is needed
+def _rows(
+    unit: Unit, form: ManifestFormat | None, wanted: Mapping[int, PictureRow]
+) -> Iterator[tuple[int, Row | RowFault]]:
+    if form is None or form.rows_at is None:
         for number, row in wanted.items():
             yield number, Row("", unit.uri, number, row.url, None, unit.image_root)
         return

@@ -43,7 +43,7 @@ def nearest_rows(
     best: list[ScoredRow] = []
     found = over_files(partial(_nearest_of_file, tables, query, top_k), tables.embeddings, options)
     for uri, rows in zip(tables.embeddings, found, strict=True):
-        best = heapq.nsmallest(top_k, best + rows, key=_rank)
+        best = heapq.nsmallest(top_k, best + rows, key=rank)
         progress(row_count([uri]))
     return best
 
@@ -54,7 +54,7 @@ def _nearest_of_file(
     best: list[ScoredRow] = []
     for batch in tables.batches(uri, (*ROW_COLUMNS, "image_embedding")):
         floor = best[-1].similarity if len(best) == top_k else -np.inf
-        best = heapq.nsmallest(top_k, best + _candidates(batch, query, top_k, floor), key=_rank)
+        best = heapq.nsmallest(top_k, best + _candidates(batch, query, top_k, floor), key=rank)
     return best
 
 
@@ -68,5 +68,6 @@ def _candidates(
     return rows_at(batch, np.flatnonzero(scores >= floor), scores)
 
 
-def _rank(row: ScoredRow) -> tuple[float, str, str, int]:
+def rank(row: ScoredRow) -> tuple[float, str, str, int]:
+    """Returns what rows are ordered by: the similarity, and the uid where that is equal."""
     return -row.similarity, row.uid, row.source, row.source_row

@@ -16,14 +16,11 @@ from pipelines.command_line.model_flags import (
 from pipelines.command_line.parser import group
 from pipelines.command_line.places import place
 from pipelines.images.trust import TRUST
-from pipelines.output.scored_tables import ScoredTables
+from pipelines.output.scored_tables import COMPARED, ScoredTables
 from pipelines.storage.redaction import redact
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
-
-# What decides whether two embeddings can be compared; precision only adds noise.
-_MUST_EQUAL = ("checkpoint_sha256", "architecture", "activation", "tokenizer", "preprocessing")
 
 
 class OtherModelError(ValueError):
@@ -129,7 +126,7 @@ def check_same_model(tables: ScoredTables, model: ClipModel) -> None:
     resampling = tables.fingerprint.get("decode") or "exact"
     pixels = replace(model.preprocessing, resampling=resampling).identity
     found = model.fingerprint | {"preprocessing": pixels}
-    for name in _MUST_EQUAL:
+    for name in COMPARED:
         expected, got = tables.model_fingerprint.get(name), found.get(name)
         if expected is not None and expected != got:
             raise OtherModelError(

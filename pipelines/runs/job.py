@@ -61,6 +61,7 @@ def manifest_request(config: EmbedConfig) -> ManifestRequest:
         text_column=config.text_column,
         id_column=config.id_column,
         keep_columns=config.keep_columns,
+        image_encoding=config.image_encoding,
         image_root=config.image_root,
         rows_per_unit=config.rows_per_unit,
         only_reasons=config.only_reasons,

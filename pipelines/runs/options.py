@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,17 +11,21 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from clip_core.preprocess import POLICIES, RESAMPLINGS
-from pipelines.command_line.model_flags import add_checkpoint_flags, add_place_flags
+from pipelines.command_line.model_flags import (
+    add_checkpoint_flags,
+    add_place_flags,
+    models_of,
+)
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import manifest_place, place
 from pipelines.engine.beam_options import read_beam_flags
 from pipelines.images.sources import check_prefix
 from pipelines.images.trust import MANIFESTS, add_replay_flags
 from pipelines.manifests.formats import format_names
+from schemas.manifest import AUTO, IMAGE_ENCODINGS
 from schemas.rejects import Reason
 
 REQUIRED = ("manifest", "output", "model")
-_NAMED_MODEL = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]*)=(?P<uri>.+)")
 REASONS = tuple(reason.value for reason in Reason)
 
 
@@ -54,6 +57,13 @@ def _add_input_flags(parser: argparse.ArgumentParser) -> None:
         ("id", "row ids [a recognised name, else a hash of image and text]"),
     ):
         add(f"--{column}_column", metavar="NAME", help=f"column of {what}")
+    add(
+        "--image_encoding",
+        choices=IMAGE_ENCODINGS,
+        default=AUTO,
+        help="base64: every image is that, as text or bytes; auto: `data:` URIs and base64 text of "
+        "over 1,024 characters that begins as an image does [auto]",
+    )
     root = "where relative image paths start [the manifest's directory]"
     add("--image_root", type=place, metavar="URI", help=root)
     add(
@@ -177,6 +187,7 @@ class EmbedConfig:
     text_column: str | None
     id_column: str | None
     keep_columns: tuple[str, ...]
+    image_encoding: str
     image_root: str | None
     allow_images_from: tuple[str, ...]
     allow_manifests_from: tuple[str, ...]
@@ -264,28 +275,6 @@ def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, 
     own = own or parser()
     found, rest = own.parse_known_args(argv)
     return _config(found), read_beam_flags(argv, own, rest)
-
-
-def models_of(given: Sequence[str]) -> str | dict[str, str]:
-    """Takes NAME=URI apart; one model needs no name.
-
-    Raises:
-        ValueError: if a name is missing, is there twice, or cannot begin a column's name.
-    """
-    parts = [_NAMED_MODEL.fullmatch(text) for text in given]
-    if len(given) == 1 and parts[0] is None:
-        return given[0]
-    named: dict[str, str] = {}
-    for text, part in zip(given, parts, strict=True):
-        if part is None:
-            raise ValueError(
-                f"expected `--model NAME=URI` for each of several, got {text!r}; begin with a name "
-                "of letters, digits and underscores, as in b32=ViT-B/32"
-            )
-        if part["name"].lower() in (name.lower() for name in named):
-            raise ValueError(f"two models are called {part['name']!r}; give them different names")
-        named[part["name"]] = place(part["uri"])
-    return named
 
 
 def _config(found: argparse.Namespace) -> EmbedConfig:

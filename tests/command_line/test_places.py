@@ -87,7 +87,7 @@ def test_every_flag_that_names_a_place_expands_it(home, command, flag):
 
 
 def test_named_model_expands_too(home):
-    from pipelines.runs.options import models_of
+    from pipelines.command_line.model_flags import models_of
 
     assert models_of(["b32=~/m.pt", "l14=x"]) == {"b32": f"{home}/m.pt", "l14": "x"}
 

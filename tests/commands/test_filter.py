@@ -117,6 +117,32 @@ def test_output_is_kept_unless_it_may_be_overwritten(scored, capsys):
     assert len(list((scored / "out" / "kept").iterdir())) == 1
 
 
+def test_lists_are_steps_before_all_others_and_those_of_another_kind_are_told(scored, capsys):
+    keep, drop, other = (scored / name for name in ("keep.txt", "drop.txt", "other.txt"))
+    keep.write_text("\n".join(UIDS[:4]))
+    drop.write_text(f"# the second image\n{1:064x}\n")
+    other.write_text("https://host/a.jpg\n")
+    flags = ["--keep_list", str(keep), "--drop_list", str(drop), "--drop_list", str(other)]
+    out = scored / "out"
+    assert filtered(scored, "--output", str(out), *flags, "--min_similarity", "0.4") == 0
+    assert kept(out) == [UIDS[0], UIDS[2]]
+    said = capsys.readouterr().out
+    assert f"no match   no line of {other} named a row; is it of another kind?" in said
+    assert said.count("no match") == 1
+    record = json.loads((out / "filter.json").read_text())
+    assert [(step["condition"], step["rows"]) for step in record["steps"]] == [
+        ("embedded", 6),
+        (f"in keep list {keep}", 4),
+        (f"not in drop list {drop}", 3),
+        (f"not in drop list {other}", 3),
+        ("similarity >= 0.4", 2),
+    ]
+    assert record["options"]["drop_list"] == [str(drop), str(other)]
+    runner = ["--runner", "FnApiRunner"]
+    assert filtered(scored, "--dry_run", *flags, *runner) == 0
+    assert re.search(r"in keep list .* 4 ", capsys.readouterr().out)
+
+
 def test_nothing_kept_is_no_error(scored):
     out = scored / "out"
     assert filtered(scored, "--output", str(out), "--min_similarity", "1") == 0
@@ -210,6 +236,7 @@ def test_kept_rows_are_a_manifest_again(tmp_path, model_dir, write):
             ("--dry_run", "--where", "smilarity > 1"),
             "names 'smilarity', which is no column; there are uid",
         ),
+        (("--dry_run", "--drop_list", "no/such"), "expected a list as `--drop_list`, got"),
         (("--dry_run", "--model_name", "b32", "--top_fraction", "1"), "the run has one, unnamed"),
         (("--dry_run", "--top_fractoin", "1"), "did you mean --top_fraction?"),
     ],

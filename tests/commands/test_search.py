@@ -110,6 +110,29 @@ def test_gallery_shows_the_pictures_and_keeps_captions_text(scored, tmp_path, ca
     assert page.read_text().count("data:image/jpeg;base64,") == 6
 
 
+@pytest.mark.parametrize("runner", [(), ("--runner", "FnApiRunner")])
+def test_copies_are_left_out_and_others_fill_their_place(tmp_path, model_dir, capsys, runner):
+    model = clip_core.load(str(model_dir))
+    dim = model.config.embed_dim
+    vectors = np.eye(dim, dtype=np.float32)[[0, 0, 1, 0, 2]]
+    rows = [
+        {"image_embedding": vector, "sha256": digest * 64, "uid": f"row-{n}"}
+        for n, (vector, digest) in enumerate(zip(vectors, "aabcd", strict=True))
+    ]
+    record = {"options": {"model": str(model_dir)}}
+    write_scored(
+        tmp_path / "scored",
+        [rows[:2], rows[2:]],
+        fingerprint=model.fingerprint,
+        record=record,
+        dim=dim,
+    )
+    for kind, expected in (("exact", {0, 2, 3, 4}), ("near", {0, 2, 4})):
+        assert run(tmp_path, "--text", "a", "--distinct", kind, "--top_k", "4", *runner) == 0
+        lines = capsys.readouterr().out.splitlines()[1:]
+        assert {line.split()[1] for line in lines} == {f"row-{n}" for n in expected}
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -120,6 +143,7 @@ def test_gallery_shows_the_pictures_and_keeps_captions_text(scored, tmp_path, ca
         (("--text", "a", "--model", "tiny"), "expected the model that made the embeddings"),
         (("--image", "no/such.png"), "no/such.png"),
         (("--image", __file__), "not_an_image"),
+        (("--text", "a", "--distinct", "all"), "invalid choice: 'all'"),
         (("--txt", "a"), "did you mean --text?"),
     ],
 )

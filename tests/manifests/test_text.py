@@ -12,7 +12,6 @@ import zstandard
 
 from helpers import plan
 from pipelines.manifests import rows as raw_rows
-from pipelines.manifests import text as text_manifests
 from pipelines.manifests import text_records
 from pipelines.manifests.units import read_unit
 from pipelines.records import Reject, Row
@@ -191,7 +190,7 @@ def test_row_without_image_or_caption_is_rejected(tmp_path, row, reason):
 
 
 def test_overlong_line_is_rejected_without_its_neighbours(tmp_path, monkeypatch):
-    for module in (raw_rows, text_manifests, text_records):
+    for module in (raw_rows, text_records):
         monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
     long = {"url": "a.jpg", "text": "x" * 1000}
     path = write(tmp_path / "m.jsonl", jsonl(ROWS[0], long, ROWS[1]))

@@ -64,6 +64,49 @@ def test_inline_pictures_are_read_again_from_parquet(tmp_path, pictures):
     assert found[0] == found[2] != found[1]
 
 
+def write_base64(folder, images):
+    """A manifest of base64 text and paths; returns its URI and the scored rows."""
+    texts = [f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in images]
+    (folder / "2.png").write_bytes(images[2])
+    texts[2] = "2.png"
+    lines = [json.dumps({"image": text, "text": "a"}) + "\n" for text in texts]
+    (folder / "m.jsonl").write_text("".join(lines))
+    source = str(folder / "m.jsonl")
+    return source, [
+        Scored(source, n, texts[n][:100], digest(data)) for n, data in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize("rows_per_unit", [1, 3, 100])
+def test_base64_text_is_read_again_from_a_text_manifest(tmp_path, pictures, rows_per_unit):
+    source, rows = write_base64(tmp_path, pictures)
+    for unit in plan(source, rows_per_unit=rows_per_unit).units:
+        wanted = [rows[3], rows[1], rows[2], rows[1]]
+        found = thumbnails(wanted, {}, {source: unit}, MINE)
+        assert [opened(thumbnail).size for thumbnail in found] == [(SIDE, SIDE)] * 4
+        assert found[1] == found[3] != found[0]
+    assert all(thumbnail.data_uri for thumbnail in thumbnails(rows, {}, {}, MINE))
+
+
+def test_base64_text_needs_the_manifest_and_paths_do_not(tmp_path, pictures):
+    source, rows = write_base64(tmp_path, pictures)
+    (unit,) = plan(source).units
+    images_only = Trust(images=(str(tmp_path),))
+    found = thumbnails(rows, {}, {source: unit}, images_only)
+    assert [thumbnail.data_uri is not None for thumbnail in found] == [False, False, True, False]
+    assert "--allow_manifests_from" in found[0].reason
+    (tmp_path / "m.jsonl").write_text("")
+    assert thumbnails(rows, {}, {source: unit}, MINE)[0].reason == "manifest truncated"
+
+
+def test_short_base64_text_is_read_again_where_the_run_says_base64(tmp_path):
+    data = encode_image(make_image(4, 4), "PNG")
+    text = base64.b64encode(data).decode()
+    (tmp_path / "m.csv").write_text(f"image,text\n{text},a\n")
+    row = Scored(str(tmp_path / "m.csv"), 0, text[:100], digest(data))
+    assert opened(thumbnails([row], {"image_encoding": "base64"}, {}, MINE)[0])
+
+
 def test_tar_members_are_found_in_one_pass(tmp_path, pictures):
     source = str(tmp_path / "shard.tar")
     with tarfile.open(source, "w") as tar:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.images.base64_text import MAX_BASE64_CHARS, may_be_long
 from pipelines.manifests.parquet.pages import TooManyRows, WatchedFile
 from pipelines.manifests.rows import MAX_TEXT_BYTES
 from schemas.manifest import mapped_type
@@ -102,7 +103,8 @@ class ParquetBatches:
         Args:
             wanted: rows of the group.
             names: columns to read.
-            whole: columns among them that are not cut.
+            whole: columns of images among them, whose base64 text is cut only where no image is as
+                long.
 
         Raises:
             SuspiciousPages: if only a process with a limit should read on.
@@ -172,31 +174,39 @@ def _cut(batch: pa.RecordBatch, whole: Collection[str]) -> pa.RecordBatch:
     if batch.nbytes <= MAX_TEXT_BYTES:
         return batch
     columns = [
-        column if name in whole else _cut_column(column)
+        _cut_column(column, _most_of_image if name in whole else _most_of_text)
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
     ]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
-def _cut_column(column: pa.Array) -> pa.Array:
+def _most_of_text(view: memoryview) -> int:
+    return MAX_TEXT_BYTES
+
+
+def _most_of_image(view: memoryview) -> int:
+    return MAX_BASE64_CHARS + 1 if may_be_long(bytes(view[:512])) else MAX_TEXT_BYTES
+
+
+def _cut_column(column: pa.Array, most: Callable[[memoryview], int]) -> pa.Array:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return column
     longest = pc.max(pc.binary_length(column)).as_py() or 0
     if longest <= MAX_TEXT_BYTES:
         return column
-    pieces: list[Any] = [_beginning(value) for value in column]
+    pieces: list[Any] = [_beginning(value, most) for value in column]
     binary = pa.binary() if pa.types.is_string(column.type) else pa.large_binary()
     return pa.array(pieces, binary).view(column.type)
 
 
-def _beginning(value: pa.Scalar) -> bytes | None:
+def _beginning(value: pa.Scalar, most: Callable[[memoryview], int]) -> bytes | None:
     if not value.is_valid:
         return None
     view = memoryview(value.as_buffer())
-    if len(view) <= MAX_TEXT_BYTES:
+    if len(view) <= MAX_TEXT_BYTES or len(view) <= most(view):
         return bytes(view)
     # Back to where a character begins.
-    return bytes(view[:MAX_TEXT_BYTES]).decode("utf-8", "ignore").encode()
+    return bytes(view[: most(view)]).decode("utf-8", "ignore").encode()
 
 
 def _column_bytes(group: pq.RowGroupMetaData, name: str) -> int:

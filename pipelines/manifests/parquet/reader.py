@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from pipelines.images.base64_text import MAX_KEY_CHARS
 from pipelines.manifests.parquet.batches import DamagedParquet, ParquetBatches, damage_named
 from pipelines.manifests.parquet.limited import check_footer, limited_batches
 from pipelines.manifests.parquet.pages import SuspiciousPages
@@ -91,9 +92,7 @@ def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str])
         kept = [pa.field(name, pa.string()) for name in columns.kept]
         unit = replace(whole, columns=columns, format="img2dataset", rows=None)
         return FilePlan([unit], kept)
-    image = columns.image_bytes
-    sizes = footer.column_bytes(image) if image is not None else []
-    large = {group for group, size in enumerate(sizes) if size > LARGE_GROUP_BYTES}
+    large = _large_groups(footer, columns)
     units = [
         replace(
             whole,
@@ -107,6 +106,17 @@ def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str])
     ]
     kept = [pa.field(name, plain_type(schema.field(name).type)) for name in columns.kept]
     return FilePlan(units, kept)
+
+
+def _large_groups(footer: Footer, columns: Columns) -> set[int]:
+    """Returns the row groups with images of many bytes; no paths take as much a row."""
+    image = columns.image_bytes or str(columns.image_uri)
+    sizes = zip(footer.column_bytes(image), footer.group_rows, strict=True)
+    return {
+        group
+        for group, (size, rows) in enumerate(sizes)
+        if size > LARGE_GROUP_BYTES and (columns.image_bytes or size > MAX_KEY_CHARS * rows)
+    }
 
 
 def _pieces(group_rows: Iterable[int], step: int) -> Iterator[tuple[int, range]]:
@@ -185,8 +195,8 @@ def _read_group(
 def _batches(
     file: BinaryIO, unit: Unit, parquet: ParquetBatches, group: int, wanted: range
 ) -> Iterator[pa.RecordBatch]:
-    names, image = _names(unit.columns), unit.columns.image_bytes
-    whole = [image] if image is not None else []
+    names, columns = _names(unit.columns), unit.columns
+    whole = [name for name in (columns.image_bytes, columns.image_uri) if name is not None]
     try:
         for batch in parquet.read(group, wanted, names, whole):
             wanted = wanted[batch.num_rows :]
