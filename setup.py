@@ -1,4 +1,4 @@
-"""Packaging of clip-beam: one console script, three packages, light base install."""
+"""Packaging of clip-beam: one console script, one module to import and the packages behind it."""
 
 from pathlib import Path
 
@@ -51,6 +51,7 @@ EXTRAS = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "scikit-image>=0.24",
+        "setuptools>=68",
         "transformers>=5",
     ],
     "dev": ["import-linter>=2.1", "mypy>=1.13", "ruff>=0.8"],
@@ -65,6 +66,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
+    py_modules=["clip_beam"],
     packages=find_packages(include=["clip_core*", "pipelines*", "schemas*"]),
     package_data={
         "clip_core": ["models/tiny/*", "py.typed"],
@@ -74,5 +76,5 @@ setup(
     },
     install_requires=BASE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["clip-beam=pipelines.cli:console_script"]},
+    entry_points={"console_scripts": ["clip-beam=clip_beam:main"]},
 )

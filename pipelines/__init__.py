@@ -1,6 +1,6 @@
 """The Beam side of clip-beam: a file for each command, a room for each matter.
 
-    from pipelines import EmbedRows, ReadManifest, WriteUnits
+    from clip_beam import EmbedRows, ReadManifest, WriteUnits
 
     ReadManifest > EmbedRows (Prepare > RunInference > Score) > WriteUnits
 

@@ -127,6 +127,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     _own.set()
     prepare_streams()
     own_process()
+    _check_directory()
     signal.signal(signal.SIGTERM, _raising(Terminated))
     # A shell has it ignored for a job in the background.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -151,6 +152,16 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _check_directory() -> None:
+    """Ends a process whose working directory is gone, where torch's libraries would abort it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        message = "the working directory was removed; change to another one"
+        print(f"clip-beam: {message}", file=sys.stderr)
+        sys.exit(WRONG_USAGE)
 
 
 @contextmanager

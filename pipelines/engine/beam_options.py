@@ -16,6 +16,12 @@ from apache_beam.options.pipeline_options import (
     SetupOptions,
     StandardOptions,
 )
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.job.utils import dict_to_struct
+from apache_beam.runners.portability.fn_api_runner.fn_runner import (
+    ExtendedProvisionInfo,
+    FnApiRunner,
+)
 from apache_beam.runners.runner import create_runner
 
 from pipelines.command_line.exits import RunnerError
@@ -27,7 +33,10 @@ from pipelines.engine.store_flags import use_stores
 
 # By name: `DirectRunner` is another engine on machines that can download Prism.
 LOCAL_RUNNER = "FnApiRunner"
-WORKER_PLUGIN = "pipelines.engine.worker_redaction"
+# Worker processes import them as they start. The first makes sure of this program's packages where
+# another project's are called the same; the last scrubs what is logged.
+PLUGINS = ("clip_beam", "pipelines.engine.worker_redaction")
+PROCESSES = (LOCAL_RUNNER, "multi_processing")
 LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
 
 
@@ -63,16 +72,17 @@ def read_beam_flags(
 
 
 def new_pipeline(options: PipelineOptions) -> Pipeline:
-    """Returns an empty pipeline; workers elsewhere scrub what they log.
+    """Returns an empty pipeline; worker processes find this program, and scrub what they log.
 
     Raises:
         RunnerError: what Beam finds missing or wrong in its flags, in one sentence.
     """
-    setup = options.view_as(SetupOptions)
-    if not runs_here(options) and WORKER_PLUGIN not in (setup.beam_plugins or ()):
-        setup.beam_plugins = [*(setup.beam_plugins or ()), WORKER_PLUGIN]
+    if not runs_here(options):
+        setup = options.view_as(SetupOptions)
+        given = [name for name in setup.beam_plugins or () if name not in PLUGINS]
+        setup.beam_plugins = [PLUGINS[0], *given, PLUGINS[1]]
     try:
-        return Pipeline(options=options)
+        return Pipeline(_runner_of_processes(options), options)
     except ValueError as error:
         raise RunnerError(f"Beam refuses its flags: {_one_line(error)}") from error
 
@@ -80,6 +90,16 @@ def new_pipeline(options: PipelineOptions) -> Pipeline:
 def runs_here(options: PipelineOptions) -> bool:
     """Tells whether the runner keeps the whole job in this process."""
     return options.view_as(StandardOptions).runner in LOCAL_RUNNERS
+
+
+def _runner_of_processes(options: PipelineOptions) -> FnApiRunner | None:
+    """Returns the local runner where it works in processes, to which it hands no options itself."""
+    runner = options.view_as(StandardOptions).runner
+    if (runner, options.view_as(DirectOptions).direct_running_mode) != PROCESSES:
+        return None
+    handed = dict_to_struct({"beam:option:beam_plugins:v1": PLUGINS})
+    info = beam_provision_api_pb2.ProvisionInfo(retrieval_token="unused", pipeline_options=handed)
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
 
 
 def local_threads(options: PipelineOptions) -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipelines.records import Chunk, End, Reject, Row, Unit, rejected_rows
+from pipelines.records import Chunk, End, Reject, Row, RowFault, Unit, rejected_rows
 from schemas.embeddings import ROW_FIELDS
+from schemas.rejects import Reason
 
 CHUNK_ROWS = 64
 CHUNK_BYTES = 32 << 20  # of images that the manifest itself holds
@@ -63,19 +65,43 @@ def make_chunk(
     end: End | None = None,
 ) -> Chunk:
     """Makes a chunk of rows, in their order."""
+    try:
+        chunk = _chunk(records, kept)
+    except pa.ArrowException:
+        chunk = _chunk([_fitting(record, kept) for record in records], kept)
+    return replace(chunk, unit=unit, number=number, end=end)
+
+
+def _chunk(records: Sequence[Row | Reject], kept: Sequence[pa.Field]) -> Chunk:
     rows = [record for record in records if isinstance(record, Row)]
     rejects = [record for record in records if isinstance(record, Reject)]
     schema = row_schema(kept)
     failed = _row_batch([reject.row for reject in rejects], schema)
     return Chunk(
-        unit=unit,
-        number=number,
+        unit=None,
+        number=0,
         rows=_row_batch(rows, schema),
         rejects=rejected_rows(failed, rejects),
         index=np.arange(len(rows)),
         images=tuple(rows),
-        end=end,
     )
+
+
+def _fitting(record: Row | Reject, kept: Sequence[pa.Field]) -> Row | Reject:
+    """Rejects a row with a value that its column, whose type other files share, does not hold."""
+    row = record.row if isinstance(record, Reject) else record
+    fault = None
+    for field in kept:
+        value = row.kept.get(field.name)
+        try:
+            _column([value], field.type)
+        except pa.ArrowException:
+            detail = f"column {field.name!r} is {field.type}, which does not hold {value!r:.100}"
+            fault = fault or RowFault("read", Reason.MALFORMED_ROW, detail)
+            row = row._replace(kept={**row.kept, field.name: None})
+    if isinstance(record, Reject):
+        return record._replace(row=row)
+    return record if fault is None else fault.to_reject(row)
 
 
 def _row_batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
@@ -91,6 +117,6 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         if pa.types.is_string(kind):  # of JSON whose rows disagree about the type
             values = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
-        elif pa.types.is_float64(kind):  # Arrow refuses integers that lose digits
-            values = [None if v is None else float(v) for v in values]
+        elif pa.types.is_float64(kind):  # Arrow refuses any integer beyond 2**53, exact or not
+            values = [float(v) if isinstance(v, int) and float(v) == v else v for v in values]
         return pa.array(values, kind)

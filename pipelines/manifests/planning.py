@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import pyarrow as pa
 
@@ -14,6 +15,7 @@ from pipelines.manifests.request import FilePlan, ManifestRequest, unit_id
 from pipelines.manifests.run_tables import joined
 from pipelines.records import Unit
 from pipelines.storage import reading, uris
+from schemas.common_types import common_json_column, common_type
 from schemas.manifest import Columns, ManifestError
 
 
@@ -57,7 +59,9 @@ def plan_units(request: ManifestRequest) -> Plan:
         format_called(unit.format)  # a table of a stranger may name any
     rows = [unit.rows_to_read for unit in units]
     known = None if None in rows else sum(row for row in rows if row is not None)
-    kept = _common_kept(plan.kept for plan in plans if plan.readable)
+    kept = _common_kept(
+        (*file, plan.kept) for file, plan in zip(files, plans, strict=True) if plan.readable
+    )
     return Plan(units, kept, known, found.left_out)
 
 
@@ -113,17 +117,33 @@ def _plan_file(uri: str, kind: str, request: ManifestRequest, beside: Collection
     return format_called(kind).plan(whole, request, beside)
 
 
-def _common_kept(files: Iterable[list[pa.Field]]) -> pa.Schema:
-    """Makes sure that kept columns have one type in all files."""
-    fields: dict[str, pa.Field] = {}
-    for kept in files:
+def _common_kept(files: Iterable[tuple[str, str, list[pa.Field]]]) -> pa.Schema:
+    """Finds the type of each kept column that holds its values in all files.
+
+    Files of JSON lines have together what one file with all their rows would have.
+
+    Args:
+        files: URI, format and kept columns of each.
+    """
+    columns: dict[str, dict[tuple[bool, pa.Field], str]] = {}
+    for uri, kind, kept in files:
         for field in kept:
-            known = fields.setdefault(field.name, pa.field(field.name, field.type))
-            if pa.types.is_null(known.type):  # a file that has no value tells no type
-                fields[field.name] = pa.field(field.name, field.type)
-            elif known.type != field.type and not pa.types.is_null(field.type):
-                raise ManifestError(
-                    f"column {field.name!r} is {known.type} in one manifest file and {field.type} "
-                    "in another; leave it out of `keep_columns` or convert it"
-                )
-    return pa.schema(list(fields.values()))
+            columns.setdefault(field.name, {}).setdefault((kind == "jsonl", field), uri)
+    return pa.schema([(name, _common(name, found)) for name, found in columns.items()])
+
+
+def _common(name: str, found: Mapping[tuple[bool, pa.Field], str]) -> pa.DataType:
+    """Args: found: the first file with each form of the column, and whether it is of JSON lines."""
+    json_fields = [field for is_json, field in found if is_json]
+    of_file = {field.type: uri for (is_json, field), uri in found.items() if not is_json}
+    if json_fields:
+        together = common_json_column(json_fields).type
+        of_file.setdefault(together, found[True, json_fields[0]])
+    common = common_type(of_file)
+    if common is not None:
+        return common
+    one, other = next(p for p in combinations(of_file, 2) if common_type(p) is None)
+    raise ManifestError(
+        f"column {name!r} is {one} in {of_file[one]} and {other} in {of_file[other]}, which have "
+        "no type in common; convert one of them, or leave the column out of `keep_columns`"
+    )

@@ -22,6 +22,7 @@ from pipelines.manifests.text_records import TextRecords, open_text, too_long
 from pipelines.records import Unit
 from pipelines.storage.compression import DamagedStream, is_compressed
 from pipelines.storage.foreign_json import TooDeepError, read_json
+from schemas.common_types import json_column
 from schemas.manifest import AUTO, IMAGE_BYTES_NAMES, IMAGE_URI_NAMES, ManifestError
 from schemas.rejects import Reason
 
@@ -247,7 +248,8 @@ class _JsonTypes:
     def __init__(self, kept: tuple[str, ...]) -> None:
         self._kept = kept
         self._seen = 0
-        self._types: dict[str, pa.DataType] = {}
+        self._types: dict[str, set[pa.DataType]] = {}
+        self._inexact: set[str] = set()  # columns with a whole number that float64 does not hold
 
     def look_at(self, line: str) -> None:
         self._seen += 1
@@ -257,11 +259,20 @@ class _JsonTypes:
         if isinstance(values, Fault):
             return
         for name, value in values.items():
-            if not _has_surrogate(name):
-                self._types[name] = _common(self._types.get(name), _json_type(value))
+            if _has_surrogate(name):
+                continue
+            self._types.setdefault(name, set()).add(_json_type(value))
+            if _is_inexact(value):
+                self._inexact.add(name)
 
     def fields(self) -> tuple[pa.Field, ...]:
-        return tuple(pa.field(name, kind) for name, kind in self._types.items())
+        return tuple(
+            json_column(name, kinds, name in self._inexact) for name, kinds in self._types.items()
+        )
+
+
+def _is_inexact(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) < 2**63 and float(value) != value
 
 
 def _json_type(value: Any) -> pa.DataType:
@@ -272,15 +283,6 @@ def _json_type(value: Any) -> pa.DataType:
     if isinstance(value, int):
         return pa.int64() if -(2**63) <= value < 2**63 else pa.string()
     return pa.float64() if isinstance(value, float) else pa.string()
-
-
-def _common(known: pa.DataType | None, new: pa.DataType) -> pa.DataType:
-    if known is None or pa.types.is_null(known):
-        return new
-    if pa.types.is_null(new) or known == new:
-        return known
-    numbers = (pa.int64(), pa.float64())
-    return pa.float64() if known in numbers and new in numbers else pa.string()
 
 
 TEXT_FORMATS = tuple(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -39,6 +39,7 @@ class UnitRecord:
     Attributes:
         run: id of the run that wrote the file.
         attempt: id of the attempt; equal in both files that one attempt wrote.
+        kept: types of the columns that were copied from the manifest.
     """
 
     unit: Unit
@@ -46,6 +47,7 @@ class UnitRecord:
     fingerprint: Mapping[str, Any]
     run: str = ""
     attempt: str = ""
+    kept: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
 def unit_to_json(unit: Unit, run: str = "", attempt: str = "") -> str:
@@ -92,14 +94,17 @@ def read_record(uri: str) -> UnitRecord:
     """
     try:
         with reading.open_input(uri) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        about = json.loads(metadata[UNIT_KEY])
+            footer = pq.read_metadata(file)
+        metadata = footer.metadata or {}
+        about, unit = json.loads(metadata[UNIT_KEY]), unit_from_json(metadata[UNIT_KEY])
+        types = footer.schema.to_arrow_schema() if unit.columns.kept else None
         return UnitRecord(
-            unit=unit_from_json(metadata[UNIT_KEY]),
+            unit=unit,
             result=UnitResult(**_known(UnitResult, json.loads(metadata[RESULT_KEY]))),
             fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
             run=str(about.get("run", "")),
             attempt=str(about.get("attempt", "")),
+            kept={name: types.field(name).type for name in unit.columns.kept} if types else {},
         )
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError, AttributeError) as error:
         raise NotARecordError(f"{uri} was not written by `embed`") from error

@@ -100,7 +100,7 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
     if config.overwrite:
         overwriting.make_room(config.output, OUTPUTS, overwrite=True)
     finished = finished_units(config.output)
-    check_resumable(finished, plan.units, layout.fingerprint)
+    check_resumable(finished, plan.units, layout.fingerprint, plan.kept)
     changed = changed_units(finished, plan.units, workers_that_read(options))
     pending = pending_of(
         plan.units, finished, config.output, retried_reasons(config), changed.units

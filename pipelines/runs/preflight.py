@@ -177,7 +177,7 @@ def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
     if config.overwrite:
         print(f"           {len(finished)} units there, which `--overwrite` removes")
         return
-    check_resumable(finished, plan.units, fingerprint_of(models, config))
+    check_resumable(finished, plan.units, fingerprint_of(models, config), plan.kept)
     if finished:
         changed = changed_units(finished, plan.units)
         retried = retried_reasons(config)

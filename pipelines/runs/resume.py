@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.engine.per_file import over_files
@@ -22,6 +24,7 @@ from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
 
 FOOTER_READERS = 16
+_NONE_KEPT = pa.schema([])
 
 
 class ResumeError(ValueError):
@@ -121,14 +124,21 @@ def retried_reasons(config: EmbedConfig) -> tuple[str, ...]:
 
 
 def check_resumable(
-    finished: Iterable[UnitRecord], units: Iterable[Unit], fingerprint: Mapping[str, Any]
+    finished: Iterable[UnitRecord],
+    units: Iterable[Unit],
+    fingerprint: Mapping[str, Any],
+    kept: pa.Schema = _NONE_KEPT,
 ) -> None:
     """Makes sure that the finished units are units of this run, with equal values in them.
+
+    Args:
+        kept: the columns that are copied from the manifest, as this run has them.
 
     Raises:
         ResumeError: names the first difference and the way out.
     """
     planned = {unit.unit_id: unit for unit in units}
+    kept = _as_read_back(kept)
     for found in finished:
         unit = planned.get(found.result.unit_id)
         if unit is None:
@@ -148,6 +158,7 @@ def check_resumable(
                 f"{unit.rows} from row {unit.first_row} on; pass the first value, or `--overwrite`"
             )
         _check_columns(found.unit, unit)
+        _check_types(found, kept)
         count = unit.only.count if unit.only is not None else None
         if count is not None and found.result.rows_read != count:
             raise ResumeError(
@@ -193,6 +204,24 @@ def _check_columns(found: Unit, unit: Unit) -> None:
             raise ResumeError(
                 f"the output was begun with {name} {before!r} of {unit.uri}, this run has {now!r}; "
                 "use another `--output`, or `--overwrite`"
+            )
+
+
+def _as_read_back(schema: pa.Schema) -> pa.Schema:
+    """Returns the types that a file has once it is written; Parquet has no seconds, for example."""
+    written = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), written)
+    return pq.read_schema(pa.BufferReader(written.getvalue()))
+
+
+def _check_types(found: UnitRecord, kept: pa.Schema) -> None:
+    """Compares the types of kept columns, which a file that was added to the manifest can widen."""
+    for column in kept:
+        before = found.kept.get(column.name, column.type)
+        if before != column.type and not pa.types.is_null(before):
+            raise ResumeError(
+                f"the output was begun with column {column.name!r} as {before}, and the manifest "
+                f"has {column.type} now; use another `--output`, or `--overwrite`"
             )
 
 

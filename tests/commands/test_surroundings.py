@@ -1,48 +1,82 @@
-"""All commands, whatever surrounds their process: the same status and the same tables."""
+"""All commands in every surrounding that a process can have: the same status and the same tables.
+
+Each surrounding is one process, in which all commands run. A directory without the bits for writing
+refuses root nothing, so `/proc` stands for one: nobody can write a file there.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
 
 from helpers import ROOT, encode_image, make_image
-from pipelines import cli
 
-COMMANDS = """
+PROGRAM = """
 import json, sys
+import clip_beam
 from pipelines import cli
 from pipelines.command_line import exits
-exits.run(lambda: max(cli.main(line) for line in json.loads(sys.argv[1])))
+root, out = sys.argv[1:]
+run = ["--input", out + "/run"]
+job = ["--manifest", root + "/m.jsonl", "--output", out + "/run", "--model", "tiny"]
+plot = ["--truth_column", "kind", "--confusion_plot", out + "/plot.png"]
+LINES = [
+    ["sample", "--output", out + "/sample", "--rows", "3"],
+    ["convert", "--model", "tiny", "--output", out + "/model"],
+    ["verify", "--model", "tiny"],
+    ["check", *job],
+    ["embed", *job, "--keep_columns", "kind"],
+    ["filter", *run, "--output", out + "/kept", "--top_fraction", "0.5"],
+    ["classify", *run, "--output", out + "/labels", "--trust_run", "--labels", "red,猫", *plot],
+    ["search", *run, "--text", "a cat", "--trust_run", "--html", out + "/found.html"],
+    ["report", *run, "--output", out + "/page.html"],
+    ["export", *run, "--output", out + "/export", "--format", "tables"],
+]
+
+def main():
+    statuses = {line[0]: cli.main(line) for line in LINES}
+    with open(out + "/statuses", "w") as file:
+        json.dump(statuses, file)
+    return max(statuses.values())
+
+exits.run(main)
 """
-TABLES = ("run/embeddings", "kept/kept", "labels/labels", "export/scores", "sample")
-# Several at once, as none has to do with the others.
+COMMANDS = ("sample", "convert", "verify", "check", "embed",
+            "filter", "classify", "search", "report", "export")  # fmt: skip
+TABLES = {
+    "sample": "sample",
+    "embed": "run/embeddings",
+    "filter": "kept/kept",
+    "classify": "labels/labels",
+    "export": "export/scores",
+}
+FILES = {"convert": "model/open_clip_model.safetensors", "classify": "plot.png"}
+FOREIGN = "raise AssertionError('a package of another project')\n"
+
+BACKEND = "module://matplotlib_inline.backend_inline"  # of a notebook
+NAMES = ("pipelines", "schemas", "clip_core")
+# Two at once where neither can hide what the other does.
 SURROUNDINGS = {
-    "closed stdout, private files, a notebook's backend": {
-        "closed": ">&-",
-        "umask": 0o077,
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    },
-    "closed stderr, Latin-1, TeX in plots": {
-        "closed": "2>&-",
-        "PYTHONIOENCODING": "latin-1",
-        "rc": "text.usetex: True\n",
-    },
-    "closed stdout and stderr, no home, a read-only directory": {
-        "closed": ">&- 2>&-",
-        "HOME": None,
-        "cwd": "/proc",
-    },
+    "as usual": {},
+    "closed stdout": {"shell": 'exec "$@" >&-'},
+    "closed stderr": {"shell": 'exec "$@" 2>&-'},
+    "closed stdout and stderr": {"shell": 'exec "$@" >&- 2>&-'},
+    "Latin-1 console, private files": {"PYTHONIOENCODING": "latin-1", "umask": 0o077},
+    "ASCII console, a notebook's backend": {"PYTHONIOENCODING": "ascii", "MPLBACKEND": BACKEND},
+    "TeX in plots, no home": {"rc": "text.usetex: True\n", "HOME": None},
+    "packages of the same names, unwritable directory": {"packages": NAMES, "cwd": "/proc"},
 }
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory, model_dir):
-    """Three images with captions that not every console can show, and a model."""
+def root(tmp_path_factory):
+    """Three images with captions that not every console can show."""
     root = tmp_path_factory.mktemp("surroundings")
-    (root / "model").symlink_to(model_dir)
     lines = []
     for number, text in enumerate(("a red cat", "eine Kätze …", "一只猫")):
         (root / f"{number}.png").write_bytes(encode_image(make_image(seed=number)))
@@ -51,65 +85,78 @@ def root(tmp_path_factory, model_dir):
     return root
 
 
-def command_lines(root, out):
-    """All commands, each after those whose output it reads."""
-    run = ["--input", f"{out}/run"]
-    job = ["--manifest", f"{root}/m.jsonl", "--output", f"{out}/run", "--model", f"{root}/model"]
-    plot = ["--truth_column", "kind", "--confusion_plot", f"{out}/plot.png"]
-    labels = ["--labels", "red,猫", *plot]
-    return [
-        ["check", *job],
-        ["embed", *job, "--keep_columns", "kind"],
-        ["filter", *run, "--output", f"{out}/kept", "--top_fraction", "0.5"],
-        ["classify", *run, "--output", f"{out}/labels", "--trust_run", *labels],
-        ["search", *run, "--text", "a cat", "--trust_run", "--html", f"{out}/found.html"],
-        ["report", *run, "--output", f"{out}/page.html"],
-        ["export", *run, "--output", f"{out}/export", "--format", "tables"],
-        ["convert", "--model", f"{root}/model", "--output", f"{out}/model"],
-        ["sample", "--output", f"{out}/sample", "--rows", "3"],
-    ]
-
-
-def run_all(root, out, *, closed="", umask=0o022, cwd=None, rc="", **variables):
-    """Runs every command in one process; returns its exit status."""
-    out.mkdir()
-    (out / "matplotlibrc").write_text(rc)
-    settings = {"PYTHONPATH": str(ROOT), "MATPLOTLIBRC": str(out / "matplotlibrc"), **variables}
-    both = os.environ | settings
-    environment = {name: value for name, value in both.items() if value is not None}
-    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", COMMANDS]
+def run_all(root, out, *, shell='exec "$@"', umask=0o022, cwd=None, rc="", packages=(), **changed):
+    """Runs every command in one process; returns what went wrong with the process itself."""
+    for folder in (out, out / "cwd"):
+        folder.mkdir()
+    (out / "rc").write_text(rc)
+    for name in packages:
+        (out / "packages" / name).mkdir(parents=True)
+        (out / "packages" / name / "__init__.py").write_text(FOREIGN)
+    path = f"{out / 'packages'}:{ROOT}"
+    settings = {"PYTHONPATH": path, "MATPLOTLIBRC": str(out / "rc"), "OMP_NUM_THREADS": "1"}
+    environment = {k: v for k, v in {**os.environ, **settings, **changed}.items() if v is not None}
     done = subprocess.run(
-        [*command, json.dumps(command_lines(root, out))],
-        cwd=cwd or out,
+        ["sh", "-c", shell, "sh", sys.executable, "-c", PROGRAM, str(root), str(out)],
+        cwd=cwd or out / "cwd",
         env=environment,
         umask=umask,
         capture_output=True,
         timeout=300,
     )
-    assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
-    return done.returncode
+    is_clean = done.returncode == 0 and b"Traceback" not in done.stderr
+    return "" if is_clean else done.stderr.decode(errors="replace")
 
 
-def tables(out):
-    return [ds.dataset(out / name, ignore_prefixes=["_", "."]).to_table() for name in TABLES]
+def results(out):
+    """Returns for each command its status, its table and its file."""
+    statuses = json.loads((out / "statuses").read_text()) if (out / "statuses").exists() else {}
+    found = {name: {"status": statuses.get(name)} for name in COMMANDS}
+    for name, place in TABLES.items():
+        found[name]["table"] = ds.dataset(out / place, ignore_prefixes=["_", "."]).to_table()
+    for name, place in FILES.items():
+        found[name]["file"] = (out / place).read_bytes()
+    return found
 
 
-@pytest.fixture(scope="module")
-def usual(root):
-    (root / "目录-usual").mkdir()
-    for line in command_lines(root, root / "目录-usual"):
-        assert cli.main(line) == 0
-    return tables(root / "目录-usual")
+@pytest.mark.timeout(300)  # for a busy machine
+def test_surroundings_change_neither_status_nor_tables(root):
+    folders = {name: root / f"目录 {name}" for name in SURROUNDINGS}
+    with ThreadPoolExecutor(2) as pool:
+        ends = pool.map(lambda name: run_all(root, folders[name], **SURROUNDINGS[name]), folders)
+        assert dict(zip(folders, ends, strict=True)) == dict.fromkeys(folders, "")
+    usual = results(folders["as usual"])
+    assert {name: about["status"] for name, about in usual.items()} == dict.fromkeys(COMMANDS, 0)
+    assert all(about["table"].num_rows for about in usual.values() if "table" in about)
+    for name, out in folders.items():
+        differing = [command for command, found in results(out).items() if found != usual[command]]
+        assert (name, differing) == (name, [])
+        assert (out / "run" / "_SUCCESS").exists() and "<svg" in (out / "page.html").read_text()
+        assert {path.stat().st_mode & 0o777 for path in written(out)} == {
+            0o666 & ~SURROUNDINGS[name].get("umask", 0o022)
+        }
 
 
-@pytest.mark.parametrize("name", SURROUNDINGS)
-def test_surroundings_change_neither_status_nor_tables(root, usual, name):
-    out = root / f"目录-{name}"
-    assert run_all(root, out, **SURROUNDINGS[name]) == 0
-    for found, expected in zip(tables(out), usual, strict=True):
-        assert found.equals(expected)
-    assert (out / "run" / "_SUCCESS").exists() and "<svg" in (out / "page.html").read_text()
-    assert (out / "plot.png").read_bytes() == (root / "目录-usual" / "plot.png").read_bytes()
-    umask = SURROUNDINGS[name].get("umask", 0o022)
-    written = [path for path in out.rglob("*") if path.is_file() and path.name != "matplotlibrc"]
-    assert {path.stat().st_mode & 0o777 for path in written} == {0o666 & ~umask}
+def written(out):
+    """Returns the files that the commands wrote."""
+    ours = {out / "rc", *(out / "packages").rglob("*")}
+    return [path for path in out.rglob("*") if path.is_file() and path not in ours]
+
+
+def test_nobody_can_write_in_the_directory_that_stands_for_such():
+    with pytest.raises(OSError):
+        (Path("/proc") / "written-by-a-test").write_text("")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_directory_that_was_removed_is_told_in_one_sentence(tmp_path, command):
+    (tmp_path / "cwd").mkdir()
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", sys.executable, "-m", "clip_beam", command],
+        cwd=tmp_path / "cwd",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "clip-beam: the working directory was removed; change to another one\n"

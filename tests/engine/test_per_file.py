@@ -85,7 +85,7 @@ def test_workers_elsewhere_need_a_temp_location(capsys):
 
 
 def test_what_a_runner_refuses_is_one_sentence(run, capsys, monkeypatch):
-    def refuse(options):
+    def refuse(runner, options):
         raise ValueError("Missing required option: region.")
 
     monkeypatch.setattr("pipelines.engine.beam_options.Pipeline", refuse)

@@ -150,14 +150,6 @@ def test_column_error_names_the_file(tmp_path):
     assert plan(tmp_path / "m.csv", image_column="picture", text_column="title").rows == 1
 
 
-def test_kept_columns_need_one_type(tmp_path):
-    for name, value in (("a", 1), ("b", "x")):
-        table = pa.table({"url": ["u"], "text": ["t"], "license": [value]})
-        pq.write_table(table, tmp_path / f"{name}.parquet")
-    with pytest.raises(ManifestError, match="column 'license' is int64 in one .* and string"):
-        plan(tmp_path, keep_columns=("license",))
-
-
 def test_kept_columns_are_told_apart_by_more_than_case(tmp_path):
     names = ["url", "text", "tag", "tag"]
     pq.write_table(pa.table([["u"], ["t"], [1], [2]], names=names), tmp_path / "m.parquet")

@@ -118,7 +118,7 @@ def test_process_of_a_module_scrubs_what_libraries_make_of_tracebacks():
 def test_workers_scrub_what_they_log_and_send():
     code = (
         "import logging; from apache_beam.runners.worker import sdk_worker_main as worker\n"
-        f"worker._import_beam_plugins([{beam_options.WORKER_PLUGIN!r}])\n"
+        f"worker._import_beam_plugins({list(beam_options.PLUGINS)!r})\n"
         "import sys, traceback\n"
         f"try: raise OSError('https://h/?sig={SECRET}')\n"
         "except OSError:\n"
@@ -132,7 +132,7 @@ def test_workers_scrub_what_they_log_and_send():
 
 @pytest.mark.parametrize(
     ("runner", "expected"),
-    [("FnApiRunner", []), ("PortableRunner", ["mine", beam_options.WORKER_PLUGIN])],
+    [("FnApiRunner", []), ("PortableRunner", ["clip_beam", "mine", beam_options.PLUGINS[1]])],
 )
 def test_workers_elsewhere_are_told_to(runner, expected):
     given = [] if runner == "FnApiRunner" else ["--beam_plugins", "mine"]
