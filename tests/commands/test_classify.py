@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 
 import clip_core
 from bench.quality import embed_images
+from helpers import ROOT
 from pipelines import cli
 from pipelines.samples.rows import SampleConfig, make_row
 from pipelines.samples.scenes import COLOURS, SHAPES
@@ -263,3 +265,23 @@ def test_scores_without_embeddings_are_refused_with_the_remedy(tmp_path, capsys)
 def test_classify_refuses_bad_flags_without_torch():
     code = "import sys, pipelines.classify; assert not {'torch', 'apache_beam'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak")
+def test_memory_does_not_grow_with_the_square_of_the_labels(scored, tmp_path):
+    """10,000 labels squared would take 100 MB even at a byte each."""
+    code = (
+        "import re, sys; from pathlib import Path; from pipelines import cli\n"
+        "for count in (3, 10_000):\n"
+        "    labels = 'red,blue,' + ','.join(f'label {n}' for n in range(count))\n"
+        "    flags = ['--labels', labels, '--output', f'{sys.argv[1]}/{count}', *sys.argv[2:]]\n"
+        "    assert cli.main(['classify', *flags]) == 0\n"
+        "    peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
+        "    print(peak, file=sys.stderr)"
+    )
+    flags = ["--input", scored / "scored", "--templates", "none", "--truth_column", "colour"]
+    command = [sys.executable, "-c", code, tmp_path, *flags]
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    few, many = (int(line) << 10 for line in done.stderr.split()[-2:])
+    assert many - few < 100e6

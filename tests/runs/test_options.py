@@ -134,7 +134,7 @@ def test_portable_runner_needs_its_job_service(capsys):
 
 
 def test_flags_that_a_runner_refuses_are_told_in_one_sentence(monkeypatch):
-    def refuse(options):
+    def refuse(runner, options):
         raise ValueError("Pipeline has validations errors: \nMissing required option: region.")
 
     monkeypatch.setattr(beam_options, "Pipeline", refuse)
