@@ -141,7 +141,7 @@ def noise(size):
     return IMAGES[0] + np.random.default_rng(0).bytes(size - len(IMAGES[0]))
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_large_images_pass_and_larger_ones_do_not(tmp_path, kind):
     """The texts are longer than a line or a text may be otherwise."""
     limit = MAX_IMAGE_BYTES
