@@ -12,9 +12,6 @@ from collections.abc import Sequence
 
 from pipelines.command_line import exits
 from pipelines.command_line.parser import Parser, group
-from pipelines.engine.beam_options import runs_here
-from pipelines.runs import options as flags
-from pipelines.runs.preflight import Findings, check, number
 from pipelines.storage.redaction import scrub
 
 SAMPLE_ROWS = 200
@@ -23,6 +20,10 @@ SAMPLE_ROWS = 200
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    from pipelines.engine.beam_options import runs_here
+    from pipelines.runs import options as flags
+    from pipelines.runs.preflight import Findings, check, number
+
     argv = sys.argv[1:] if argv is None else argv
     own = parser()
     try:
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> Parser:
     """Builds the command line of `clip-beam check`: that of `embed` and a flag more."""
+    from pipelines.runs import options as flags
+
     own = flags.parser("check", "Say what would go wrong in `embed`, and how long it would take.")
     group(own, "running").add_argument(
         "--sample",

@@ -46,13 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse_unknown(command)
     start_logging()
     try:
-        return import_module(f"pipelines.{command}").main(rest)
+        module = import_module(f"pipelines.{command}")
     except FileNotFoundError as error:
-        if "temporary directory" not in str(error):
-            raise
-        # Beam asks for one while it is imported.
-        message = f"{error}; name one that can be written with the variable TMPDIR"
-        return exits.fail(command, message, WRONG_USAGE)
+        return exits.without_temporary_directory(command, error)
+    status: int = module.main(rest)
+    return status
 
 
 def _refuse_unknown(command: str) -> int:

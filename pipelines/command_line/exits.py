@@ -65,6 +65,18 @@ def fail(command: str, message: str, status: int) -> int:
     return status
 
 
+def without_temporary_directory(command: str, error: FileNotFoundError) -> int:
+    """Says that there is no such directory, for which Beam asks while it is imported.
+
+    Raises:
+        FileNotFoundError: `error`, if it is about something else.
+    """
+    if "temporary directory" not in str(error):
+        raise error
+    remedy = "name one that can be written with the variable TMPDIR"
+    return fail(command, f"{error}; {remedy}", WRONG_USAGE)
+
+
 def note_flags(flags: Iterable[str]) -> None:
     """Notes which flags the command that is at work has; nothing outside of one."""
     if _put_back.get() is not None:
@@ -97,10 +109,20 @@ def command(main: Main) -> Main:
                 stack.callback(_put_back.reset, _put_back.set(stack))
                 stack.callback(_flags.reset, _flags.set(frozenset()))
                 return main(argv)
+        except FileNotFoundError as error:
+            return without_temporary_directory(_name(main), error)
         except SystemExit as ended:
             return ended.code if isinstance(ended.code, int) else FAILED if ended.code else 0
 
     return cast(Main, called)
+
+
+def _name(main: Callable[..., int]) -> str:
+    """Returns the command that a function is of, also where its module was started by itself."""
+    module = main.__module__
+    if module == "__main__":
+        module = os.path.basename(sys.argv[0]).removesuffix(".py")
+    return module.rpartition(".")[2]
 
 
 def put_back(undo: Callable[..., object], *arguments: Any) -> None:

@@ -64,6 +64,17 @@ def test_machine_without_temporary_directory_is_told_in_one_sentence(command):
     assert b"No usable temporary directory" in done.stderr and b"TMPDIR" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["embed", "check"])
+def test_so_is_it_where_a_command_is_started_as_a_module(command):
+    code = (
+        "import runpy, sys, tempfile; tempfile._candidate_tempdir_list = lambda: []\n"
+        f"runpy.run_module('pipelines.{command}', run_name='__main__', alter_sys=True)"
+    )
+    done = run("-c", code, "--manifest", "m.csv", "--output", "none/out", "--model", "tiny")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert done.stderr.startswith(f"clip-beam {command}: ".encode()) and b"TMPDIR" in done.stderr
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252:strict", "utf-8"])
 @pytest.mark.parametrize("text", ["…", "目录", "name-\udce9"])
 def test_what_a_console_cannot_show_is_escaped(encoding, text):
