@@ -17,7 +17,7 @@ from collections.abc import MutableMapping
 
 # GNU's library counts turns of its loop, tens of nanoseconds each, 300,000 by default. Fewer than
 # these slow a model of some size down where it is alone. Intel's library counts milliseconds.
-BOUNDS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
+BOUNDS = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "0"}
 # Whoever sets one of these has decided.
 DECIDED_BY = ("OMP_WAIT_POLICY", *BOUNDS)
 
