@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -69,13 +68,7 @@ def _version() -> str:
 
 def console_script() -> None:
     """Runs `clip-beam` and ends its process."""
-    logging.getLogger().addFilter(_is_not_about_cloud_clients)
     exits.run(main)
-
-
-def _is_not_about_cloud_clients(record: logging.LogRecord) -> bool:
-    """Beam warns while it is imported that its cloud extra is absent, which is the usual state."""
-    return "apitools not found" not in record.getMessage()
 
 
 def usage() -> str:

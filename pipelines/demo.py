@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +54,7 @@ LEAST_ROWS = 10  # so that there is something to filter and to label
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
+    tempfile.gettempdir()  # Beam will ask for one: said before the work if there is none
     try:
         if options.rows < LEAST_ROWS:
             raise ValueError(f"expected `--rows` of {LEAST_ROWS} or more, got {options.rows}")

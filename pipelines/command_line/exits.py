@@ -149,6 +149,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     _own.set()
     prepare_streams()
     own_process()
+    logging.getLogger().addFilter(_is_not_about_cloud_clients)
     _check_directory()
     signal.signal(signal.SIGTERM, _raising(Terminated))
     # A shell has it ignored for a job in the background.
@@ -184,6 +185,11 @@ def _check_directory() -> None:
         message = "the working directory was removed; change to another one"
         print(f"clip-beam: {message}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
+
+
+def _is_not_about_cloud_clients(record: logging.LogRecord) -> bool:
+    """Beam warns while it is imported that its cloud extra is absent, which is the usual state."""
+    return "apitools not found" not in record.getMessage()
 
 
 @contextmanager

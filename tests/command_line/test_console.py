@@ -62,6 +62,7 @@ def test_machine_without_temporary_directory_is_told_in_one_sentence(command):
     done = run("-c", code, command, *(flags if command != "demo" else ["--output", "none/out"]))
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
     assert b"No usable temporary directory" in done.stderr and b"TMPDIR" in done.stderr
+    assert not (ROOT / "none").exists()  # it is said before anything is written
 
 
 @pytest.mark.parametrize("command", ["embed", "check"])
