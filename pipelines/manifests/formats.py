@@ -61,6 +61,6 @@ def format_of(uri: str) -> str | None:
     plain = name
     for suffix in SUFFIXES:
         plain = plain.removesuffix(suffix)
-    found = (kind for ending, kind in suffixes().items() if name.endswith(ending))
-    inside = (kind for ending, kind in suffixes().items() if plain.endswith(ending))
-    return next(found, None) or next(inside, None)
+    known = suffixes().items()
+    found = (kind for file in (name, plain) for ending, kind in known if file.endswith(ending))
+    return next(found, None)

@@ -118,7 +118,8 @@ class _Read(beam.DoFn):
         """Reads a first chunk, for which the file has to be opened and looked through."""
         wanted = [unit for unit in units if not (self._is_written and self._is_written(unit))]
         chunks = self._chunks(wanted)
-        return itertools.chain(itertools.islice(chunks, 1), chunks)
+        first = list(itertools.islice(chunks, 1))  # now, in this thread
+        return itertools.chain(first, chunks)
 
     def _chunks(self, units: Sequence[Unit]) -> Iterator[Chunk]:
         raws = raws_of(units)

@@ -10,6 +10,7 @@ from helpers import plan
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.formats import format_of
 from pipelines.manifests.planning import merged_units
+from pipelines.manifests.read import _Read
 from pipelines.manifests.request import unit_id
 from pipelines.manifests.units import read_unit
 from pipelines.records import Selection, Unit
@@ -213,3 +214,28 @@ def test_what_is_left_out_is_named(tmp_path):
     assert left_out_line(found.left_out).startswith("4 files that are no manifests, by name: ")
     assert left_out_line(found.left_out).endswith(" and 1 more")
     assert plan(tmp_path / "more").left_out == ()
+
+
+def test_units_are_opened_while_an_earlier_one_is_handed_out(tmp_path):
+    (tmp_path / "m.jsonl").write_text(LINE * 5)
+    units = plan(tmp_path / "m.jsonl", rows_per_unit=1).units
+    opened = []
+    reader = _Read(pa.schema([]), 64, lambda unit: opened.append(unit.unit_id), None, "")
+    reader.setup()
+    reader.start_bundle()
+    held = [chunks for unit in units[:3] for chunks in reader.process((unit,))]
+    read = [next(iter(future.result())) for future in reader._held]
+    reader.teardown()
+    assert held == [] and opened == [unit.unit_id for unit in units[:3]]
+    assert [chunk.unit for chunk in read] == list(units[:3])
+
+
+def test_first_chunk_is_read_where_a_unit_is_opened(tmp_path, monkeypatch):
+    (tmp_path / "m.jsonl").write_text(LINE)
+    read = []
+    monkeypatch.setattr(
+        "pipelines.manifests.read.read_chunks", lambda unit, *rest: iter([read.append(unit)])
+    )
+    units = plan(tmp_path / "m.jsonl").units
+    _Read(pa.schema([]), 64, None, None, "")._open(units)
+    assert read == list(units)
