@@ -25,7 +25,6 @@ COMMANDS = {
     "convert": "make a model directory of safetensors from any checkpoint",
     "verify": "test a model on this machine against plain fp32",
 }
-WRONG_USAGE = 2
 
 
 @exits.command
@@ -56,7 +55,7 @@ def _refuse_unknown(command: str) -> int:
     close = difflib.get_close_matches(command, [*COMMANDS, "help"], n=1)
     hint = f"; did you mean `{close[0]}`?" if close else f"; expected {', '.join(COMMANDS)}"
     print(f"clip-beam: unknown command {command!r}{hint}", file=sys.stderr)
-    return WRONG_USAGE
+    return exits.WRONG_USAGE
 
 
 def _version() -> str:
