@@ -12,12 +12,12 @@ from pipelines.command_line.exits import (
 from pipelines.manifests.files import left_out_line
 from pipelines.output.unit_record import UnitRecord
 from pipelines.output.unit_writer import ConservationError
+from pipelines.ownership import record as run_record
+from pipelines.ownership.record import Totals
 from pipelines.records import UnitResult
-from pipelines.runs import record as run_record
 from pipelines.runs import summary
 from pipelines.runs.execution import Job
 from pipelines.runs.options import EmbedConfig
-from pipelines.runs.record import Totals
 from pipelines.storage.redaction import redact, redacted
 
 

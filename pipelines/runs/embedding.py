@@ -23,9 +23,9 @@ from pipelines.images.decode_pool import WorkerLostError
 from pipelines.manifests.units import ManifestChangedError
 from pipelines.output.unit_record import NotARecordError
 from pipelines.output.unit_writer import ConservationError
+from pipelines.ownership.lock import LockLostError, RunLock
 from pipelines.runs.closing import finish
 from pipelines.runs.execution import prepare, run
-from pipelines.runs.lock import LockLostError, RunLock
 from pipelines.runs.options import EmbedConfig
 from pipelines.storage.stores import StoreFault
 

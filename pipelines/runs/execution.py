@@ -18,10 +18,10 @@ from pipelines.output import overwriting
 from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS, OutputLayout
 from pipelines.output.unit_record import UnitRecord
 from pipelines.output.unit_writer import ConservationError
+from pipelines.ownership import record as run_record
+from pipelines.ownership.lock import RunLock
 from pipelines.records import Unit, UnitResult
-from pipelines.runs import record as run_record
 from pipelines.runs.job import build, embed_rows_of, layout_of, load_run_models, plan_of
-from pipelines.runs.lock import RunLock
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.progress import Progress
 from pipelines.runs.resume import (

@@ -21,8 +21,8 @@ from pipelines.manifests.read import ReadManifest
 from pipelines.manifests.request import ManifestRequest
 from pipelines.output.layout import OutputLayout
 from pipelines.output.write_units import WriteUnits, WrittenBy
+from pipelines.ownership.lock import check_held
 from pipelines.records import Unit
-from pipelines.runs.lock import check_held
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.resume import check_not_own, check_replay
 from pipelines.storage import writing

@@ -18,9 +18,9 @@ from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.parquet.costs import largest_page
 from pipelines.manifests.planning import Plan
+from pipelines.ownership.lock import check_unlocked, lock_uri
 from pipelines.records import Unit
 from pipelines.runs.job import embed_rows_of, fingerprint_of, layout_of, load_run_models, plan_of
-from pipelines.runs.lock import check_unlocked, lock_uri
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.resume import (
     changed_units,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipelines.engine.cores import Threads
-from pipelines.runs.record import Totals
+from pipelines.ownership.record import Totals
 
 # What the bundles do in turn, each in a thread of its own.
 IN_TURN = {

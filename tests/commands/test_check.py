@@ -9,8 +9,8 @@ import pytest
 
 from helpers import encode_image, make_image
 from pipelines import check, embed
+from pipelines.ownership.lock import lock_uri
 from pipelines.runs import preflight
-from pipelines.runs.lock import lock_uri
 from pipelines.storage import writing
 
 

@@ -15,9 +15,9 @@ from pipelines.output import write_units
 from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY, OutputLayout
 from pipelines.output.unit_writer import ConservationError
 from pipelines.output.write_units import WrittenBy, _Write
+from pipelines.ownership.lock import LockLostError, RunLock, check_held
+from pipelines.ownership.record import Totals, total
 from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
-from pipelines.runs.lock import LockLostError, RunLock, check_held
-from pipelines.runs.record import Totals, total
 from pipelines.runs.resume import ResumeError, check_resumable, finished_units
 from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
 from schemas.manifest import Columns

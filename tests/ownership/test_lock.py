@@ -9,8 +9,8 @@ import time
 import fsspec
 import pytest
 
-from pipelines.runs import lock as run_lock
-from pipelines.runs.lock import (
+from pipelines.ownership import lock as run_lock
+from pipelines.ownership.lock import (
     BEAT_S,
     STALE_S,
     LockLostError,
