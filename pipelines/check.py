@@ -20,7 +20,6 @@ SAMPLE_ROWS = 200
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    from pipelines.engine.beam_options import runs_here
     from pipelines.runs import options as flags
     from pipelines.runs.preflight import Findings, check, number
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return exits.fail("check", str(error), exits.WRONG_USAGE)
     findings = Findings()
-    check(config, sample, runs_here(options), findings)
+    check(config, sample, findings)
     print()
     for problem in findings.problems:
         print(f"problem    {scrub(problem)}")

@@ -16,6 +16,8 @@ COMMANDS = {
     "sample": "write a sample image-text dataset, with the truth about it beside it",
     "check": "look at a sample and say what would go wrong with `embed`, before it does",
     "embed": "embed and score the image-text pairs of a manifest",
+    "status": "say how the run of an output stands",
+    "finish": "close a run whose launcher is gone, or that was done in parts",
     "filter": "keep the rows of a run that are worth training on",
     "classify": "label the images of a run by prompts, zero-shot",
     "report": "write an HTML page about a run",

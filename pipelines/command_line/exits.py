@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,11 +25,14 @@ WRONG_USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 UNHEARD = 128 + 13  # SIGPIPE, which not every system has
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 AGAIN_S = 2.0
+WOKEN_S = 0.2
 Main = TypeVar("Main", bound=Callable[..., int])
 
 _own = threading.Event()  # set where a command has the process to itself
-_ringing = threading.Event()  # set while a signal is raised over and over
+_handled = threading.Event()  # set once a signal's handler has run
+_calm = threading.Event()  # set once the command knows of the signal
 _put_back: ContextVar[ExitStack | None] = ContextVar("_put_back", default=None)
 _told: list[Callable[[BaseException], object]] = []
 _flags: ContextVar[frozenset[str]] = ContextVar("_flags", default=frozenset())
@@ -56,6 +61,8 @@ def status_of(error: Exception) -> int:
 
 def status_before(error: Exception) -> int:
     """Returns the exit status for what was found before the work; 2 unless the error says more."""
+    if getattr(error, "errno", None) in _OF_THE_DISK:
+        return FAILED
     return getattr(error, "exit_status", WRONG_USAGE)
 
 
@@ -155,6 +162,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     # A shell has it ignored for a job in the background.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _raising(KeyboardInterrupt))
+    _wake_at_signals()
     try:
         status = main()
         sys.stdout.flush()
@@ -204,24 +212,47 @@ def at_signal(tell: Callable[[BaseException], object]) -> Iterator[None]:
 
 def calm() -> None:
     """Takes note that a signal was heard."""
-    if _ringing.is_set():  # else the timer is somebody else's
-        _ringing.clear()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    _calm.set()
 
 
 def _raising(error: type[BaseException]) -> Callable[[int, FrameType | None], None]:
-    """Returns a handler that raises an error, over and over until `calm` is called.
-
-    Once would not do: Python drops what is raised while it clears away an object.
-    """
+    """Returns a handler that raises an error."""
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, handle)
-            _ringing.set()
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        _calm.clear()
+        _handled.set()
         for tell in _told:
             tell(error())
         raise error
 
     return handle
+
+
+def _wake_at_signals() -> None:
+    """Lets signals reach the main thread, over and over until `calm` is called.
+
+    The system may hand a signal to another thread, and Python's handler then does not run while the
+    main one waits for a lock. Nor does once do: Python drops what is raised while it clears away an
+    object.
+    """
+    if not hasattr(signal, "pthread_kill"):
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_ring, args=(ours, theirs), daemon=True).start()
+
+
+def _ring(ours: socket.socket, theirs: socket.socket) -> None:
+    """Hears of every signal at once, in a thread of its own.
+
+    Args:
+        ours: tells the number of each.
+        theirs: is kept open.
+    """
+    main = threading.main_thread().ident
+    assert main is not None
+    while number := ours.recv(1):
+        if number[0] in (signal.SIGINT, signal.SIGTERM):
+            while not _handled.wait(WOKEN_S) or not _calm.wait(AGAIN_S):
+                signal.pthread_kill(main, number[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -47,10 +48,14 @@ class ModelSpec:
 class LoadedModels:
     """The models of a run, in its order, and the threads of this process.
 
+    Attributes:
+        parameters: of the largest.
+
     Beam keeps a weak reference, which no tuple can have.
     """
 
     models: tuple[ClipModel, ...]
+    parameters: int
     threads: Threads
 
 
@@ -61,10 +66,11 @@ _AUTO = ModelSpec("", "auto", "auto")
 def load_models(specs: tuple[ModelSpec, ...]) -> LoadedModels:
     """Loads models once per process: all threads share them."""
     models = tuple(_load(spec) for spec in specs)
+    parameters = _parameters(models)
     threads = use_threads(models)
     for model, spec in zip(models, specs, strict=True):
         ready_to_encode(model.clip, spec.compiled)
-    return LoadedModels(models, threads)
+    return LoadedModels(models, parameters, threads)
 
 
 def use_threads(models: Sequence[ClipModel]) -> Threads:
@@ -73,11 +79,14 @@ def use_threads(models: Sequence[ClipModel]) -> Threads:
     Args:
         models: as they were loaded; `ready_to_encode` makes other tensors of their parameters.
     """
-    sizes = [sum(p.numel() for p in model.clip.parameters()) for model in models]
-    threads = threads_for(max(sizes))
+    threads = threads_for(_parameters(models))
     if threads.torch is not None:
         torch.set_num_threads(threads.torch)
     return threads
+
+
+def _parameters(models: Sequence[ClipModel]) -> int:
+    return max(sum(p.numel() for p in model.clip.parameters()) for model in models)
 
 
 def _load(spec: ModelSpec) -> ClipModel:
@@ -111,13 +120,13 @@ class RunModels:
 
     Attributes:
         names: (None,) for one model without a name.
-        threads: that this process shares its cores among.
+        parameters: of the largest.
     """
 
     names: tuple[str | None, ...]
     specs: tuple[ModelSpec, ...]
     loaded: tuple[ClipModel, ...]
-    threads: Threads
+    parameters: int
 
     @classmethod
     def load(
@@ -151,7 +160,22 @@ class RunModels:
         if found.threads.torch is not None:
             exits.put_back(torch.set_num_threads, before)
             torch.set_num_threads(found.threads.torch)  # they may have been loaded by a run before
-        return cls(tuple(named), specs, found.models, found.threads)
+        return cls(tuple(named), specs, found.models, found.parameters)
+
+    def threads_on(self, cores: int) -> Threads:
+        """Returns what threads a process has that may use so many cores."""
+        return threads_for(self.parameters, cores=cores)
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Names of the GPUs of this machine that the models may run on, as CUDA_VISIBLE_DEVICES has
+        them; none, where they run elsewhere or on one that was named."""
+        if self.specs[0].device != "cuda":
+            return ()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible:
+            return tuple(visible.split(","))
+        return tuple(map(str, range(torch.cuda.device_count())))
 
     def fingerprint(self, resampling: str) -> dict[str, Any]:
         """Returns what decides the vectors of each model.

@@ -11,6 +11,7 @@ from typing import Any, cast
 from apache_beam import Pipeline
 from apache_beam.options.pipeline_options import (
     DirectOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
     SetupOptions,
@@ -37,7 +38,7 @@ LOCAL_RUNNER = "FnApiRunner"
 # another project's are called the same; the last scrubs what is logged.
 PLUGINS = ("clip_beam", "pipelines.engine.worker_redaction")
 PROCESSES = (LOCAL_RUNNER, "multi_processing")
-LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner", "DirectRunner", "SwitchingDirectRunner")
+LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner")
 
 
 def read_beam_flags(
@@ -85,6 +86,19 @@ def new_pipeline(options: PipelineOptions) -> Pipeline:
         return Pipeline(_runner_of_processes(options), options)
     except ValueError as error:
         raise RunnerError(f"Beam refuses its flags: {_one_line(error)}") from error
+
+
+def named_runner(rest: Sequence[str]) -> str | None:
+    """Returns the runner that Beam's flags name, unless it is the one of this process."""
+    runner = PipelineOptions(list(rest)).view_as(StandardOptions).runner
+    return None if runner in LOCAL_RUNNERS else runner
+
+
+def name_job(options: PipelineOptions, run: str) -> str:
+    """Gives the job a name that carries the id of the run, and returns it."""
+    cloud = options.view_as(GoogleCloudOptions)
+    cloud.job_name = f"{cloud.job_name or 'clip-beam'}-{run}"
+    return str(cloud.job_name)
 
 
 def runs_here(options: PipelineOptions) -> bool:

@@ -17,6 +17,9 @@ SMALL_MODEL_PARAMETERS = 20_000_000
 _V2, _V1 = "cpu.max", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
+_share: list[int] = []  # of the machine's cores, where this process is one of several
+
+
 @dataclass(frozen=True)
 class Threads:
     """How many threads each kind of work of a process gets.
@@ -38,7 +41,9 @@ class Threads:
         return f"torch {torch}, decode {self.decode}, fetch {self.fetch} on {self.cores} cores"
 
 
-def threads_for(parameters: int = 0, *, training: bool = False) -> Threads:
+def threads_for(
+    parameters: int = 0, *, training: bool = False, cores: int | None = None
+) -> Threads:
     """Decides how many threads torch, decoding and fetching get.
 
     Decoding may have all cores beside torch: it works ahead while a batch is encoded, and waits
@@ -47,8 +52,9 @@ def threads_for(parameters: int = 0, *, training: bool = False) -> Threads:
     Args:
         parameters: of the run's largest model; 0 when no model is run.
         training: whether it is trained, in batches that are worth all cores whatever its size.
+        cores: that the process may use; None for those of this one.
     """
-    cores = usable_cores()
+    cores = cores or usable_cores()
     torch = cores if training or parameters > SMALL_MODEL_PARAMETERS else 1
     return Threads(
         cores=cores,
@@ -58,11 +64,17 @@ def threads_for(parameters: int = 0, *, training: bool = False) -> Threads:
     )
 
 
+def use_cores(count: int) -> None:
+    """Lets this process use so many cores at most: its share, where several share the machine."""
+    _share[:] = [count]
+
+
 def usable_cores(root: Path = Path("/")) -> int:
     """Returns how many cores' worth of time this process gets, at least 1.
 
     That is the least of what the machine has, of the cores it is pinned to, and of the quotas of
-    its control group and of all groups around it (cgroups v1 and v2), rounded up.
+    its control group and of all groups around it (cgroups v1 and v2), rounded up, and of the share
+    that `use_cores` was told.
 
     Args:
         root: where `proc` and `sys` are.
@@ -70,7 +82,7 @@ def usable_cores(root: Path = Path("/")) -> int:
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
-    return max(1, min([cores, *map(math.ceil, _quotas(root))]))
+    return max(1, min([cores, *map(math.ceil, _quotas(root)), *_share]))
 
 
 def _quotas(root: Path) -> Iterator[float]:

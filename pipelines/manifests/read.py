@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 import apache_beam as beam
 import pyarrow as pa
@@ -16,15 +17,39 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines.engine import counters, failures
+from pipelines.engine import failures
 from pipelines.engine.chunks import CHUNK_ROWS
+from pipelines.engine.tally import TALLY
 from pipelines.manifests.formats import register_format, registered_formats
 from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.request import ManifestRequest
 from pipelines.manifests.units import raws_of, read_chunks, together
-from pipelines.records import Chunk, Unit
+from pipelines.records import Chunk, Unit, UnitResult
 
 UNITS_AHEAD = 3  # that are opened while one is handed out
+READERS = 2  # while what one has read is scored and written, the other keeps the model busy
+
+
+class UnitSource(Protocol):
+    """Gives units to the line while it runs; it travels by pickle."""
+
+    def take(self, holder: object, held: int) -> tuple[Unit, ...] | None:
+        """Returns units that one reader is to read; None for not now, and to one that holds none:
+        no more.
+
+        Args:
+            holder: who asks.
+            held: how many it holds and has not begun.
+        """
+
+    def begun(self, unit: Unit) -> None:
+        """Notes that the first chunk of a unit is handed out."""
+
+    def found(self, result: UnitResult) -> None:
+        """Notes a unit that is whole already."""
+
+
+FindWritten = Callable[[Unit], UnitResult | None]
 
 
 class ReadManifest(beam.PTransform):
@@ -38,9 +63,11 @@ class ReadManifest(beam.PTransform):
         manifest: files, directories or globs on any fsspec filesystem; a request that says more
             about them; or what is planned already.
         rows: of a chunk.
-        is_written: tells a unit that is not read, as it is whole already; None if every one is.
+        find_written: returns what became of a unit that is whole already, so that it is not read,
+            and None for others; None if every one is read.
         limit: rows of each unit at most, for a sample.
         run: whose failure ends the reading; "" for none.
+        source: gives the units while the line runs, instead of the plan.
 
     Attributes:
         plan: the units that are read, and the columns that are copied from the manifest.
@@ -54,18 +81,24 @@ class ReadManifest(beam.PTransform):
         manifest: str | Sequence[str] | ManifestRequest | Plan,
         *,
         rows: int = CHUNK_ROWS,
-        is_written: Callable[[Unit], bool] | None = None,
+        find_written: FindWritten | None = None,
         limit: int | None = None,
         run: str = "",
+        source: UnitSource | None = None,
     ) -> None:
         super().__init__()
         self.plan = _planned(manifest)
-        self._read = _Read(self.plan.kept, rows, is_written, limit, run)
+        self._source = source
+        settings = (self.plan.kept, rows, find_written, limit, run)
+        self._read = _Read(*settings) if source is None else _ReadAsked(source, *settings)
 
     def expand(self, begin: PBegin) -> beam.PCollection[Chunk]:
+        read = beam.ParDo(self._read).with_output_types(Chunk)
+        if self._source is not None:  # readers stand in front of the queue, and nothing behind it
+            readers = beam.Create(range(READERS), reshuffle=False).with_output_types(int)
+            return begin | "Readers" >> readers | "Spread" >> beam.Reshuffle() | "Read" >> read
         tasks = together(self.plan.units)
         units = beam.Create(tasks, reshuffle=False).with_output_types(tuple[Unit, ...])
-        read = beam.ParDo(self._read).with_output_types(Chunk)
         return begin | "Units" >> units | "Spread" >> beam.Reshuffle() | "Read" >> read
 
 
@@ -83,12 +116,12 @@ class _Read(beam.DoFn):
         self,
         kept: pa.Schema,
         rows: int,
-        is_written: Callable[[Unit], bool] | None,
+        find_written: FindWritten | None,
         limit: int | None,
         run: str,
     ) -> None:
         self._kept, self._rows = tuple(kept), rows
-        self._is_written, self._limit, self._run = is_written, limit, run
+        self._find_written, self._limit, self._run = find_written, limit, run
         self._formats = registered_formats()
         self._rows_read = Metrics.counter(ReadManifest, "rows_read")
         self._usec = Metrics.counter(ReadManifest, "read_usec")
@@ -116,10 +149,21 @@ class _Read(beam.DoFn):
 
     def _open(self, units: tuple[Unit, ...]) -> Iterator[Chunk]:
         """Reads a first chunk, for which the file has to be opened and looked through."""
-        wanted = [unit for unit in units if not (self._is_written and self._is_written(unit))]
-        chunks = self._chunks(wanted)
+        chunks = self._chunks([unit for unit in units if not self._is_found(unit)])
         first = list(itertools.islice(chunks, 1))  # now, in this thread
         return itertools.chain(first, chunks)
+
+    def _is_found(self, unit: Unit) -> bool:
+        result = self._find_written(unit) if self._find_written else None
+        if result is not None:
+            self._found(result)
+        return result is not None
+
+    def _found(self, result: UnitResult) -> None:
+        """Hears of a unit that is whole already."""
+
+    def _begun(self, unit: Unit | None) -> None:
+        """Hears of a unit whose first chunk is handed out."""
 
     def _chunks(self, units: Sequence[Unit]) -> Iterator[Chunk]:
         raws = raws_of(units)
@@ -138,8 +182,40 @@ class _Read(beam.DoFn):
             seconds += time.perf_counter() - began
             if chunk is None:
                 break
-            counters.TALLY.note_start()
+            TALLY.note_start()
+            if not chunk.number:
+                self._begun(chunk.unit)
             self._rows_read.inc(chunk.size)
             yield chunk
             began = time.perf_counter()
         self._usec.inc(round(seconds * 1e6))
+
+
+class _ReadAsked(_Read):
+    """Asks for units as the line needs them. Source and reader are one stage, so that the source
+    cannot run ahead of the reader.
+
+    It keeps three units open, so it takes a fourth before it hands out the first.
+    """
+
+    def __init__(self, source: UnitSource, *settings: Any) -> None:
+        super().__init__(*settings)
+        self._source = source
+
+    def process(self, _: Any) -> Iterator[Chunk]:
+        while True:
+            while len(self._held) <= UNITS_AHEAD:
+                units = self._source.take(self, len(self._held))
+                if units is None:
+                    break
+                self._held.append(self._pool.submit(self._open, units))
+            if not self._held:
+                return
+            yield from self._hand_out()
+
+    def _found(self, result: UnitResult) -> None:
+        self._source.found(result)
+
+    def _begun(self, unit: Unit | None) -> None:
+        if unit is not None:
+            self._source.begun(unit)

@@ -18,8 +18,10 @@ REJECTS = "rejects"
 KEPT = "kept"  # in the output of `filter`
 RUN_JSON = "run.json"
 ATTEMPTS_JSON = "_attempts.json"
+PLAN_JSON = "_plan.json"
 SUCCESS = "_SUCCESS"
-OUTPUTS = (EMBEDDINGS, REJECTS, RUN_JSON, ATTEMPTS_JSON, SUCCESS)  # of `embed`
+# Of `embed`.
+OUTPUTS = (EMBEDDINGS, REJECTS, RUN_JSON, ATTEMPTS_JSON, PLAN_JSON, SUCCESS)
 
 FINGERPRINT_KEY = b"clip_beam.fingerprint"
 RESULT_KEY = b"clip_beam.unit"
@@ -48,6 +50,7 @@ class OutputLayout:
         fingerprint: what decided the values, kept in every file's metadata.
         models: names of the run's models, in the order of the rows' vectors.
         run: id of the run; "" for one that holds no lock.
+        output_id: of the output, which lasts until it is overwritten.
     """
 
     root: str
@@ -56,6 +59,7 @@ class OutputLayout:
     fingerprint: Mapping[str, Any]
     models: tuple[str | None, ...] = (None,)
     run: str = ""
+    output_id: str = ""
 
     def uri(self, table: str, unit_id: str) -> str:
         """Names the file of a unit in one of the two tables."""

@@ -30,6 +30,7 @@ _BEGINNINGS = (b"PAR1", b"{", b"[", b"\x93NUMPY", b"PK")
 _RECORDS: Mapping[str, frozenset[str]] = {
     "run.json": frozenset({"counts", "fingerprint"}),
     "_attempts.json": frozenset({"run", "attempts"}),
+    "_plan.json": frozenset({"output_id", "units"}),
     "filter.json": frozenset({"options", "steps", "fingerprint"}),
     "accuracy.json": frozenset({"rows", "without_truth", "top_1", "by_class"}),
 }

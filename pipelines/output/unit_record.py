@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,30 +32,44 @@ class NotARecordError(ValueError):
     """A file that this program did not write."""
 
 
+class Author(NamedTuple):
+    """Who wrote a file.
+
+    Attributes:
+        output: id of the output, which lasts until it is overwritten; "" from earlier releases.
+        run: id of the run.
+        attempt: id of the attempt; equal in both files that one attempt wrote.
+    """
+
+    output: str = ""
+    run: str = ""
+    attempt: str = ""
+
+
+_NOBODY = Author()
+
+
 @dataclass(frozen=True)
 class UnitRecord:
     """A unit as one of its files describes it.
 
     Attributes:
-        run: id of the run that wrote the file.
-        attempt: id of the attempt; equal in both files that one attempt wrote.
+        by: who wrote the file.
         kept: types of the columns that were copied from the manifest.
     """
 
     unit: Unit
     result: UnitResult
     fingerprint: Mapping[str, Any]
-    run: str = ""
-    attempt: str = ""
+    by: Author = _NOBODY
     kept: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
-def unit_to_json(unit: Unit, run: str = "", attempt: str = "") -> str:
+def unit_to_json(unit: Unit, by: Author = _NOBODY) -> str:
     """Writes down a unit without credentials; which of its rows are read again is no part of it."""
     uri, image_root = redact(unit.uri), redact(unit.image_root)
     values = asdict(replace(unit, only=None, uri=uri, image_root=image_root))
-    about = {"version": VERSION, "run": run, "attempt": attempt}
-    return json.dumps(about | values, sort_keys=True)
+    return json.dumps({"version": VERSION} | by._asdict() | values, sort_keys=True)
 
 
 def unit_from_json(text: str | bytes) -> Unit:
@@ -71,12 +85,12 @@ def unit_from_json(text: str | bytes) -> Unit:
 
 
 def metadata_of(
-    unit: Unit, fingerprint: Mapping[str, Any], versions: Mapping[str, str], run: str, attempt: str
+    unit: Unit, fingerprint: Mapping[str, Any], versions: Mapping[str, str], by: Author
 ) -> dict[bytes, str]:
     """Returns what is known of a unit before its first row, for the schema of its files."""
     return {
         FINGERPRINT_KEY: json.dumps(dict(fingerprint), sort_keys=True),
-        UNIT_KEY: unit_to_json(unit, run, attempt),
+        UNIT_KEY: unit_to_json(unit, by),
         VERSIONS_KEY: json.dumps(dict(versions)),
     }
 
@@ -102,8 +116,7 @@ def read_record(uri: str) -> UnitRecord:
             unit=unit,
             result=UnitResult(**_known(UnitResult, json.loads(metadata[RESULT_KEY]))),
             fingerprint=json.loads(metadata[FINGERPRINT_KEY]),
-            run=str(about.get("run", "")),
-            attempt=str(about.get("attempt", "")),
+            by=Author(*(str(about.get(name, "")) for name in Author._fields)),
             kept={name: types.field(name).type for name in unit.columns.kept} if types else {},
         )
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -131,9 +144,7 @@ def is_whole(embeddings: UnitRecord, rejects: UnitRecord | None) -> bool:
     """Tells whether both files of a unit were written by one attempt."""
     if rejects is None:
         return not embeddings.result.rejects
-    one, other = (
-        (record.result, record.run, record.attempt) for record in (embeddings, rejects)
-    )  # fmt: skip
+    one, other = ((record.result, record.by) for record in (embeddings, rejects))
     return bool(embeddings.result.rejects) and one == other
 
 

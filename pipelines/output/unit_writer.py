@@ -13,7 +13,13 @@ from pipelines.output.arrow_rows import embeddings_batch
 from pipelines.output.layout import EMBEDDINGS, REJECTS, OutputLayout
 from pipelines.output.merging import OldRows, old_rows
 from pipelines.output.parquet import parquet_options
-from pipelines.output.unit_record import find_record, metadata_of, package_versions, result_metadata
+from pipelines.output.unit_record import (
+    Author,
+    find_record,
+    metadata_of,
+    package_versions,
+    result_metadata,
+)
 from pipelines.records import Chunk, End, Unit, UnitResult
 from pipelines.storage import listing, writing
 from pipelines.storage.partial_files import PartialFile
@@ -90,7 +96,8 @@ class UnitWriter:
         self._waiting: dict[int, Chunk] = {}
         self._rows = 0
         self._reasons: Counter[str] = Counter()
-        about = metadata_of(unit, layout.fingerprint, package_versions(), layout.run, attempt)
+        by = Author(layout.output_id, layout.run, attempt)
+        about = metadata_of(unit, layout.fingerprint, package_versions(), by)
         self._files = {
             name: _TableFile(
                 layout.uri(name, unit.unit_id), layout.schema(name).with_metadata(about), layout.run

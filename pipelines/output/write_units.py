@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,8 +18,9 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines.engine import counters, failures
+from pipelines.engine import failures
 from pipelines.engine.ledger import MAX_OPEN_UNITS, MAX_WAITING_ROWS
+from pipelines.engine.tally import TALLY
 from pipelines.output.layout import EMBEDDINGS, REJECTS, Output, OutputLayout
 from pipelines.output.parquet import ROW_GROUP_BYTES
 from pipelines.output.unit_record import NotARecordError, find_record, is_whole
@@ -35,20 +36,22 @@ _UPLOADS = threading.BoundedSemaphore(MAX_UPLOADS)
 
 @dataclass(frozen=True)
 class WrittenBy:
-    """Tells the units that a run has written already, in an attempt before this one."""
+    """Returns what became of a unit that a run has written already, in an attempt before this one;
+    None for others."""
 
     layout: OutputLayout
 
-    def __call__(self, unit: Unit) -> bool:
+    def __call__(self, unit: Unit) -> UnitResult | None:
         if not self.layout.run:
-            return False
+            return None
         try:
             embeddings = find_record(self.layout.uri(EMBEDDINGS, unit.unit_id))
-            if embeddings is None or embeddings.run != self.layout.run:
-                return False
-            return is_whole(embeddings, find_record(self.layout.uri(REJECTS, unit.unit_id)))
+            if embeddings is None or embeddings.by[:2] != (self.layout.output_id, self.layout.run):
+                return None
+            rejects = find_record(self.layout.uri(REJECTS, unit.unit_id))
         except NotARecordError:
-            return False
+            return None
+        return embeddings.result if is_whole(embeddings, rejects) else None
 
 
 class WriteUnits(beam.PTransform):
@@ -68,6 +71,7 @@ class WriteUnits(beam.PTransform):
         embedding_dtype: `float32` or `float16`.
         scores_only: whether the embedding columns are left out.
         check_held: called before a unit gets its files; raises if the output is another run's now.
+        tell: called with what became of a unit once its files are in place.
 
     Raises:
         ConservationError: in the job, when rows read are not rows embedded plus rows rejected.
@@ -82,20 +86,26 @@ class WriteUnits(beam.PTransform):
         embedding_dtype: str = "float32",
         scores_only: bool = False,
         check_held: Callable[[], object] = lambda: None,
+        tell: Callable[[UnitResult], object] = lambda result: None,
     ) -> None:
         super().__init__()
         if isinstance(output, str):
             root = uris.normalize(output)
             about = Output(root, fingerprint or {}, tuple(models), embedding_dtype, scores_only)
-        self._write = _Write(about if isinstance(output, str) else output, check_held)
+        self._write = _Write(about if isinstance(output, str) else output, check_held, tell)
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[UnitResult]:
         return chunks | "Write" >> beam.ParDo(self._write).with_output_types(UnitResult)
 
 
 class _Write(beam.DoFn):
-    def __init__(self, output: OutputLayout | Output, check_held: Callable[[], object]) -> None:
-        self._output = output
+    def __init__(
+        self,
+        output: OutputLayout | Output,
+        check_held: Callable[[], object],
+        tell: Callable[[UnitResult], object],
+    ) -> None:
+        self._output, self._tell = output, tell
         self._run = output.run if isinstance(output, OutputLayout) else ""
         self._check_held = check_held
         self._usec = Metrics.counter(WriteUnits, "write_usec")
@@ -159,7 +169,7 @@ class _Write(beam.DoFn):
         if name not in self._open:
             self._open[name] = UnitWriter(self._layout_of(chunk), chunk.unit, self._attempt)
         writer = self._open[name]
-        counters.TALLY.add(chunk.rows.num_rows, chunk.rejects.num_rows)
+        TALLY.add(chunk.rows.num_rows, Counter(chunk.rejects["reason"].to_pylist()))
         writer.add(chunk)
         self._keep_bounds()
         if writer.is_complete:
@@ -186,7 +196,8 @@ class _Write(beam.DoFn):
             failures.stop(self._run, error)
             writer.discard()
             raise
-        counters.TALLY.add_unit()
+        TALLY.add_unit()
+        self._tell(result)
         return result
 
     def _uploaded(self) -> UnitResult:

@@ -5,10 +5,13 @@ lives; workers look at it before a file gets its name. A lock is taken over when
 its process is known to be gone, which only its own machine and container can tell, or has not
 renewed it for `STALE_S` seconds.
 
-What this cannot do: clocks that differ by more than `STALE_S` between machines defeat it; on a
+One of several parts of a run holds a lock of its own, such as OUTPUT/_RUNNING.3-of-64. Each takes
+its own first and looks at the others' then, so that of two that must not run side by side at least
+one sees the other.
+
+What this cannot do: clocks that differ by more than `STALE_S` between machines defeat it; and on a
 filesystem without exclusive creation two runs that start in the same moment may both begin, and
-the earlier one notices before its next slice and gives up; and a launcher that dies while its job
-goes on elsewhere no longer protects it.
+the earlier one notices before its next file gets its name, and gives up.
 """
 
 from __future__ import annotations
@@ -19,14 +22,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipelines.ownership.parts import NAME, Part, lock_uri, part_locks
 from pipelines.storage import reading, uris, writing
 
-NAME = "_RUNNING"
 BEAT_S = 15.0
 STALE_S = 90.0
 _MAX_BYTES = 1 << 16
@@ -47,6 +50,10 @@ class RunLock:
     Args:
         clock: tells the time, seconds since the epoch.
         wait: waits for an event so many seconds, and tells whether it came.
+        part: of the run; None for all of it.
+
+    Attributes:
+        about: tells what the lock says besides, such as how far the run is; asked at each renewal.
     """
 
     def __init__(
@@ -54,8 +61,11 @@ class RunLock:
         output: str,
         clock: Callable[[], float] = time.time,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+        part: Part | None = None,
     ) -> None:
-        self._uri = lock_uri(output)
+        self._output, self._part = output, part
+        self.about: Callable[[], Mapping[str, Any]] = dict
+        self._uri = lock_uri(output, part)
         self._clock, self._wait = clock, wait
         self._me = {
             "run": secrets.token_hex(8),
@@ -77,7 +87,7 @@ class RunLock:
         """Takes the lock, and renews it from now on in a thread of its own.
 
         Raises:
-            OutputLockedError: if another run holds it.
+            OutputLockedError: if another run holds it, or a part of one, or all of the output.
         """
         created = writing.create_exclusively(self._uri, self._content())
         # A creation that is tried again may find the lock that the first attempt left.
@@ -86,8 +96,21 @@ class RunLock:
             writing.write_atomically(self._uri, self._content())
         if self._holder() != self._me["run"]:  # another took it over in the same moment
             raise OutputLockedError(f"another run has just begun in the output of {self._uri}")
-        _held.add(str(self._me["run"]))
+        _held.add(self.run)
         self._thread.start()
+        try:
+            self._check_alone()
+        except BaseException:
+            self.release()
+            raise
+
+    def _check_alone(self) -> None:
+        """Looks at the locks that this one may not be held beside; removes those of the dead."""
+        others = part_locks(self._output) if self._part is None else [lock_uri(self._output)]
+        for uri in others:
+            check_unlocked(uri, self._clock())
+            if self._part is None:  # whoever still writes for it sees that it is gone
+                writing.remove(uri)
 
     def release(self) -> None:
         """Gives the lock back, if it was taken and is still this run's."""
@@ -95,7 +118,7 @@ class RunLock:
             return
         self._stop.set()
         self._thread.join()
-        _held.discard(str(self._me["run"]))
+        _held.discard(self.run)
         with suppress(OSError):
             if self._holder() == self._me["run"]:
                 writing.remove(self._uri)
@@ -117,20 +140,50 @@ class RunLock:
                     writing.write_atomically(self._uri, self._content())
 
     def _content(self) -> bytes:
-        return json.dumps(self._me | {"seen": self._clock()}, indent=2).encode() + b"\n"
+        content = self._me | {"seen": self._clock(), **self.about()}
+        return json.dumps(content, indent=2).encode() + b"\n"
 
     def _holder(self) -> Any:
         return _read(self._uri).get("run")
 
 
-def check_held(output: str, run: str) -> None:
+class FoundLock(NamedTuple):
+    """A lock that lies in an output.
+
+    Attributes:
+        part: such as `3-of-64`; "" for that of all of it.
+        lives: whether its run is not known to be gone.
+    """
+
+    part: str
+    lives: bool
+    content: dict[str, Any]
+
+
+def found_locks(output: str) -> list[FoundLock]:
+    """Returns the locks that lie in an output."""
+    now, found = time.time(), []
+    for uri in [lock_uri(output), *part_locks(output)]:
+        if content := _read(uri):
+            part = uris.base_name(uri).removeprefix(NAME).removeprefix(".")
+            found.append(FoundLock(part, _lives(content, now), content))
+    return found
+
+
+def living_runs(output: str) -> set[str]:
+    """Returns the ids of the runs that hold a lock of an output, as far as is known."""
+    return {str(lock.content.get("run")) for lock in found_locks(output) if lock.lives}
+
+
+def check_held(output: str, run: str, part: Part | None = None) -> None:
     """Makes sure that a run still holds the lock of its output; nothing for one that holds none.
 
     Raises:
         LockLostError: if it does not.
     """
-    if run and _read(lock_uri(output)).get("run") != run:
-        raise _lost(lock_uri(output))
+    uri = lock_uri(output, part)
+    if run and _read(uri).get("run") != run:
+        raise _lost(uri)
 
 
 def _lost(uri: str) -> LockLostError:
@@ -147,20 +200,21 @@ def check_unlocked(uri: str, now: float) -> None:
         OutputLockedError: if one does.
     """
     found = _read(uri)
-    if not found or _is_gone(found):
-        return
-    silent_s = now - float(found.get("seen", 0))
-    if silent_s < STALE_S:
+    if found and _lives(found, now):
+        what = "another run writes"
+        if uris.base_name(uri) != NAME:
+            what = f"part {uris.base_name(uri).removeprefix(f'{NAME}.')} of a run writes"
+        silent_s = now - float(found.get("seen", 0))
         raise OutputLockedError(
-            f"another run writes to this output: process {found.get('process')} on "
+            f"{what} to this output: process {found.get('process')} on "
             f"{found.get('host')}, last heard of {max(silent_s, 0):.0f} s ago; wait for it, or "
             f"stop it and run again (from another machine or container, {STALE_S:.0f} s later)"
         )
 
 
-def lock_uri(output: str) -> str:
-    """Names the lock of an output."""
-    return uris.join(uris.normalize(output), NAME)
+def _lives(found: dict[str, Any], now: float) -> bool:
+    """Tells whether a lock's run may still be at work."""
+    return not _is_gone(found) and now - float(found.get("seen", 0)) < STALE_S
 
 
 def _read(uri: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines.output.layout import ATTEMPTS_JSON, RUN_JSON, SUCCESS
 from pipelines.output.unit_record import UnitRecord, package_versions
+from pipelines.ownership.planned import PlannedRun
 from pipelines.records import UnitResult
 from pipelines.storage import listing, uris, writing
 
@@ -46,18 +46,27 @@ def total(results: Iterable[UnitResult]) -> Totals:
     return Totals(units, rows_read, embedded, dict(sorted(rejects.items())))
 
 
+def count_lines(totals: Totals) -> list[str]:
+    """Returns the lines about rows."""
+    reasons = ", ".join(f"{name} {count}" for name, count in totals.rejects.items())
+    return [
+        f"rows read  {totals.rows_read}",
+        f"embedded   {totals.embedded}",
+        f"rejected   {totals.rejected}" + (f" ({reasons})" if reasons else ""),
+    ]
+
+
 def write_run_record(
-    output: str,
-    *,
-    totals: Totals,
-    fingerprint: Mapping[str, Any],
-    options: Mapping[str, Any],
-    timings: Mapping[str, float],
-    run: str,
+    output: str, planned: PlannedRun, totals: Totals, seconds: Mapping[str, float]
 ) -> None:
-    """Writes run.json in one piece."""
+    """Writes run.json in one piece.
+
+    Args:
+        seconds: by stage.
+    """
     record = {
-        "run": run,
+        "run": planned.run,
+        "output_id": planned.output_id,
         "counts": {
             "units": totals.units,
             "rows_read": totals.rows_read,
@@ -65,10 +74,10 @@ def write_run_record(
             "rejected": totals.rejected,
             "rejects_by_reason": dict(totals.rejects),
         },
-        "fingerprint": dict(fingerprint),
-        "options": dict(options),
+        "fingerprint": dict(planned.fingerprint),
+        "options": dict(planned.options),
         "versions": package_versions(),
-        "seconds": dict(timings),
+        "seconds": dict(seconds),
     }
     data = json.dumps(record, indent=2, sort_keys=True) + "\n"
     writing.write_atomically(uris.join(output, RUN_JSON), data.encode())
@@ -77,7 +86,8 @@ def write_run_record(
 def write_attempts(output: str, run: str, records: Iterable[UnitRecord]) -> None:
     """Writes down which attempt of which run wrote each unit, beside run.json."""
     found = {
-        record.result.unit_id: {"run": record.run, "attempt": record.attempt} for record in records
+        record.result.unit_id: {"run": record.by.run, "attempt": record.by.attempt}
+        for record in records
     }
     record = {"run": run, "attempts": found}
     data = json.dumps(record, indent=2, sort_keys=True) + "\n"

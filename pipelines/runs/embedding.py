@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -17,38 +17,22 @@ from pipelines.command_line.exits import (
     RunnerError,
     Terminated,
 )
-from pipelines.encoding.handler import EncoderFailedError, ModelChangedError
 from pipelines.engine.memory import return_freed_memory
-from pipelines.images.decode_pool import WorkerLostError
-from pipelines.manifests.units import ManifestChangedError
-from pipelines.output.unit_record import NotARecordError
-from pipelines.output.unit_writer import ConservationError
-from pipelines.ownership.lock import LockLostError, RunLock
-from pipelines.runs.closing import finish
-from pipelines.runs.execution import prepare, run
+from pipelines.manifests.files import left_out_line
+from pipelines.output.unit_record import UnitRecord
+from pipelines.ownership import record as run_record
+from pipelines.ownership.closing import close, judged
+from pipelines.ownership.lock import RunLock
+from pipelines.ownership.record import Totals
+from pipelines.records import UnitResult
+from pipelines.runs import faults, summary
+from pipelines.runs.execution import run
 from pipelines.runs.options import EmbedConfig
+from pipelines.runs.starting import Job, prepare
+from pipelines.storage.redaction import redact
 from pipelines.storage.stores import StoreFault
 
 _GO_ON = "finished units are kept, run again to go on"
-# Errors that say in one sentence what is wrong; any other is a fault of this program.
-_OF_THE_MACHINE = (
-    ConservationError,
-    EncoderFailedError,
-    LockLostError,
-    ManifestChangedError,
-    ModelChangedError,
-    NotARecordError,
-    OSError,
-    WorkerLostError,
-)
-
-
-# A runner in another process tells an error as the text of its traceback.
-_TOLD_BY_A_RUNNER = re.compile(
-    rf"^(?:[\w.]+\.)?(?:{'|'.join(kind.__name__ for kind in _OF_THE_MACHINE)}): "
-    r"(.*?)(?: \[while running .*)?$",
-    re.MULTILINE,
-)
 
 
 def embed(config: EmbedConfig, options: PipelineOptions) -> int:
@@ -61,7 +45,7 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
     exits.mute("apache_beam.runners", "gcsfs")
     if exits.is_own():
         return_freed_memory()
-    lock = RunLock(config.output)
+    lock = RunLock(config.output, part=config.part)
     try:
         return _embedded(config, options, lock)
     finally:
@@ -76,47 +60,77 @@ def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> i
     except StoreFault as error:
         return _fail(str(error), FAILED)
     except (ValueError, OSError) as error:
-        return _fail(str(error), WRONG_USAGE)
+        return _fail(str(error), exits.status_before(error))
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Terminated:
         return _fail("terminated", TERMINATED)
     try:
         start = time.monotonic() - started_at
-        outcome = run(job, options, lock)
+        outcome = run(job, config, options, lock)
         about = {"start": start, "wall": time.monotonic() - started_at}
-        return finish(job, config, {**outcome.seconds, **about}, outcome.records)
+        return _finish(job, config, {**outcome.seconds, **about}, outcome.records)
     except RunnerError as error:
         return _fail(str(error), WRONG_USAGE)
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
-        for cause in _causes(error):  # the runner wraps even what a signal raises
+        for cause in faults.causes(error):  # the runner wraps even what a signal raises
             if isinstance(cause, KeyboardInterrupt):
                 return _fail(f"interrupted; {_GO_ON}", INTERRUPTED)
             if isinstance(cause, Terminated):
                 return _fail(f"terminated; {_GO_ON}", TERMINATED)
-        return _fail(_one_sentence(error), FAILED)
+        told = faults.sentence(error)
+        if told is None:
+            raise  # a fault of this program, for which the traceback is the message
+        if traceback := getattr(error, "told", ""):
+            print(traceback, file=sys.stderr)
+        return _fail(told, FAILED)
 
 
-def _one_sentence(error: BaseException) -> str:
-    """Finds the fault of the machine or the data that the runner has wrapped.
+def _finish(
+    job: Job, config: EmbedConfig, seconds: Mapping[str, float], records: Sequence[UnitRecord]
+) -> int:
+    """Records the run, prints the summary and judges it; returns the exit status.
 
-    Raises:
-        BaseException: `error` itself when there is none in it: a fault of this program, for which
-            the traceback is the message.
+    One part of several records nothing: `finish_planned` does that when all have ended.
+
+    Args:
+        seconds: by stage.
+        records: what the files of the embeddings say that are this output's.
     """
-    for cause in _causes(error):
-        if isinstance(cause, _OF_THE_MACHINE):
-            return str(cause)
-    told = _TOLD_BY_A_RUNNER.findall(str(error))
-    if told:
-        return str(told[-1])
-    raise error
+    own = {unit.unit_id for unit in job.units}
+    results = [record.result for record in records if record.result.unit_id in own]
+    totals = run_record.total(results)
+    if config.part is None:
+        close(config.output, job.planned, records, seconds)
+    _print_summary(job, totals, seconds)
+    if config.retry_rejects:
+        print(f"retried    {_retried(job, results)}")
+    if config.part is not None:
+        print(f"part       {config.part} is whole; `clip-beam finish` closes the run of all parts")
+    print(f"output     {redact(config.output)}")
+    return judged("embed", totals, config.output, config.max_reject_fraction)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> None:
+    rows = totals.rows_read - job.done_rows
+    for line in [*run_record.count_lines(totals), *summary.time_lines(seconds, rows)]:
+        print(line)
+    if job.threads is not None:
+        print(summary.threads_line(job.threads, job.share.slots))
+    if changed := job.changed.line():
+        print(f"changed    {changed}")
+    if job.plan.left_out:
+        print(f"left out   {left_out_line(job.plan.left_out)}")
+
+
+def _retried(job: Job, results: Sequence[UnitResult]) -> str:
+    """Says how many rejects were retried, and how many of them are embedded now."""
+    retried = {
+        unit.unit_id: unit.only.count or 0 for unit in job.pending if unit.only and unit.only.count
+    }
+    before = sum(result.embedded for result in job.finished if result.unit_id in retried)
+    now = sum(result.embedded for result in results if result.unit_id in retried)
+    return f"{sum(retried.values())} ({now - before} embedded now)"
 
 
 def _fail(message: str, status: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,16 +13,17 @@ from clip_core.load_options import LoadOptions
 from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.encoding.models import ModelSpec, RunModels
 from pipelines.engine.chunks import chunk_rows
+from pipelines.engine.slots.choice import LOCAL
 from pipelines.images.columns import added_columns, image_columns
 from pipelines.images.decode import DecodeLimits
 from pipelines.images.fetch import FetchPolicy
 from pipelines.manifests.planning import Plan, plan_units
-from pipelines.manifests.read import ReadManifest
+from pipelines.manifests.read import ReadManifest, UnitSource
 from pipelines.manifests.request import ManifestRequest
 from pipelines.output.layout import OutputLayout
 from pipelines.output.write_units import WriteUnits, WrittenBy
-from pipelines.ownership.lock import check_held
-from pipelines.records import Unit
+from pipelines.ownership.lock import Part, check_held
+from pipelines.records import Unit, UnitResult
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.resume import check_not_own, check_replay
 from pipelines.storage import writing
@@ -31,16 +32,13 @@ from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 
 
-def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
+def load_run_models(config: EmbedConfig) -> RunModels:
     """Loads what `--model` names, device and precision resolved.
-
-    Args:
-        here: as `RunModels.load`.
 
     Raises:
         ValueError, OSError: if a model cannot be loaded, or `auto` cannot be resolved here.
     """
-    if not here and "auto" in (config.device, config.precision):
+    if not config.engine.is_here and "auto" in (config.device, config.precision):
         raise ValueError(
             "expected `--device` and `--precision` to be named when the workers run elsewhere, got "
             "`auto`; pass, for example, `--device cuda --precision bf16`"
@@ -49,7 +47,7 @@ def load_run_models(config: EmbedConfig, here: bool) -> RunModels:
         config.arch, config.activation, config.vocab, config.model_cache, config.image_policy
     )
     like = ModelSpec("", config.device, config.precision, options, config.compile)
-    return RunModels.load(config.model, like, here)
+    return RunModels.load(config.model, like, here=config.engine.name == LOCAL)
 
 
 def manifest_request(config: EmbedConfig) -> ManifestRequest:
@@ -104,8 +102,14 @@ def layout_of(plan: Plan, models: RunModels, config: EmbedConfig, run: str = "")
     )
 
 
-def embed_rows_of(models: RunModels, config: EmbedConfig, run: str = "") -> EmbedRows:
-    """Returns the transform of a run of that id."""
+def embed_rows_of(
+    models: RunModels, config: EmbedConfig, run: str = "", isolate: bool = False
+) -> EmbedRows:
+    """Returns the transform of a run of that id.
+
+    Args:
+        isolate: whether images are decoded in processes of their own, whatever the flags say.
+    """
     allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
     return EmbedRows(
         models,
@@ -113,33 +117,51 @@ def embed_rows_of(models: RunModels, config: EmbedConfig, run: str = "") -> Embe
         fetch_policy=FetchPolicy(allowed=allowed),
         decode_limits=DecodeLimits(reject_deep=config.deep_images == "reject"),
         resampling=config.decode,
-        isolate_decoding=config.isolate_decoding,
+        isolate_decoding=config.isolate_decoding or isolate,
         run=run,
+    )
+
+
+def reader_of(
+    embed_rows: EmbedRows,
+    layout: OutputLayout,
+    units: Sequence[Unit] = (),
+    limit: int | None = None,
+    source: UnitSource | None = None,
+) -> ReadManifest:
+    """Returns the transform that reads the units of a run.
+
+    Args:
+        limit: rows of each unit at most, for a sample.
+        source: gives the units instead, while the line runs.
+    """
+    kept = pa.schema(list(layout.rejects)[len(rejects_schema()) :])
+    return ReadManifest(
+        Plan(tuple(units), kept, None),
+        rows=chunk_rows(embed_rows.handler.batch_size),
+        find_written=WrittenBy(layout),
+        limit=limit,
+        run=layout.run,
+        source=source,
     )
 
 
 def build(
     pipeline: beam.Pipeline,
-    units: Sequence[Unit],
+    read: ReadManifest,
     embed_rows: EmbedRows,
     layout: OutputLayout,
-    limit: int | None = None,
+    part: Part | None = None,
+    tell: Callable[[UnitResult], object] = lambda result: None,
 ) -> None:
     """Wires the three transforms; all that follows the reshuffle is one line.
 
     Args:
-        limit: rows of each unit at most, for a sample.
+        part: whose lock is looked at before a unit gets its files.
+        tell: called with what became of each unit.
     """
-    kept = pa.schema(list(layout.rejects)[len(rejects_schema()) :])
-    read = ReadManifest(
-        Plan(tuple(units), kept, None),
-        rows=chunk_rows(embed_rows.handler.batch_size),
-        is_written=WrittenBy(layout),
-        limit=limit,
-        run=layout.run,
-    )
-    write = WriteUnits(layout, check_held=partial(check_held, layout.root, layout.run))
-    _ = pipeline | read | embed_rows | write
+    held = partial(check_held, layout.root, layout.run, part)
+    _ = pipeline | read | embed_rows | WriteUnits(layout, check_held=held, tell=tell)
 
 
 def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:

@@ -18,15 +18,16 @@ from pipelines.command_line.model_flags import (
 )
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import manifest_place, place
-from pipelines.engine.beam_options import read_beam_flags
+from pipelines.engine.beam_options import named_runner, read_beam_flags
+from pipelines.engine.slots.choice import EngineChoice, add_engine_flags, engine_choice
 from pipelines.images.sources import check_prefix
 from pipelines.images.trust import MANIFESTS, add_replay_flags
 from pipelines.manifests.formats import format_names
+from pipelines.ownership.parts import Part, add_part_flag
 from schemas.manifest import AUTO, IMAGE_ENCODINGS
 from schemas.rejects import Reason
 
-REQUIRED = ("manifest", "output", "model")
-REASONS = tuple(reason.value for reason in Reason)
+REQUIRED, REASONS = ("manifest", "output", "model"), tuple(reason.value for reason in Reason)
 
 
 class EmbedOptions(PipelineOptions):
@@ -143,8 +144,10 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 def _add_running_flags(parser: argparse.ArgumentParser) -> None:
     add_place_flags(parser)
     add = group(parser, "running").add_argument
-    batch = "rows encoded at once [64 on a CPU, 512 on a GPU]"
-    add("--batch_size", type=int, metavar="N", help=batch)
+    add_engine_flags(add)
+    add_part_flag(add)
+    rows = "rows encoded at once [64 on a CPU, 512 on a GPU]"
+    add("--batch_size", type=int, metavar="N", help=rows)
     add(
         "--compile",
         action="store_true",
@@ -213,6 +216,8 @@ class EmbedConfig:
     image_policy: str
     isolate_decoding: bool
     deep_images: str
+    engine: EngineChoice
+    part: Part | None
 
     def __post_init__(self) -> None:
         for name, uris in (("manifest", self.manifest), ("output", (self.output,))):
@@ -235,6 +240,11 @@ class EmbedConfig:
                 "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "
                 "leave one out"
             )
+        if self.part and self.overwrite:
+            raise ValueError(
+                "`--overwrite` would remove what other parts have written; begin anew without "
+                "`--part`, or in another `--output`"
+            )
         for name in ("arch", "activation", "vocab"):
             if not isinstance(self.model, str) and len(self.model) > 1 and getattr(self, name):
                 raise ValueError(
@@ -254,8 +264,7 @@ def parser(
     """Builds the command line of a command that takes the flags of the main job."""
     own = Parser(prog=f"clip-beam {command}", description=description, epilog=BEAM_FLAGS)
     EmbedOptions._add_argparse_args(own)
-    # Required here and not in the class, because Beam parses every options class that is imported,
-    # also in pipelines that do not use these flags.
+    # Not in the class, as Beam parses every options class that is imported.
     for action in own._actions:
         action.required = action.dest in REQUIRED
     return own
@@ -264,7 +273,7 @@ def parser(
 def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, PipelineOptions]:
     """Reads the command line.
 
-    Flags that are neither the job's nor Beam's end the program with exit status 2 and a suggestion.
+    Flags that are neither the job's nor Beam's end the program with status 2 and a suggestion.
 
     Args:
         own: the command line of a command that has flags beyond those of the main job.
@@ -274,12 +283,15 @@ def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, 
     """
     own = own or parser()
     found, rest = own.parse_known_args(argv)
-    return _config(found), read_beam_flags(argv, own, rest)
+    options = read_beam_flags(argv, own, rest)
+    found.engine = engine_choice(found, named_runner(rest))
+    return _config(found), options
 
 
 def _config(found: argparse.Namespace) -> EmbedConfig:
     values: dict[str, Any] = vars(found)
     values["model"] = models_of(values["model"])
+    values["part"] = Part.parse(found.part) if found.part else None
     for name in ("manifest", "allow_images_from", "allow_manifests_from"):
         values[name] = tuple(values[name])
     for name in ("keep_columns", "only_reasons"):

@@ -19,6 +19,7 @@ from pipelines.manifests.files import left_out_line
 from pipelines.manifests.parquet.costs import largest_page
 from pipelines.manifests.planning import Plan
 from pipelines.ownership.lock import check_unlocked, lock_uri
+from pipelines.ownership.planned import read_planned
 from pipelines.records import Unit
 from pipelines.runs.job import embed_rows_of, fingerprint_of, layout_of, load_run_models, plan_of
 from pipelines.runs.options import EmbedConfig
@@ -70,12 +71,12 @@ class Findings:
             return None
 
 
-def check(config: EmbedConfig, sample: int, here: bool, findings: Findings) -> None:
+def check(config: EmbedConfig, sample: int, findings: Findings) -> None:
     """Runs all checks, each as far as those before it allow."""
     plan = findings.attempt(lambda: plan_of(config))
     if plan is not None:
         _check_manifest(plan, findings)
-    models = findings.attempt(lambda: _loaded(config, here))
+    models = findings.attempt(lambda: _loaded(config))
     findings.attempt(lambda: _check_writable(config.output))
     if plan is None or models is None:
         return
@@ -138,8 +139,8 @@ def _columns(columns: Columns) -> str:
     return named or "members told by their extensions"
 
 
-def _loaded(config: EmbedConfig, here: bool) -> RunModels:
-    models = load_run_models(config, here)
+def _loaded(config: EmbedConfig) -> RunModels:
+    models = load_run_models(config)
     for name, spec, model in zip(models.names, models.specs, models.loaded, strict=True):
         about = model.fingerprint
         print(
@@ -173,7 +174,9 @@ def _absent_directories(uri: str) -> list[str]:
 
 
 def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
-    finished = finished_units(config.output)
+    before, finished = read_planned(config.output), finished_units(config.output)
+    own = before.own if before else list
+    finished = own(finished)
     if config.overwrite:
         print(f"           {len(finished)} units there, which `--overwrite` removes")
         return
@@ -181,7 +184,7 @@ def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
     if finished:
         changed = changed_units(finished, plan.units)
         retried = retried_reasons(config)
-        pending = pending_of(plan.units, finished, config.output, retried, changed.units)
+        pending = pending_of(plan.units, finished, own, config.output, retried, changed.units)
         print(f"           {len(finished)} units are finished, {len(pending)} left to do")
         if line := changed.line():
             print(f"           {line}")

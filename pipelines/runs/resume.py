@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,30 +15,20 @@ from pipelines.engine.per_file import over_files
 from pipelines.manifests.units import digest_of
 from pipelines.output.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
 from pipelines.output.merging import table_rows
-from pipelines.output.unit_record import NotARecordError, UnitRecord, is_whole, read_record
+from pipelines.output.unit_record import UnitRecord, is_whole
+from pipelines.ownership.finished import finished_units
 from pipelines.records import Selection, Unit
 from pipelines.runs.options import REASONS, EmbedConfig
-from pipelines.storage import listing, uris
+from pipelines.storage import listing
 from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
 
-FOOTER_READERS = 16
 _NONE_KEPT = pa.schema([])
+Own = Callable[[Sequence[UnitRecord]], list[UnitRecord]]
 
 
 class ResumeError(ValueError):
     """The output holds something else than a part of this run: says what differs."""
-
-
-def finished_units(output: str, table: str = EMBEDDINGS) -> list[UnitRecord]:
-    """Reads the footers of all files of one of the two tables.
-
-    Raises:
-        ResumeError: if a file there was not written by this program.
-    """
-    files = listing.list_files(uris.join(output, table))
-    with ThreadPoolExecutor(FOOTER_READERS) as pool:
-        return list(pool.map(_read_footer, [uri for uri in files if uri.endswith(".parquet")]))
 
 
 @dataclass(frozen=True)
@@ -97,6 +86,7 @@ def changed_units(
 def pending_of(
     units: Iterable[Unit],
     finished: Sequence[UnitRecord],
+    own: Own,
     output: str,
     retried: Sequence[str] = (),
     changed: Collection[str] = (),
@@ -104,11 +94,13 @@ def pending_of(
     """Returns the units that a run has to do, given what the output holds.
 
     Args:
+        finished: what the files of the embeddings say that are this output's.
+        own: tells those of the rejects.
         retried: reasons of the rejects that are tried again.
         changed: ids of units that have other rows now, which are done again as a whole.
     """
     finished = [record for record in finished if record.result.unit_id not in changed]
-    rejects = finished_units(output, REJECTS) if finished else []
+    rejects = own(finished_units(output, REJECTS)) if finished else []
     return pending_units(
         output,
         units,
@@ -232,15 +224,6 @@ def _check_fingerprint(found: Mapping[str, Any], expected: Mapping[str, Any]) ->
                 f"the output was begun with {name} {found.get(name)!r}, this run has "
                 f"{expected.get(name)!r}; use another `--output`, or `--overwrite`"
             )
-
-
-def _read_footer(uri: str) -> UnitRecord:
-    try:
-        return read_record(uri)
-    except NotARecordError as error:
-        raise ResumeError(
-            f"{error}; use another `--output`, or remove the file and run again"
-        ) from error
 
 
 def pending_units(

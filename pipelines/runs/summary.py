@@ -1,11 +1,10 @@
-"""What `embed` prints when it is done: counts, and where the time went."""
+"""What `embed` prints when it is done about where the time went."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from pipelines.engine.cores import Threads
-from pipelines.ownership.record import Totals
 
 # What the bundles do in turn, each in a thread of its own.
 IN_TURN = {
@@ -19,19 +18,13 @@ IN_TURN = {
 THREADS = ("fetch", "decode", "tokenize")
 
 
-def count_lines(totals: Totals) -> list[str]:
-    """Returns the lines about rows."""
-    reasons = ", ".join(f"{name} {count}" for name, count in totals.rejects.items())
-    return [
-        f"rows read  {totals.rows_read}",
-        f"embedded   {totals.embedded}",
-        f"rejected   {totals.rejected}" + (f" ({reasons})" if reasons else ""),
-    ]
+def threads_line(threads: Threads, slots: int) -> str:
+    """Returns the line about cores and threads.
 
-
-def threads_line(threads: Threads) -> str:
-    """Returns the line about cores and threads."""
-    return f"threads    {threads}"
+    Args:
+        threads: of each slot, or of this process where it is the only one.
+    """
+    return f"threads    {threads}" + (f" for each of {slots} slots" if slots > 1 else "")
 
 
 def time_lines(seconds: Mapping[str, float], rows: int) -> list[str]:

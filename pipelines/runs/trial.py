@@ -13,13 +13,13 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.encoding.embed_rows import EmbedRows
-from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
+from pipelines.engine.tally import TALLY
 from pipelines.manifests.webdataset import IMAGE_FIELDS
 from pipelines.output.layout import EMBEDDINGS, REJECTS, OutputLayout
 from pipelines.output.parquet import parquet_bytes, read_table
 from pipelines.records import Unit
-from pipelines.runs.job import build
+from pipelines.runs.job import build, reader_of
 from pipelines.storage import listing, reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed
 from schemas.embeddings import model_column
@@ -62,13 +62,13 @@ def embed_sample(
     limit = -(-count // max(len(chosen), 1))
     sampled = [_first_rows(unit, limit) for unit in chosen]
     transform.handler.warm_up()  # the first pass of a model also pays for its start
-    counters.TALLY.restart()
+    TALLY.restart()
     pipeline = new_pipeline(PipelineOptions(["--runner", LOCAL_RUNNER]))
-    build(pipeline, sampled, transform, layout, limit)
+    build(pipeline, reader_of(transform, layout, sampled, limit), transform, layout)
     pipeline.run().wait_until_finish()
     tables = {name: _table(layout, name) for name in (EMBEDDINGS, REJECTS)}
     result = _counted(tables[EMBEDDINGS], tables[REJECTS], layout.models)
-    result.rows_per_s = result.rows / max(counters.TALLY.seconds, 1e-6)
+    result.rows_per_s = result.rows / max(TALLY.seconds, 1e-6)
     size = sum(parquet_bytes(table, {}).size for table in tables.values())
     result.bytes_per_row = size / max(result.rows, 1)
     return result

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Container
 from contextlib import suppress
 from typing import BinaryIO, cast
 
@@ -79,17 +80,20 @@ def _upload(uri: str, file: BinaryIO) -> None:
         filesystem.put_file(named.name, target)
 
 
-def remove_partials(directory: str, run: str) -> None:
-    """Removes the partial files of every other run from a local directory.
+def remove_partials(directory: str, keep: Container[str]) -> None:
+    """Removes the partial files of every run from a local directory but for those of some.
 
-    Whoever holds the lock of the output may: a run that still lives without it must not name its
+    Whoever holds the lock of the output may: a run that still lives without one must not name its
     files any more, and once they are gone it cannot.
+
+    Args:
+        keep: ids of the runs that hold a lock.
     """
     folder = uris.normalize(directory)
     if not is_local(directory) or not os.path.isdir(folder):
         return
     for name in os.listdir(folder):
         found = _NAME.fullmatch(name)  # what others call so is theirs
-        if found and found.group(1) != run:
+        if found and found.group(1) not in keep:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))

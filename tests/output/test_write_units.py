@@ -13,12 +13,14 @@ from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
 from pipelines.output import write_units
 from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY, OutputLayout
+from pipelines.output.unit_record import NotARecordError
 from pipelines.output.unit_writer import ConservationError
 from pipelines.output.write_units import WrittenBy, _Write
+from pipelines.ownership.finished import finished_units
 from pipelines.ownership.lock import LockLostError, RunLock, check_held
 from pipelines.ownership.record import Totals, total
 from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
-from pipelines.runs.resume import ResumeError, check_resumable, finished_units
+from pipelines.runs.resume import ResumeError, check_resumable
 from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
 from schemas.manifest import Columns
 from schemas.rejects import Reason, rejects_schema
@@ -47,7 +49,7 @@ def chunk(records, number=0, end=None, unit=UNIT, kept=()):
 
 def written(layout, *chunks):
     """Writes one bundle; returns the results, and leaves nothing open."""
-    writer = _Write(layout, partial(check_held, layout.root, layout.run))
+    writer = _Write(layout, partial(check_held, layout.root, layout.run), lambda result: None)
     writer.setup()
     writer.start_bundle()
     try:
@@ -233,7 +235,7 @@ def test_no_file_is_named_once_the_run_has_failed(layout, tmp_path):
 
 
 def test_bundle_that_is_torn_down_leaves_nothing_and_goes_no_further(layout, tmp_path):
-    writer = _Write(layout, partial(check_held, layout.root, layout.run))
+    writer = _Write(layout, partial(check_held, layout.root, layout.run), lambda result: None)
     writer.setup()
     writer.start_bundle()
     list(writer.process(chunk([0])))
@@ -274,7 +276,7 @@ def test_output_of_another_run_is_refused(layout, changes, fingerprint, message)
 def test_foreign_file_in_the_output_is_refused(layout, tmp_path, content):
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings" / "x.parquet").write_bytes(content)
-    with pytest.raises(ResumeError, match="x.parquet was not written by `embed`"):
+    with pytest.raises(NotARecordError, match="x.parquet was not written by `embed`"):
         finished_units(layout.root)
 
 
@@ -282,7 +284,7 @@ def test_file_of_another_release_is_refused_in_one_sentence(layout, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(UnitResult, "to_json", lambda self: {"unit_id": "unit-0", "of_old": 1})
         whole(layout, 0)
-    with pytest.raises(ResumeError, match="was not written by `embed`"):
+    with pytest.raises(NotARecordError, match="was not written by `embed`"):
         finished_units(layout.root)
 
 

@@ -16,8 +16,8 @@ class Terminal(io.StringIO):
 def shown(monkeypatch, stream, total, done, embedded, rejects):
     tally = Tally()
     monkeypatch.setattr(progress, "TALLY", tally)
-    with Progress(total, done, stream) as shown:
-        tally.add(embedded, rejects)
+    with Progress(total, done, progress.in_this_process(), stream) as shown:
+        tally.add(embedded, {"not_found": rejects} if rejects else {})
         tally.add_unit()
         line = shown._line()
     return line, stream.getvalue()
@@ -26,7 +26,7 @@ def shown(monkeypatch, stream, total, done, embedded, rejects):
 def test_line_counts_rows_of_earlier_runs_too(monkeypatch):
     line, _ = shown(monkeypatch, io.StringIO(), total=100, done=40, embedded=8, rejects=2)
     assert line.startswith("50 of 100 rows, ")
-    assert "2 rejects, 1 units" in line and "s left" in line
+    assert "2 rejects (not_found 2), 1 units" in line and "s left" in line
 
 
 def test_line_without_a_total_has_no_time_left(monkeypatch):
@@ -45,7 +45,7 @@ def test_nothing_done_yet_is_no_division_by_zero(monkeypatch):
 
 def test_progress_goes_to_the_stderr_of_the_moment():
     stream = Terminal()
-    with redirect_stderr(stream), Progress(9, 0):
+    with redirect_stderr(stream), Progress(9, 0, progress.in_this_process()):
         pass
     assert "0/9" in stream.getvalue()
 

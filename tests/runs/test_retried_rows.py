@@ -13,9 +13,9 @@ from pipelines.command_line.exits import Terminated
 from pipelines.manifests import run_tables
 from pipelines.manifests.units import read_unit
 from pipelines.output.layout import RESULT_KEY
-from pipelines.output.unit_record import UNIT_KEY, unit_from_json, unit_to_json
+from pipelines.output.unit_record import UNIT_KEY, Author, unit_from_json, unit_to_json
+from pipelines.ownership.finished import finished_units
 from pipelines.records import Selection, Unit
-from pipelines.runs.resume import finished_units
 from pipelines.storage import writing
 from pipelines.storage.partial_files import PartialFile
 from schemas.manifest import Columns, ManifestError
@@ -188,7 +188,7 @@ def test_rejects_of_a_manifest_that_changed_are_refused(failed, model_dir, capsy
 
 def test_unit_survives_its_json():
     unit = Unit("u", "m", "csv", Columns(uid="id", kept=("a", "b")), "/", 5, None, 7, 99, "cut")
-    text = unit_to_json(unit, "run", "attempt")
+    text = unit_to_json(unit, Author("output", "run", "attempt"))
     assert unit_from_json(text) == unit
     later = json.dumps(json.loads(text) | {"version": 9, "new": 1, "columns": {"kept": [], "x": 2}})
     assert unit_from_json(later).uri == "m"  # a later release may say more
@@ -198,14 +198,15 @@ def test_files_say_which_attempt_of_which_run_wrote_them(failed):
     _, output, _ = failed
     records = finished_units(str(output))
     attempts = json.loads((output / "_attempts.json").read_text())["attempts"]
-    assert {record.run for record in records} == {
+    assert {record.by.run for record in records} == {
         json.loads((output / "run.json").read_text())["run"]
     }
     assert attempts == {
-        record.result.unit_id: {"run": record.run, "attempt": record.attempt} for record in records
+        record.result.unit_id: {"run": record.by.run, "attempt": record.by.attempt}
+        for record in records
     }
     for record in finished_units(str(output), "rejects"):
-        assert record.attempt == attempts[record.result.unit_id]["attempt"]
+        assert record.by.attempt == attempts[record.result.unit_id]["attempt"]
 
 
 def test_unit_whose_files_are_of_two_attempts_is_done_again(failed, model_dir):

@@ -1,0 +1,97 @@
+"""What is known of the slots of a run: who holds what, and how much is done."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.engine import counters
+from pipelines.engine.slots.messages import Counts, Failed, Handle
+
+
+class State(enum.Enum):
+    """What a slot does."""
+
+    STARTING = "is being started"
+    LOADING = "loads"
+    IDLE = "waits"
+    WORKING = "works"
+
+
+@dataclass(eq=False)
+class Seat:
+    """A living slot.
+
+    Attributes:
+        heard: when it last finished something, or got something to do.
+        where: process and machine.
+        given: items that it was given and has not told done, by name.
+        alone: the one item that it is to try; None where it takes what there is.
+        counts: what it has told of rows.
+        done_rows: of these, the rows of items that are done.
+        fault: what it said before it died.
+    """
+
+    slot: Handle
+    number: int
+    heard: float
+    state: State = State.STARTING
+    where: str = ""
+    given: dict[str, Any] = field(default_factory=dict)
+    alone: tuple[str, Any] | None = None
+    counts: Counts = Counts()
+    done_rows: int = 0
+    done_items: int = 0
+    fault: Failed | None = None
+    is_reported: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of items that are not done yet."""
+        return max(0, self.counts.rows - self.done_rows)
+
+    @property
+    def doing(self) -> str:
+        """Says what it does."""
+        return f"works on {', '.join(sorted(self.given))}" if self.given else self.state.value
+
+
+class Board:
+    """The living slots, and what all have done."""
+
+    def __init__(self) -> None:
+        self.seats: dict[Handle, Seat] = {}
+        self.seconds: dict[str, float] = {}
+        self.done_rows = 0
+        self.done_items = 0
+        self.deaths = 0
+        self.rejects: Counter[str] = Counter()
+
+    def note_time(self, about: Any) -> None:
+        """Adds what a slot has measured: seconds by stage."""
+        if isinstance(about, Mapping):
+            self.seconds = counters.add(self.seconds, about)
+
+    def note_done(self, seat: Seat, rows: int, rejects: Mapping[str, int]) -> None:
+        """Counts an item that is done."""
+        seat.done_rows += rows
+        seat.done_items += 1
+        self.done_rows += rows
+        self.done_items += 1
+        self.rejects.update(rejects)
+
+    @property
+    def rows(self) -> int:
+        """Rows done, those of items that are not whole yet among them."""
+        return self.done_rows + sum(seat.rows for seat in self.seats.values())
+
+    def lines(self) -> list[str]:
+        """Says of each slot what it does."""
+        return [
+            f"slot {seat.number} ({seat.where or 'no process yet'}) {seat.doing}; "
+            f"{seat.done_items} done"
+            for seat in sorted(self.seats.values(), key=lambda seat: seat.number)
+        ]

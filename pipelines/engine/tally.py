@@ -1,0 +1,67 @@
+"""What the line has done in this process: rows and units, while they are done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+
+class Tally:
+    """What the line has done in this process, in whichever thread.
+
+    Attributes:
+        reasons: rejected rows by reason.
+        units: that have their files.
+        began: when the first chunk was read, on `time.perf_counter`; None before.
+        ended: when the last chunk was written.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.embedded = 0
+        self.reasons: Counter[str] = Counter()
+        self.units = 0
+        self.began: float | None = None
+        self.ended = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time from the first chunk to the last."""
+        return self.ended - self.began if self.began is not None else 0.0
+
+    def restart(self) -> None:
+        """Forgets when the first chunk was read."""
+        self.began, self.ended = None, 0.0
+
+    def note_start(self) -> None:
+        """Notes that a chunk has been read."""
+        if self.began is None:
+            self.began = time.perf_counter()
+
+    def add(self, embedded: int, reasons: Mapping[str, int]) -> None:
+        """Counts rows that have come to the writer, rejects by reason."""
+        with self._lock:
+            self.embedded += embedded
+            self.reasons.update(reasons)
+            self.ended = time.perf_counter()
+
+    def add_unit(self) -> None:
+        """Counts a unit whose files are there."""
+        with self._lock:
+            self.units += 1
+
+    @property
+    def rejects(self) -> int:
+        """Rejected rows, whatever the reason."""
+        return sum(self.reasons.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows done, either way."""
+        return self.embedded + self.rejects
+
+
+# Stages of an in-process run count here; on remote workers nobody looks at it.
+TALLY = Tally()

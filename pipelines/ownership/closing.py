@@ -1,0 +1,78 @@
+"""How an output is closed: its counts must add up before it says `_SUCCESS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipelines.command_line import exits
+from pipelines.command_line.exits import FAILED
+from pipelines.output.layout import REJECTS
+from pipelines.output.unit_record import UnitRecord, is_whole
+from pipelines.output.unit_writer import ConservationError
+from pipelines.ownership import record as run_record
+from pipelines.ownership.finished import finished_units
+from pipelines.ownership.planned import PlannedRun
+from pipelines.ownership.record import Totals
+
+
+def finish_planned(output: str, planned: PlannedRun) -> Totals:
+    """Closes a run whose launchers are gone, if every unit of its plan is whole.
+
+    Raises:
+        ConservationError: says which units are missing.
+        ValueError, OSError: if the output holds something else, or cannot be read.
+    """
+    records = planned.own(finished_units(output))
+    rejects = {r.result.unit_id: r for r in planned.own(finished_units(output, REJECTS))}
+    whole = {r.result.unit_id for r in records if is_whole(r, rejects.get(r.result.unit_id))}
+    missing = [unit for unit, _ in planned.units if unit not in whole]
+    if missing:
+        raise ConservationError(
+            f"{len(missing)} of {len(planned.units)} units are missing, among them {missing[0]!r}; "
+            "run `clip-beam embed` again as before to complete them"
+        )
+    close(output, planned, records, {})
+    return run_record.total(record.result for record in records)
+
+
+def close(
+    output: str,
+    planned: PlannedRun,
+    records: Sequence[UnitRecord],
+    seconds: Mapping[str, float],
+) -> None:
+    """Writes run.json and, if the counts add up, `_SUCCESS`.
+
+    Raises:
+        ConservationError: if they do not.
+    """
+    totals = run_record.total(record.result for record in records)
+    run_record.write_run_record(output, planned, totals, seconds)
+    run_record.write_attempts(output, planned.run, records)
+    if planned.rows not in (None, totals.rows_read):
+        raise ConservationError(
+            f"the manifest has {planned.rows} rows and the output {totals.rows_read}; "
+            "run again with `--overwrite`, and report this as a bug"
+        )
+    # The counts add up, whatever they are; before the summary, whose reader may close the pipe.
+    run_record.mark_success(output)
+
+
+def judged(command: str, totals: Totals, output: str, max_reject_fraction: float) -> int:
+    """Returns the exit status of a whole run, and says why it is not 0."""
+    if totals.rows_read and not totals.embedded:
+        reason = max(totals.rejects, key=lambda name: totals.rejects[name])
+        return exits.fail(
+            command,
+            f"none of {totals.rows_read} rows could be embedded, most were rejected as {reason}; "
+            f"see {output}/rejects, and what `clip-beam check` says",
+            FAILED,
+        )
+    if totals.reject_fraction > max_reject_fraction:
+        return exits.fail(
+            command,
+            f"{totals.reject_fraction:.4f} of the rows were rejected, more than "
+            f"`--max_reject_fraction` {max_reject_fraction}; see {output}/rejects",
+            FAILED,
+        )
+    return 0

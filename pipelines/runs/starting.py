@@ -1,0 +1,177 @@
+"""What a run of `embed` checks and writes down before any worker starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from pipelines.encoding.embed_rows import EmbedRows
+from pipelines.engine.beam_options import name_job
+from pipelines.engine.cores import Threads
+from pipelines.engine.per_file import workers_that_read
+from pipelines.engine.slots.engines import Share, share_of
+from pipelines.manifests.planning import Plan
+from pipelines.output import overwriting
+from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS, OutputLayout
+from pipelines.output.unit_record import UnitRecord
+from pipelines.ownership.lock import RunLock, living_runs
+from pipelines.ownership.planned import PlannedRun, begin, begin_part, read_planned
+from pipelines.records import Unit, UnitResult
+from pipelines.runs.job import embed_rows_of, layout_of, load_run_models, plan_of
+from pipelines.runs.options import EmbedConfig
+from pipelines.runs.resume import (
+    Changed,
+    changed_units,
+    check_resumable,
+    finished_units,
+    pending_of,
+    retried_reasons,
+)
+from pipelines.storage import uris
+from pipelines.storage.partial_files import remove_partials
+from pipelines.storage.redaction import redacted
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that has passed every check: what is left to do and with what.
+
+    Attributes:
+        units: of the plan that this launcher is to do: all, or those of its part.
+        finished: what the output says of its units, among them those whose rejects are pending.
+        isolated: `embed_rows` with images decoded in processes of their own.
+        share: what each slot has of the machine.
+        threads: that the process of the line shares its cores among; None if it is elsewhere.
+        changed: which of the finished have other rows in the manifest now.
+    """
+
+    plan: Plan
+    units: tuple[Unit, ...]
+    pending: tuple[Unit, ...]
+    finished: tuple[UnitResult, ...]
+    embed_rows: EmbedRows
+    isolated: EmbedRows
+    layout: OutputLayout
+    planned: PlannedRun
+    share: Share
+    threads: Threads | None
+    changed: Changed = Changed()
+
+    def left_to_do(self, records: Sequence[UnitRecord]) -> list[Unit]:
+        """Returns this launcher's units that are not whole in the output.
+
+        Args:
+            records: what the files of the embeddings say that are this output's.
+        """
+        old = {record.result.unit_id for record in records if record.by.run != self.layout.run}
+        changed = self.changed.units & old
+        return pending_of(self.units, records, self.planned.own, self.layout.root, changed=changed)
+
+    def own_records(self) -> list[UnitRecord]:
+        """Reads what the files of the embeddings say that are this output's."""
+        return self.planned.own(finished_units(self.layout.root))
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of this launcher's units, or None when only reading tells."""
+        rows = [unit.rows_to_read for unit in self.units]
+        return None if None in rows else sum(row for row in rows if row is not None)
+
+    @property
+    def done_rows(self) -> int:
+        """Rows of these that are not touched again."""
+        own = {unit.unit_id for unit in self.units}
+        again = {unit.unit_id: unit.rows_to_read for unit in self.pending}
+        rows = 0
+        for result in self.finished:
+            if result.unit_id in own:
+                to_read = again.get(result.unit_id, 0)
+                rows += result.rows_read - (result.rows_read if to_read is None else to_read)
+        return rows
+
+
+def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job:
+    """Plans the units, loads the model and looks at the output, before any worker starts.
+
+    Args:
+        options: Beam's; they say whether this process's device is the workers'.
+        lock: taken before the output is looked at.
+
+    Raises:
+        ValueError, OSError: what is wrong, in one sentence with the remedy.
+    """
+    plan = plan_of(config)
+    models = load_run_models(config)
+    layout = layout_of(plan, models, config, lock.run)
+    lock.acquire()
+    _make_room(config)
+    before = read_planned(config.output)
+    records = finished_units(config.output)
+    finished = before.own(records) if before else records
+    check_resumable(finished, plan.units, layout.fingerprint, plan.kept)
+    planned = _write_down(config, options, plan, layout, before, finished)
+    finished = planned.own(finished)
+    units = plan.units[config.part.number - 1 :: config.part.of] if config.part else plan.units
+    changed = changed_units(finished, units, workers_that_read(options))
+    pending = pending_of(
+        units, finished, planned.own, config.output, retried_reasons(config), changed.units
+    )
+    share = share_of(config.engine, models.gpus)
+    return Job(
+        plan=plan,
+        units=tuple(units),
+        pending=tuple(pending),
+        finished=tuple(record.result for record in finished),
+        embed_rows=embed_rows_of(models, config, lock.run),
+        isolated=embed_rows_of(models, config, lock.run, isolate=True),
+        layout=replace(layout, output_id=planned.output_id),
+        planned=planned,
+        share=share,
+        threads=models.threads_on(share.cores) if config.engine.name else None,
+        changed=changed,
+    )
+
+
+def _make_room(config: EmbedConfig) -> None:
+    """Removes what no living run owns. The order is a fence: first the lock was taken, now go the
+    partial files, then, with `--overwrite`, the tables. A worker of an earlier run that looked at
+    the lock before has nothing left to name, and one that looks later sees whose it is."""
+    overwriting.remove_partials(config.output)
+    for name in (EMBEDDINGS, REJECTS):
+        remove_partials(uris.join(config.output, name), living_runs(config.output))
+    if config.overwrite:
+        overwriting.make_room(config.output, OUTPUTS, overwrite=True)
+
+
+def _write_down(
+    config: EmbedConfig,
+    options: PipelineOptions,
+    plan: Plan,
+    layout: OutputLayout,
+    before: PlannedRun | None,
+    finished: Sequence[UnitRecord],
+) -> PlannedRun:
+    """Writes down what the run is to do."""
+    runner = options.view_as(StandardOptions).runner
+    planned = PlannedRun(
+        output_id="",
+        run=layout.run,
+        engine=config.engine.name or runner,
+        job="" if config.engine.name else name_job(options, layout.run),
+        parts=config.part.of if config.part else 1,
+        max_reject_fraction=config.max_reject_fraction,
+        fingerprint=_as_json(layout.fingerprint),
+        options=_as_json(redacted(asdict(config))),
+        units=tuple((unit.unit_id, unit.rows_to_read) for unit in plan.units),
+    )
+    write = begin_part if config.part else begin
+    return write(config.output, planned, before, finished)
+
+
+def _as_json(values: Mapping[str, Any]) -> Any:
+    """Returns the values as they are when they have been written and read."""
+    return json.loads(json.dumps(values))
