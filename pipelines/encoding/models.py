@@ -162,6 +162,16 @@ class RunModels:
             torch.set_num_threads(found.threads.torch)  # they may have been loaded by a run before
         return cls(tuple(named), specs, found.models, found.parameters)
 
+    def without_weights(self, keep: bool) -> RunModels:
+        """Returns the same without the loaded models.
+
+        Args:
+            keep: whether this process will encode with them.
+        """
+        if not keep:
+            load_models.cache_clear()
+        return replace(self, loaded=())
+
     def threads_on(self, cores: int) -> Threads:
         """Returns what threads a process has that may use so many cores."""
         return threads_for(self.parameters, cores=cores)

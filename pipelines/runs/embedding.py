@@ -18,15 +18,15 @@ from pipelines.command_line.exits import (
     Terminated,
 )
 from pipelines.engine.memory import return_freed_memory
+from pipelines.engine.slots.choice import Share
 from pipelines.manifests.files import left_out_line
-from pipelines.output.unit_record import UnitRecord
 from pipelines.ownership import record as run_record
 from pipelines.ownership.closing import close, judged
 from pipelines.ownership.lock import RunLock
 from pipelines.ownership.record import Totals
 from pipelines.records import UnitResult
 from pipelines.runs import faults, summary
-from pipelines.runs.execution import run
+from pipelines.runs.execution import Outcome, run
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.starting import Job, prepare
 from pipelines.storage.redaction import redact
@@ -69,7 +69,7 @@ def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> i
         start = time.monotonic() - started_at
         outcome = run(job, config, options, lock)
         about = {"start": start, "wall": time.monotonic() - started_at}
-        return _finish(job, config, {**outcome.seconds, **about}, outcome.records)
+        return _finish(job, config, outcome, {**outcome.seconds, **about})
     except RunnerError as error:
         return _fail(str(error), WRONG_USAGE)
     except (RuntimeError, OSError, KeyboardInterrupt, Terminated) as error:
@@ -86,23 +86,20 @@ def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> i
         return _fail(told, FAILED)
 
 
-def _finish(
-    job: Job, config: EmbedConfig, seconds: Mapping[str, float], records: Sequence[UnitRecord]
-) -> int:
+def _finish(job: Job, config: EmbedConfig, outcome: Outcome, seconds: Mapping[str, float]) -> int:
     """Records the run, prints the summary and judges it; returns the exit status.
 
     One part of several records nothing: `finish_planned` does that when all have ended.
 
     Args:
-        seconds: by stage.
-        records: what the files of the embeddings say that are this output's.
+        seconds: by stage, and of the whole.
     """
     own = {unit.unit_id for unit in job.units}
-    results = [record.result for record in records if record.result.unit_id in own]
+    results = [record.result for record in outcome.records if record.result.unit_id in own]
     totals = run_record.total(results)
     if config.part is None:
-        close(config.output, job.planned, records, seconds)
-    _print_summary(job, totals, seconds)
+        close(config.output, job.planned, outcome.records, seconds)
+    _print_summary(job, totals, seconds, outcome.share)
     if config.retry_rejects:
         print(f"retried    {_retried(job, results)}")
     if config.part is not None:
@@ -111,12 +108,14 @@ def _finish(
     return judged("embed", totals, config.output, config.max_reject_fraction)
 
 
-def _print_summary(job: Job, totals: Totals, seconds: Mapping[str, float]) -> None:
+def _print_summary(
+    job: Job, totals: Totals, seconds: Mapping[str, float], share: Share | None
+) -> None:
     rows = totals.rows_read - job.done_rows
     for line in [*run_record.count_lines(totals), *summary.time_lines(seconds, rows)]:
         print(line)
-    if job.threads is not None:
-        print(summary.threads_line(job.threads, job.share.slots))
+    if share is not None:
+        print(summary.threads_line(job.models.threads_on(share.cores), share.slots))
     if changed := job.changed.line():
         print(f"changed    {changed}")
     if job.plan.left_out:

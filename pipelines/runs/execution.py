@@ -12,7 +12,8 @@ from apache_beam.runners.runner import PipelineResult
 from pipelines.command_line import exits
 from pipelines.engine import counters, failures
 from pipelines.engine.beam_options import new_pipeline, use_local_threads
-from pipelines.engine.slots.choice import LOCAL
+from pipelines.engine.cores import usable_cores
+from pipelines.engine.slots.choice import LOCAL, Share
 from pipelines.manifests.read import READERS
 from pipelines.output.unit_record import UnitRecord
 from pipelines.output.unit_writer import ConservationError
@@ -35,10 +36,15 @@ class Outcome:
     Attributes:
         seconds: by stage.
         records: what the files of the embeddings say, all of the output's.
+        share: what each process with a line had of its machine; None if that is elsewhere.
     """
 
     seconds: Mapping[str, float]
     records: tuple[UnitRecord, ...]
+    share: Share | None
+
+
+Attempt = Callable[[Job], tuple[Mapping[str, float], Share | None]]
 
 
 def run(job: Job, config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Outcome:
@@ -51,41 +57,44 @@ def run(job: Job, config: EmbedConfig, options: PipelineOptions, lock: RunLock) 
     count = in_output(job.planned, config.output)
     with Progress(job.rows, job.done_rows, count) as progress:
         lock.about = progress.snapshot
-        return _until_whole(job, lock, lambda job: _run_pipeline(job, config, options))
+        return _until_whole(job, lock, lambda job: (_run_pipeline(job, config, options), None))
 
 
 def _here(job: Job, config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Outcome:
     use_local_threads(options, READERS)
+    share = Share(1, usable_cores())
     with (
         Progress(job.rows, job.done_rows, in_this_process()) as progress,
         exits.at_signal(lambda error: failures.stop(lock.run, error)),
     ):
         lock.about = progress.snapshot
         try:
-            return _until_whole(job, lock, lambda job: _run_pipeline(job, config, options))
+            return _until_whole(job, lock, lambda job: (_run_pipeline(job, config, options), share))
         finally:  # what still writes does so under the lock
             failures.close(lock.run)
 
 
-def _until_whole(job: Job, lock: RunLock, attempt: Callable[[Job], Mapping[str, float]]) -> Outcome:
+def _until_whole(job: Job, lock: RunLock, attempt: Attempt) -> Outcome:
     """Embeds the pending units, and once more those whose two files are of two attempts.
 
     Args:
-        attempt: embeds the pending units of a job; returns seconds by stage.
+        attempt: embeds the pending units of a job; returns seconds by stage, and the share.
 
     Raises:
         ConservationError: if units are not whole after that.
     """
     seconds: Mapping[str, float] = {}
+    share: Share | None = None
     pending = job.pending
     for _ in range(ATTEMPTS):
         if pending:
-            seconds = counters.add(seconds, attempt(replace(job, pending=pending)))
+            more, share = attempt(replace(job, pending=pending))
+            seconds = counters.add(seconds, more)
         lock.check()
         records = job.own_records()
         pending = tuple(job.left_to_do(records))
         if not pending:
-            return Outcome(seconds, tuple(records))
+            return Outcome(seconds, tuple(records), share)
     raise ConservationError(
         f"{len(pending)} of {len(job.units)} units are not whole, among them "
         f"{pending[0].unit_id!r}; run again to complete them"

@@ -11,6 +11,7 @@ from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline, use_local_threads
 from pipelines.engine.slots.board import Seat
+from pipelines.engine.slots.choice import Share
 from pipelines.engine.slots.desk import Desk, current
 from pipelines.engine.slots.engines import started
 from pipelines.engine.slots.messages import Failed, Task
@@ -86,8 +87,10 @@ class EmbedUnits:
         return faults.failed(error)
 
 
-def embed_on_slots(job: Job, config: EmbedConfig, lock: RunLock) -> Mapping[str, float]:
-    """Embeds the pending units of a job; returns seconds by stage.
+def embed_on_slots(
+    job: Job, config: EmbedConfig, lock: RunLock
+) -> tuple[Mapping[str, float], Share]:
+    """Embeds the pending units of a job; returns seconds by stage, and what the slots had.
 
     Raises:
         SlotsFailedError: if that cannot be, or some cannot be, after all others are.
@@ -96,12 +99,12 @@ def embed_on_slots(job: Job, config: EmbedConfig, lock: RunLock) -> Mapping[str,
     tasks = [Task(tuple((u.unit_id, u) for u in group)) for group in together(job.pending)]
     patience = Patience()
     try:
-        with started(config.engine, work, job.share) as engine:
+        with started(config.engine, work, job.models.gpus) as (engine, share):
 
             def done(seat: Seat, name: str, result: UnitResult) -> None:
                 supervisor.board.note_done(seat, result.rows_read, result.rejects)
 
-            supervisor = Supervisor(engine, job.share.slots, tasks, done, patience)
+            supervisor = Supervisor(engine, share.slots, tasks, done, patience)
             count = on_slots(supervisor.board)
             with Progress(job.rows, job.done_rows, count) as progress:
                 lock.about, patience.say = progress.snapshot, progress.say
@@ -110,4 +113,4 @@ def embed_on_slots(job: Job, config: EmbedConfig, lock: RunLock) -> Mapping[str,
         living = living_runs(config.output) - {lock.run}
         for name in (EMBEDDINGS, REJECTS):
             remove_partials(uris.join(config.output, name), living)
-    return supervisor.board.seconds
+    return supervisor.board.seconds, share

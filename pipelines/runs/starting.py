@@ -10,10 +10,10 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipelines.encoding.embed_rows import EmbedRows
+from pipelines.encoding.models import RunModels
 from pipelines.engine.beam_options import name_job
-from pipelines.engine.cores import Threads
 from pipelines.engine.per_file import workers_that_read
-from pipelines.engine.slots.engines import Share, share_of
+from pipelines.engine.slots.choice import LOCAL
 from pipelines.manifests.planning import Plan
 from pipelines.output import overwriting
 from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS, OutputLayout
@@ -42,10 +42,9 @@ class Job:
 
     Attributes:
         units: of the plan that this launcher is to do: all, or those of its part.
-        finished: what the output says of its units, among them those whose rejects are pending.
+        finished: what the output says of these, among them those whose rejects are pending.
         isolated: `embed_rows` with images decoded in processes of their own.
-        share: what each slot has of the machine.
-        threads: that the process of the line shares its cores among; None if it is elsewhere.
+        models: that are to be used.
         changed: which of the finished have other rows in the manifest now.
     """
 
@@ -57,8 +56,7 @@ class Job:
     isolated: EmbedRows
     layout: OutputLayout
     planned: PlannedRun
-    share: Share
-    threads: Threads | None
+    models: RunModels
     changed: Changed = Changed()
 
     def left_to_do(self, records: Sequence[UnitRecord]) -> list[Unit]:
@@ -84,13 +82,11 @@ class Job:
     @property
     def done_rows(self) -> int:
         """Rows of these that are not touched again."""
-        own = {unit.unit_id for unit in self.units}
         again = {unit.unit_id: unit.rows_to_read for unit in self.pending}
         rows = 0
         for result in self.finished:
-            if result.unit_id in own:
-                to_read = again.get(result.unit_id, 0)
-                rows += result.rows_read - (result.rows_read if to_read is None else to_read)
+            to_read = again.get(result.unit_id, 0)
+            rows += result.rows_read - (result.rows_read if to_read is None else to_read)
         return rows
 
 
@@ -116,11 +112,12 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
     planned = _write_down(config, options, plan, layout, before, finished)
     finished = planned.own(finished)
     units = plan.units[config.part.number - 1 :: config.part.of] if config.part else plan.units
+    own = {unit.unit_id for unit in units}
+    finished = [record for record in finished if record.result.unit_id in own]
     changed = changed_units(finished, units, workers_that_read(options))
     pending = pending_of(
         units, finished, planned.own, config.output, retried_reasons(config), changed.units
     )
-    share = share_of(config.engine, models.gpus)
     return Job(
         plan=plan,
         units=tuple(units),
@@ -130,8 +127,7 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
         isolated=embed_rows_of(models, config, lock.run, isolate=True),
         layout=replace(layout, output_id=planned.output_id),
         planned=planned,
-        share=share,
-        threads=models.threads_on(share.cores) if config.engine.name else None,
+        models=models.without_weights(keep=config.engine.name == LOCAL),
         changed=changed,
     )
 

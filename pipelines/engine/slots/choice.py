@@ -34,6 +34,19 @@ class EngineChoice:
         return self.name in (LOCAL, PROCESSES) or (self.name == RAY and not self.ray_address)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What the slots of a run have.
+
+    Attributes:
+        slots: how many there are.
+        cores: of each.
+    """
+
+    slots: int
+    cores: int
+
+
 def add_engine_flags(add: Any) -> None:
     """Adds the flags.
 
