@@ -21,7 +21,7 @@ from clip_core import zero_shot
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.engine.per_file import over_files, parse_with_beam
+from pipelines.engine.per_file import over_files, parse_with_engine
 from pipelines.images.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.output.overwriting import check_room, make_room
 from pipelines.output.scored_tables import (
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = flags.parse_known_args(argv)
     if options.manifest:
         return _embed_first(options, rest) or _classify(options, None)
-    return _classify(*parse_with_beam(flags, argv))
+    return _classify(*parse_with_engine(flags, argv))
 
 
 def _classify(options: argparse.Namespace, beam_options: PipelineOptions | None) -> int:

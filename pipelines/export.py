@@ -11,7 +11,7 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
-from pipelines.engine.per_file import over_files, parse_with_beam
+from pipelines.engine.per_file import over_files, parse_with_engine
 from pipelines.exports.bigquery import BigQuery
 from pipelines.exports.datacomp import KEYS, datacomp
 from pipelines.exports.exported_run import ExportedRun, ExportError, Layout
@@ -38,7 +38,7 @@ WHOLE = ("bigquery", "tables")  # layouts that take a run as it is, with all its
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, beam_options = parse_with_beam(parser(), argv)
+    options, beam_options = parse_with_engine(parser(), argv)
     try:
         run = open_run(options)
         layout = choose_layout(run, options)

@@ -30,7 +30,7 @@ from pipelines.curation.row_lists import DROP, KEEP, list_rule, useless_lists
 from pipelines.curation.rules import PRESETS, Preset, Rule, similarity_rule
 from pipelines.curation.sql_rules import PredicateError, sql_rule
 from pipelines.curation.top_fraction import Counts, histogram, threshold_of_fraction
-from pipelines.engine.per_file import over_files, parse_with_beam
+from pipelines.engine.per_file import over_files, parse_with_engine
 from pipelines.output.overwriting import make_room
 from pipelines.output.scored_tables import (
     ScoredTables,
@@ -77,7 +77,7 @@ class Plan:
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, beam_options = parse_with_beam(parser(), argv)
+    options, beam_options = parse_with_engine(parser(), argv)
     try:
         config = config_of(options)
         plan = prepare(config)

@@ -13,7 +13,7 @@ from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.optional_packages import MissingExtraError, require
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
-from pipelines.engine.per_file import parse_with_beam
+from pipelines.engine.per_file import parse_with_engine
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
 from pipelines.output.scored_tables import (
     ScoredRow,
@@ -66,7 +66,7 @@ class ReportConfig:
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, beam_options = parse_with_beam(parser(), argv)
+    options, beam_options = parse_with_engine(parser(), argv)
     try:
         config = _config(options)
         require_extra()

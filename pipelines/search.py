@@ -13,7 +13,7 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import require
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place, readable_place
-from pipelines.engine.per_file import parse_with_beam
+from pipelines.engine.per_file import parse_with_engine
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import MAX_IMAGE_BYTES
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
@@ -52,7 +52,7 @@ WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, beam_options = parse_with_beam(parser(), argv)
+    options, beam_options = parse_with_engine(parser(), argv)
     try:
         tables, trust = _checked_tables(options), trust_of(options, options.input)
         image = _read_image(options.image) if options.image else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,22 @@ from schemas.rejects import Reason
 
 CHUNK_ROWS = 64
 CHUNK_BYTES = 32 << 20  # of images that the manifest itself holds
+
+
+BLOCK_ITEMS = 256
+
+
+def packed(items: Sequence[Any]) -> list[bytes]:
+    """Packs items for a graph, some hundreds at a time: they are much alike, and a runner bounds
+    the size of a graph."""
+    blocks = [items[n : n + BLOCK_ITEMS] for n in range(0, len(items), BLOCK_ITEMS)]
+    return [zlib.compress(pickle.dumps(block, protocol=5)) for block in blocks]
+
+
+def unpacked(block: bytes) -> list[Any]:
+    """Unpacks what `packed` has packed in this very job."""
+    found: list[Any] = pickle.loads(zlib.decompress(block))
+    return found
 
 
 class ChunkCoder(beam.coders.Coder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from apache_beam.metrics import MetricsFilter
@@ -26,11 +25,6 @@ def stage_seconds(result: PipelineResult) -> dict[str, float]:
         if distribution.key.metric.name == _INFERENCE:
             seconds["encode"] += _value(distribution).sum / 1e6
     return dict(seconds)
-
-
-def add(total: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
-    """Adds the seconds of two pipelines, stage by stage."""
-    return {name: total.get(name, 0.0) + more.get(name, 0.0) for name in {*total, *more}}
 
 
 def _value(metric: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Does the work on each file of a run: in turn in this process, or on the workers of a Beam runner.
+"""Does the work on each file of a run: in turn in this process, in slots, or on workers of Beam.
 
 Beam is imported only where one of its flags is given, so that commands start at once without.
 """
@@ -8,11 +8,17 @@ from __future__ import annotations
 import pickle
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from pipelines.command_line.parser import Parser
+from pipelines.engine.slots.board import Seat
+from pipelines.engine.slots.choice import EngineChoice, engine_choice
+from pipelines.engine.slots.messages import Failed, Task
+from pipelines.engine.slots.supervisor import Patience, SlotsFailedError, Supervisor
+from pipelines.engine.slots.work import EachItem
 from pipelines.storage import reading, uris, writing
 
 if TYPE_CHECKING:
@@ -20,72 +26,130 @@ if TYPE_CHECKING:
 
     from apache_beam.options.pipeline_options import PipelineOptions
 
+Workers = Union[EngineChoice, "PipelineOptions"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MAX_RESULT_BYTES = 1 << 30
 
 
-def parse_with_beam(
+def parse_with_engine(
     flags: Parser, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, PipelineOptions | None]:
-    """Reads a command line whose unknown flags may be Beam's.
+) -> tuple[argparse.Namespace, Workers | None]:
+    """Reads a command line that says what runs the work; unknown flags may be Beam's.
 
     Returns:
-        The command's own flags, and Beam's options if there are any.
+        The command's own flags, and slots or Beam's options; None for a loop in this process.
     """
     argv = sys.argv[1:] if argv is None else argv
     found, rest = flags.parse_known_args(argv)
     if not rest:
-        return found, None
-    from pipelines.engine.beam_options import read_beam_flags, runs_here
+        return found, _chosen(flags, found, None)
+    from pipelines.engine.beam_options import named_runner, read_beam_flags, runs_here
 
     options = read_beam_flags(rest, flags, rest, used=("--temp_location",))
-    if not runs_here(options) and not _temp_location(options):
+    slots = _chosen(flags, found, named_runner(rest))
+    if slots is None and not runs_here(options) and not _temp_location(options):
         flags.error("expected `--temp_location`, where workers elsewhere leave results")
-    return found, options
+    return found, slots or options
 
 
-def workers_that_read(options: PipelineOptions) -> PipelineOptions | None:
-    """Returns options by which `over_files` can use workers elsewhere; None if it cannot."""
+def _chosen(flags: Parser, found: argparse.Namespace, runner: str | None) -> EngineChoice | None:
+    try:
+        choice = engine_choice(found, runner)
+    except ValueError as error:
+        flags.error(str(error))
+    return choice if choice.has_slots else None
+
+
+def workers_that_read(choice: EngineChoice, options: PipelineOptions) -> Workers | None:
+    """Returns what of a run `over_files` can use; None for a loop in this process."""
     from pipelines.engine.beam_options import runs_here
 
+    if choice.has_slots:
+        return choice
     return options if _temp_location(options) and not runs_here(options) else None
 
 
 def over_files(
-    work: Callable[[Item], Result], items: Sequence[Item], options: PipelineOptions | None
+    work: Callable[[Item], Result], items: Sequence[Item], workers: Workers | None
 ) -> Iterator[Result]:
     """Yields what a function returns for each item, in order.
 
     Args:
-        work: for a runner, something that can be pickled; what it returns travels by files.
-        options: of Beam; None for a loop in this process.
+        work: something that can be pickled, unless it is called here.
+        workers: slots, or options of Beam; None for a loop in this process.
 
     Raises:
         RunnerError: if Beam does not start the job.
+        OSError: if the work of a slot fails: says why.
     """
-    if options is None:
+    if workers is None:
         yield from map(work, items)
-        return
+    elif isinstance(workers, EngineChoice):
+        yield from _on_slots(work, items, workers)
+    else:
+        yield from _on_beam(work, items, workers)
+
+
+def _on_slots(
+    work: Callable[[Item], Result], items: Sequence[Item], choice: EngineChoice
+) -> Iterator[Result]:
+    from pipelines.engine.slots.engines import started
+
+    results: dict[str, Result] = {}
+    tasks = [Task(((str(index), item),)) for index, item in enumerate(items)]
+    patience = Patience(kill=None)  # an item is a file, of whatever size
+    try:
+        with started(choice, EachItem(work, failed)) as (engine, share):
+
+            def done(seat: Seat, name: str, result: Result) -> None:
+                results[name] = result
+
+            Supervisor(engine, share.slots, tasks, done, patience).run()
+    except SlotsFailedError as error:
+        if error.told:
+            print(error.told, file=sys.stderr)
+        raise OSError(str(error)) from error
+    for index in range(len(items)):
+        yield results.pop(str(index))
+
+
+def failed(error: BaseException) -> Failed:
+    """Says what went wrong with an item, as the loop in this process would: it ends the work."""
+    known = isinstance(error, OSError | ValueError)
+    told = "" if known else "".join(traceback.format_exception(error))
+    return Failed(str(error) or type(error).__name__, True, told)
+
+
+def _on_beam(
+    work: Callable[[Item], Result], items: Sequence[Item], options: PipelineOptions
+) -> Iterator[Result]:
     import apache_beam as beam
 
     from pipelines.engine.beam_options import new_pipeline
+    from pipelines.engine.chunks import packed, unpacked
 
     with _scratch(options) as scratch:
         with new_pipeline(options) as pipeline:
-            numbered = [(index, pickle.dumps(item)) for index, item in enumerate(items)]
-            created = beam.Create(numbered).with_output_types(tuple[int, bytes])  # reshuffles
+            created = beam.Create(packed(list(enumerate(items))), reshuffle=False)
+            numbered = beam.FlatMap(unpacked).with_output_types(tuple[int, Any])
             do = beam.Map(_kept_result, work=work, scratch=scratch).with_output_types(int)
-            _ = pipeline | created | "Work" >> do
+            _ = (
+                pipeline
+                | created.with_output_types(bytes)
+                | "Unpack" >> numbered
+                | beam.Reshuffle()
+                | "Work" >> do
+            )
         for index in range(len(items)):
             data = reading.read_retried(_result_uri(scratch, index), MAX_RESULT_BYTES)
             yield pickle.loads(data)  # written by this very job
 
 
-def _kept_result(numbered: tuple[int, bytes], work: Callable[[Item], Any], scratch: str) -> int:
+def _kept_result(numbered: tuple[int, Any], work: Callable[[Item], Any], scratch: str) -> int:
     """Does the work on one item and leaves the result in a file; returns the item's number."""
     index, item = numbered
-    result = work(pickle.loads(item))  # written by this very job
+    result = work(item)
     writing.write_atomically(_result_uri(scratch, index), pickle.dumps(result))
     return index
 

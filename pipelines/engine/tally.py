@@ -8,6 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 
+def added(total: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Adds the seconds of two pipelines, stage by stage."""
+    return {name: total.get(name, 0.0) + more.get(name, 0.0) for name in {*total, *more}}
+
+
 class Tally:
     """What the line has done in this process, in whichever thread.
 

@@ -18,7 +18,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.engine import failures
-from pipelines.engine.chunks import CHUNK_ROWS
+from pipelines.engine.chunks import CHUNK_ROWS, packed, unpacked
 from pipelines.engine.tally import TALLY
 from pipelines.manifests.formats import register_format, registered_formats
 from pipelines.manifests.planning import Plan, plan_units
@@ -97,9 +97,10 @@ class ReadManifest(beam.PTransform):
         if self._source is not None:  # readers stand in front of the queue, and nothing behind it
             readers = beam.Create(range(READERS), reshuffle=False).with_output_types(int)
             return begin | "Readers" >> readers | "Spread" >> beam.Reshuffle() | "Read" >> read
-        tasks = together(self.plan.units)
-        units = beam.Create(tasks, reshuffle=False).with_output_types(tuple[Unit, ...])
-        return begin | "Units" >> units | "Spread" >> beam.Reshuffle() | "Read" >> read
+        blocks = beam.Create(packed(together(self.plan.units)), reshuffle=False)
+        unpack = beam.FlatMap(unpacked).with_output_types(tuple[Unit, ...])
+        units = begin | "Units" >> blocks.with_output_types(bytes) | "Unpack" >> unpack
+        return units | "Spread" >> beam.Reshuffle() | "Read" >> read
 
 
 def _planned(manifest: str | Sequence[str] | ManifestRequest | Plan) -> Plan:

@@ -14,6 +14,7 @@ from pipelines.engine import counters, failures
 from pipelines.engine.beam_options import new_pipeline, use_local_threads
 from pipelines.engine.cores import usable_cores
 from pipelines.engine.slots.choice import LOCAL, Share
+from pipelines.engine.tally import added
 from pipelines.manifests.read import READERS
 from pipelines.output.unit_record import UnitRecord
 from pipelines.output.unit_writer import ConservationError
@@ -89,7 +90,7 @@ def _until_whole(job: Job, lock: RunLock, attempt: Attempt) -> Outcome:
     for _ in range(ATTEMPTS):
         if pending:
             more, share = attempt(replace(job, pending=pending))
-            seconds = counters.add(seconds, more)
+            seconds = added(seconds, more)
         lock.check()
         records = job.own_records()
         pending = tuple(job.left_to_do(records))

@@ -9,9 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.engine.per_file import over_files
+from pipelines.engine.per_file import Workers, over_files
 from pipelines.manifests.units import digest_of
 from pipelines.output.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
 from pipelines.output.merging import table_rows
@@ -56,12 +55,12 @@ class Changed:
 
 
 def changed_units(
-    finished: Iterable[UnitRecord], units: Iterable[Unit], options: PipelineOptions | None = None
+    finished: Iterable[UnitRecord], units: Iterable[Unit], workers: Workers | None = None
 ) -> Changed:
     """Finds the finished units whose rows are no longer those that were embedded.
 
     Args:
-        options: of Beam, where its workers are to read them; None for this process.
+        workers: that are to read them; None for this process.
 
     Raises:
         OSError: if a manifest cannot be read for now.
@@ -74,7 +73,7 @@ def changed_units(
         version = unit.manifest_version
         if not version or record.unit.manifest_version != version:
             doubtful.append((record.result, unit))
-    digests = over_files(digest_of, [unit for _, unit in doubtful], options)
+    digests = over_files(digest_of, [unit for _, unit in doubtful], workers)
     changed = frozenset(
         result.unit_id
         for (result, _), digest in zip(doubtful, digests, strict=True)

@@ -114,7 +114,7 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
     units = plan.units[config.part.number - 1 :: config.part.of] if config.part else plan.units
     own = {unit.unit_id for unit in units}
     finished = [record for record in finished if record.result.unit_id in own]
-    changed = changed_units(finished, units, workers_that_read(options))
+    changed = changed_units(finished, units, workers_that_read(config.engine, options))
     pending = pending_of(
         units, finished, planned.own, config.output, retried_reasons(config), changed.units
     )

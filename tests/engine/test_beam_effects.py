@@ -7,7 +7,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.engine import beam_effects, beam_options
-from pipelines.engine.per_file import parse_with_beam
+from pipelines.engine.per_file import parse_with_engine
 from pipelines.runs import options
 from pipelines.search import parser as search_parser
 
@@ -129,7 +129,7 @@ def test_experiments_may_be_given_again(capsys):
 
 def test_place_for_results_is_used_by_commands_over_files(capsys):
     flags = ["--input", "i", "--text", "t", "--temp_location", "/tmp/t"]
-    parse_with_beam(search_parser(), flags)
+    parse_with_engine(search_parser(), flags)
     assert capsys.readouterr().err == ""
 
 

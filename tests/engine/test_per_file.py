@@ -11,7 +11,7 @@ from apache_beam.typehints.typehints import Any
 from graphs import element_types
 from pipelines import cli
 from pipelines.engine import beam_options
-from pipelines.engine.per_file import over_files, parse_with_beam
+from pipelines.engine.per_file import over_files, parse_with_engine
 from pipelines.search import parser
 from pipelines.storage import listing
 from scored_runs import write_scored
@@ -80,7 +80,7 @@ def test_results_are_read_again_when_the_store_fails_for_now(store_fails_once):
 def test_workers_elsewhere_need_a_temp_location(capsys):
     with pytest.raises(SystemExit):
         elsewhere = ["--runner", "PortableRunner", "--job_endpoint", "localhost:1"]
-        parse_with_beam(parser(), ["--input", "x", "--text", "y", *elsewhere])
+        parse_with_engine(parser(), ["--input", "x", "--text", "y", *elsewhere])
     assert "expected `--temp_location`, where workers" in capsys.readouterr().err
 
 
@@ -139,11 +139,11 @@ def test_no_beam_flag_means_no_beam(run):
 
 
 def test_flags_of_neither_are_refused_with_a_suggestion(capsys):
-    found, options = parse_with_beam(parser(), ["--input", "x", "--text", "y", *RUNNER])
+    found, options = parse_with_engine(parser(), ["--input", "x", "--text", "y", *RUNNER])
     assert found.input == "x" and options.get_all_options()["runner"] == "FnApiRunner"
     for flag, told in (("--runer", "--runner"), ("--manifest", "unknown flag --manifest")):
         with pytest.raises(SystemExit) as stopped:
-            parse_with_beam(parser(), ["--input", "x", flag, "z"])
+            parse_with_engine(parser(), ["--input", "x", flag, "z"])
         assert stopped.value.code == 2
         assert told in capsys.readouterr().err
 

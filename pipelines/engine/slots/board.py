@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.engine import counters
 from pipelines.engine.slots.messages import Counts, Failed, Handle
+from pipelines.engine.tally import added
 
 
 class State(enum.Enum):
@@ -73,7 +73,7 @@ class Board:
     def note_time(self, about: Any) -> None:
         """Adds what a slot has measured: seconds by stage."""
         if isinstance(about, Mapping):
-            self.seconds = counters.add(self.seconds, about)
+            self.seconds = added(self.seconds, about)
 
     def note_done(self, seat: Seat, rows: int, rejects: Mapping[str, int]) -> None:
         """Counts an item that is done."""
