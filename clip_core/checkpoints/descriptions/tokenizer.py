@@ -18,7 +18,8 @@ from clip_core.checkpoints.vocabulary import read_merges
 from clip_core.tokenizer import END, START, WORD_END, Tokenizer
 
 SETTINGS, IDS, WHOLE = "tokenizer_config.json", "vocab.json", "tokenizer.json"
-FILES = (SETTINGS, IDS, WHOLE)
+SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"  # of older releases
+FILES = (SETTINGS, IDS, WHOLE, SPECIAL, ADDED)
 _REMEDY = "name the right vocabulary with `vocab`, which leaves these files out"
 
 _SETTINGS = {
@@ -55,6 +56,9 @@ _MODEL = {
     "ignore_merges": (False,),
 }
 _MODEL_WITHOUT_EFFECT = ("fuse_unk", "merges", "unk_token", "vocab")  # no byte is unknown
+_WHOLE_WITHOUT_EFFECT = ("added_tokens", "decoder", "model", "normalizer", "padding",
+                         "post_processor", "pre_tokenizer", "truncation",
+                         "version")  # fmt: skip
 _STEPS = {"NFC", "Replace", "Lowercase", "Split", "ByteLevel"}
 _PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _PATTERNS = (_PIECES, r"<\|startoftext\|>|<\|endoftext\|>|" + _PIECES, r"\s+")
@@ -69,6 +73,13 @@ def check_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
     if (directory / SETTINGS).exists():
         with described_in(SETTINGS):
             _check_settings(read_json(directory / SETTINGS), tokenizer)
+    if (directory / SPECIAL).exists():
+        with described_in(SPECIAL):
+            special = _contents(read_json(directory / SPECIAL))
+            check_settings(SPECIAL, special, _SETTINGS, _SETTINGS_WITHOUT_EFFECT)
+    if (directory / ADDED).exists():
+        added = read_json(directory / ADDED)
+        _check_added(ADDED, ((id, content) for content, id in added.items()), tokenizer)
     if (directory / IDS).exists():
         _check_ids(IDS, read_json(directory / IDS), tokenizer)
     if (directory / WHOLE).exists():
@@ -82,23 +93,36 @@ def check_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
 
 
 def _check_settings(settings: Json, tokenizer: Tokenizer) -> None:
-    plain = {
-        name: value["content"] if isinstance(value, Mapping) and "content" in value else value
-        for name, value in settings.items()
-    }
-    check_settings(SETTINGS, plain, _SETTINGS, _SETTINGS_WITHOUT_EFFECT)
-    longest = settings.get("model_max_length")
-    if longest is not None and longest < tokenizer.context_length:
-        raise CheckpointError(
-            f"{SETTINGS} has model_max_length {longest}, which cuts texts shorter than the model's "
-            f"{tokenizer.context_length} tokens and is not supported; {_REMEDY}"
-        )
+    check_settings(SETTINGS, _contents(settings), _SETTINGS, _SETTINGS_WITHOUT_EFFECT)
+    _check_length(SETTINGS, "model_max_length", settings, tokenizer)
     added = settings.get("added_tokens_decoder") or {}
     _check_added(SETTINGS, ((int(id), found["content"]) for id, found in added.items()), tokenizer)
 
 
+def _contents(settings: Json) -> dict[str, Any]:
+    """Puts the contents of tokens in the place of what describes them."""
+    return {
+        name: value["content"] if isinstance(value, Mapping) and "content" in value else value
+        for name, value in settings.items()
+    }
+
+
+def _check_length(where: str, name: str, settings: Json, tokenizer: Tokenizer) -> None:
+    longest = settings.get(name)
+    if longest is not None and longest < tokenizer.context_length:
+        raise CheckpointError(
+            f"{where} has {name} {longest}, which cuts texts shorter than the model's "
+            f"{tokenizer.context_length} tokens and is not supported; {_REMEDY}"
+        )
+
+
 def _check_whole(document: Json, tokenizer: Tokenizer) -> None:
     model = document["model"]
+    check_settings(WHOLE, document, {}, _WHOLE_WITHOUT_EFFECT)
+    _check_length(
+        f"{WHOLE}, truncation,", "max_length", document.get("truncation") or {}, tokenizer
+    )
+    _check_ends(document.get("post_processor") or {}, tokenizer)
     check_settings(f"{WHOLE}, model,", model, _MODEL, _MODEL_WITHOUT_EFFECT)
     if model.get("vocab"):
         _check_ids(WHOLE, model["vocab"], tokenizer)
@@ -113,6 +137,19 @@ def _check_whole(document: Json, tokenizer: Tokenizer) -> None:
         raise CheckpointError(
             f"{WHOLE} splits texts by {', '.join(map(str, kinds))} with the patterns {patterns}, "
             f"and not as CLIP does; {_REMEDY}"
+        )
+
+
+def _check_ends(found: Json, tokenizer: Tokenizer) -> None:
+    """Refuses other tokens around a text than the start and the end."""
+    ends = (found.get("cls"), found.get("sep"))
+    if found.get("type") == "TemplateProcessing":
+        tokens = [step.get("SpecialToken", {}).get("id") for step in found["single"]]
+        ends = ([tokens[0], tokenizer.start_id], [tokens[-1], tokenizer.end_id])
+    if found and ends != ([START, tokenizer.start_id], [END, tokenizer.end_id]):
+        raise CheckpointError(
+            f"{WHOLE} puts {ends[0]} and {ends[1]} around a text, expected {START} and {END} with "
+            f"the ids {tokenizer.start_id} and {tokenizer.end_id}; {_REMEDY}"
         )
 
 

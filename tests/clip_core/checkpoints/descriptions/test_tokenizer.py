@@ -35,7 +35,8 @@ def whole(tokenizer):
         "added_tokens": [{"id": id, **added_token(content)} for id, content in added],
         "normalizer": {"type": "Sequence", "normalizers": cleaning},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
-        "post_processor": {"type": "RobertaProcessing", "sep": [END, 1], "cls": [START, 0]},
+        "post_processor": {"type": "RobertaProcessing", "sep": [END, tokenizer.end_id],
+                           "cls": [START, tokenizer.start_id]},
         "model": {
             "type": "BPE", "dropout": None, "unk_token": END, "continuing_subword_prefix": "",
             "end_of_word_suffix": "</w>", "fuse_unk": False, "vocab": ids,
@@ -113,6 +114,45 @@ def test_shorter_texts_are_refused_and_longer_ones_are_not(model):
     clip_core.load(model)
     write(model, SETTINGS, PUBLISHED | {"model_max_length": 16})
     refused(model, "model_max_length 16, which cuts texts shorter than the model's 32 tokens")
+
+
+def test_truncation_of_the_whole_file_is_refused(model, tokenizer):
+    write(model, WHOLE, whole(tokenizer) | {"truncation": {"max_length": 16, "stride": 0}})
+    refused(model, "tokenizer.json, truncation, has max_length 16")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sep": ["</s>", 2]},
+        {"cls": [START, 3]},
+        {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]},
+    ],
+)
+def test_other_tokens_around_a_text_are_refused(model, tokenizer, change):
+    document = whole(tokenizer)
+    document["post_processor"] |= change
+    write(model, WHOLE, document)
+    refused(model, "tokenizer.json puts .* around a text, expected")
+
+
+def test_template_of_the_same_tokens_is_understood(model, tokenizer):
+    ends = [{"SpecialToken": {"id": token, "type_id": 0}} for token in (START, END)]
+    single = [ends[0], {"Sequence": {"id": "A", "type_id": 0}}, ends[1]]
+    template = {"type": "TemplateProcessing", "single": single}
+    write(model, WHOLE, whole(tokenizer) | {"post_processor": template})
+    clip_core.load(model)
+
+
+def test_files_of_older_releases_are_read_too(model, tokenizer):
+    write(model, "special_tokens_map.json", {"bos_token": added_token(START), "pad_token": END})
+    write(model, "added_tokens.json", {END: tokenizer.end_id})
+    clip_core.load(model)
+    write(model, "added_tokens.json", {"!": 0})
+    refused(model, "added_tokens.json adds the token '!'")
+    (model / "added_tokens.json").unlink()
+    write(model, "special_tokens_map.json", {"bos_token": "<s>"})
+    refused(model, "special_tokens_map.json has bos_token '<s>', which is not supported")
 
 
 def test_added_token_is_refused(model):
