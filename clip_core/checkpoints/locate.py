@@ -93,7 +93,10 @@ def _copy_descriptions(filesystem: Any, path: str, target: Path) -> None:
     for name in sorted(DESCRIPTIONS):
         beside = f"{path.rpartition('/')[0]}/{name}"
         if filesystem.exists(beside):
-            filesystem.get_file(beside, str(target.with_name(name)))
+            copy = target.with_name(name)
+            filesystem.get_file(beside, str(copy))
+            if copy.suffix == ".json" and not copy.read_bytes().lstrip().startswith(b"{"):
+                copy.unlink()  # a page that a web server has for whatever is not there
 
 
 def _copy_directory(filesystem: Any, path: str, target: Path) -> None:

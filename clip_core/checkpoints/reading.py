@@ -124,8 +124,9 @@ def _read_file(path: Path, arch: str | None, activation: str | None) -> Checkpoi
         raise CheckpointError(f"unknown `arch` {arch!r}; expected one of {', '.join(VARIANTS)}")
     shards = shards_of(path)
     sha256, found = _digest_of(shards), _tensors(shards)
-    is_openai = sha256 in SHA256.values() or (is_archive(path) and is_torchscript(path))
-    described = None if is_openai else _described(path.parent, of_file=True)
+    is_published = sha256 in SHA256.values()
+    is_openai = is_published or (is_archive(path) and is_torchscript(path))
+    described = None if is_published else _described(path.parent, of_file=True)
     tensors = _by_our_names(found, path.name)
     if described is None and is_hugging_face(without_prefix(found, path.name)):
         raise CheckpointError(

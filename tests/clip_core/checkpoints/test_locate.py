@@ -142,6 +142,15 @@ def test_file_on_a_store_takes_the_description_beside_it(hub, vit_dir):
         assert [file.name for file in path.parent.iterdir()] == ["merges.txt"]
 
 
+def test_page_of_a_web_server_describes_nothing(hub, vit_dir):
+    path = "/elsewhere/model.pt"
+    hub.pipe_file(path, (vit_dir / "open_clip_model.safetensors").read_bytes())
+    for name in ("open_clip_config.json", "config.json", "adapter_config.json"):
+        hub.pipe_file(f"/elsewhere/{name}", b"<html>not found</html>")
+    with local_model("hf:/" + path) as found:
+        assert [file.name for file in found.parent.iterdir()] == ["model.pt"]
+
+
 def test_processor_config_is_fetched_and_decides_the_pixels(hub):
     hub.rm("/org/model/open_clip_config.json")
     hub.rm("/org/model/preprocessor_config.json")
