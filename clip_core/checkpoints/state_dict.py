@@ -19,13 +19,16 @@ _FOREIGN = {
     "transformer.embeddings.": "a text tower of Hugging Face",
 }
 # Heads by width: of the named architectures, and of open_clip's others.
-_VIT_HEADS = {384: 6, 512: 8, 1792: 16}
-_POOL_HEADS: dict[int, int] = {}
-_TEXT_HEADS = {256: 4, 384: 6, 1152: 16}
-for _known in VARIANTS.values():
-    _image_heads = _VIT_HEADS if isinstance(_known.vision, VitConfig) else _POOL_HEADS
-    _image_heads[_known.vision.width] = _known.vision.heads
-    _TEXT_HEADS[_known.text.width] = _known.text.heads
+_IMAGE_TOWERS = [variant.vision for variant in VARIANTS.values()]
+_VIT_HEADS = {384: 6, 512: 8, 1792: 16} | {
+    tower.width: tower.heads for tower in _IMAGE_TOWERS if isinstance(tower, VitConfig)
+}
+_POOL_HEADS = {
+    tower.width: tower.heads for tower in _IMAGE_TOWERS if isinstance(tower, ResNetConfig)
+}
+_TEXT_HEADS = {256: 4, 384: 6, 1152: 16} | {
+    variant.text.width: variant.text.heads for variant in VARIANTS.values()
+}
 
 
 def config_from_shapes(

@@ -103,7 +103,8 @@ WRAPPINGS = {
 
 @pytest.mark.parametrize(
     ("wrapping", "name"),
-    [(wrapping, name) for wrapping in WRAPPINGS for name in ("weights.pt", "old.pt")]
+    [(wrapping, "weights.pt") for wrapping in WRAPPINGS]
+    + [(wrapping, "old.pt") for wrapping in ("module.", "list", "lightning")]
     + [(wrapping, "weights.safetensors") for wrapping in WRAPPINGS if wrapping.endswith(".")],
 )
 def test_wrapped_weights_give_the_same_embeddings(golden, peers, tmp_path, wrapping, name):
