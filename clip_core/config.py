@@ -9,6 +9,8 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 HEAD_WIDTH = 64
 ACTIVATIONS = ("quick_gelu", "gelu")
+RESIZE_MODES = ("shortest", "squash", "longest")
+INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 class ConfigError(ValueError):
@@ -90,6 +92,32 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class Resizing:
+    """How an image becomes a square, as open_clip's `preprocess_cfg` says it.
+
+    Attributes:
+        mode: `shortest` makes the shorter side the square's and cuts the middle out; `squash`
+            makes both sides the square's; `longest` makes the longer one the square's and pads.
+        interpolation: `bicubic` or `bilinear`.
+        fill: what `longest` pads with, 0 to 255, in every band of the image's own mode.
+    """
+
+    mode: str = RESIZE_MODES[0]
+    interpolation: str = INTERPOLATIONS[0]
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("resize_mode", self.mode, RESIZE_MODES),
+            ("interpolation", self.interpolation, INTERPOLATIONS),
+        ):
+            if value not in known:
+                raise ConfigError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
+        if not isinstance(self.fill, int) or not 0 <= self.fill <= 255:
+            raise ConfigError(f"`fill_color` must be an int from 0 to 255, got {self.fill!r}")
+
+
+@dataclass(frozen=True)
 class ClipConfig:
     """Both towers, the joint width, and what a state dict does not tell.
 
@@ -97,6 +125,7 @@ class ClipConfig:
         embed_dim: length of an embedding.
         activation: `quick_gelu` (x * sigmoid(1.702 x), all OpenAI weights) or `gelu` (exact, erf).
         mean, std: per-channel statistics of pixels in [0, 1].
+        resizing: how images become squares.
     """
 
     embed_dim: int
@@ -105,6 +134,7 @@ class ClipConfig:
     activation: str = "quick_gelu"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+    resizing: Resizing = Resizing()
 
     def __post_init__(self) -> None:
         _check_positive(self, "embed_dim")

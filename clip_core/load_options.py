@@ -13,7 +13,7 @@ class LoadOptions:
     Attributes:
         arch, activation, vocab: what the checkpoint itself does not tell, or None.
         cache_dir: directory of downloaded models, or None for the usual one.
-        image_policy: when images are converted to RGB: `openai` or `rgb_first`.
+        image_policy: whose order images become pixels in: `openai`, `rgb_first` or `hugging_face`.
     """
 
     arch: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip_core.checkpoints import vocabulary
+from clip_core.checkpoints.descriptions.tokenizer import check_tokenizer
 from clip_core.checkpoints.lazy_tensor import CheckpointError
 from clip_core.checkpoints.locate import local_model
-from clip_core.checkpoints.reading import read_checkpoint
+from clip_core.checkpoints.reading import Checkpoint, read_checkpoint
 from clip_core.checkpoints.weights import build
 from clip_core.config import ClipConfig, VitConfig
 from clip_core.inputs import check_image, check_pixels, check_tokens
@@ -155,7 +156,7 @@ def load(
         arch, activation: what a bare state dict does not tell; see `read_checkpoint`.
         vocab: file of the BPE vocabulary, instead of the model's own.
         cache_dir: where published models are kept; see `published.cache_directory`.
-        image_policy: `openai` or `rgb_first`; see `Preprocess`.
+        image_policy: `openai`, `rgb_first` or `hugging_face`; see `Preprocess`.
 
     Raises:
         CheckpointError: if the model cannot be found, read or built; in one sentence.
@@ -168,12 +169,14 @@ def load(
         )
     with local_model(name, cache_dir) as path:
         checkpoint = read_checkpoint(path, arch=arch, activation=activation)
-        tokenizer = _tokenizer(path, vocab, checkpoint.config)
+        tokenizer = _tokenizer(path, vocab, checkpoint)
         clip = build(checkpoint)
     config = checkpoint.config
     _place(cast_precision(clip, PRECISIONS[precision]), device)
     size = config.vision.image_size
-    preprocessing = Preprocess(size, config.mean, config.std, image_policy)
+    preprocessing = Preprocess(
+        size, config.mean, config.std, image_policy, resizing=config.resizing
+    )
     fingerprint = {
         "checkpoint_sha256": checkpoint.sha256,
         "architecture": describe(config),
@@ -203,10 +206,8 @@ def _place(clip: Clip, device: str | torch.device) -> None:
 def describe(config: ClipConfig) -> str:
     """Returns the published name of an architecture, or its sizes."""
     for name, variant in VARIANTS.items():
-        if (
-            replace(config, activation=variant.activation, mean=variant.mean, std=variant.std)
-            == variant
-        ):
+        sizes = (variant.embed_dim, variant.vision, variant.text)
+        if (config.embed_dim, config.vision, config.text) == sizes:
             return name
     vision, text = config.vision, config.text
     kind = f"ViT /{vision.patch_size}" if isinstance(vision, VitConfig) else "ResNet"
@@ -229,18 +230,23 @@ def cast_precision(clip: Clip, dtype: torch.dtype) -> Clip:
     return clip
 
 
-def _tokenizer(path: Path, vocab: str | PathLike[str] | None, config: ClipConfig) -> Tokenizer:
-    merges = _merges(path, vocab, config.text.vocab_size)
-    tokenizer = Tokenizer(merges, config.text.context_length)
-    if tokenizer.vocab_size != config.text.vocab_size:
+def _tokenizer(path: Path, vocab: str | PathLike[str] | None, checkpoint: Checkpoint) -> Tokenizer:
+    text = checkpoint.config.text
+    merges = _merges(path, vocab, checkpoint.directory, text.vocab_size)
+    tokenizer = Tokenizer(merges, text.context_length)
+    if tokenizer.vocab_size != text.vocab_size:
         raise CheckpointError(
-            f"the model has {config.text.vocab_size} token ids, its vocabulary "
+            f"the model has {text.vocab_size} token ids, its vocabulary "
             f"{tokenizer.vocab_size}; name the right one with `vocab`"
         )
+    if checkpoint.directory is not None and vocab is None:
+        check_tokenizer(checkpoint.directory, tokenizer)
     return tokenizer
 
 
-def _merges(path: Path, vocab: str | PathLike[str] | None, vocab_size: int) -> vocabulary.Merges:
+def _merges(
+    path: Path, vocab: str | PathLike[str] | None, directory: Path | None, vocab_size: int
+) -> vocabulary.Merges:
     if vocab is not None:
         with local_model(vocab) as file:
             if file.is_dir():
@@ -249,9 +255,8 @@ def _merges(path: Path, vocab: str | PathLike[str] | None, vocab_size: int) -> v
                     + ", ".join(vocabulary.FILE_NAMES)
                 )
             return vocabulary.read_merges(file.name, file.read_bytes())
-    folder = path if path.is_dir() else path.parent
-    beside = vocabulary.FILE_NAMES if path.is_dir() else (vocabulary.OPENAI_FILE,)
-    for name in beside:
+    folder = directory or path.parent
+    for name in vocabulary.FILE_NAMES if directory else (vocabulary.OPENAI_FILE,):
         if (folder / name).exists():
             return vocabulary.read_merges(name, (folder / name).read_bytes())
     if vocab_size == vocabulary.OPENAI_VOCAB_SIZE:

@@ -60,6 +60,7 @@ def _with_gelu(name: str, image_size: int | None = None) -> ClipConfig:
 
 
 # open_clip's names. Its plain names mean exact GELU; heads of the three largest are not 64 wide.
+# A ResNet's plain name is OpenAI's too, which means QuickGELU (in the text tower).
 _GELU = {
     "ViT-B-32": _with_gelu("ViT-B/32"),
     "ViT-B-32-256": _with_gelu("ViT-B/32", 256),
@@ -75,6 +76,8 @@ OPEN_CLIP = _GELU | {
     f"{name}-quickgelu": replace(_GELU[name], activation="quick_gelu")
     for name in ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14")
 }
+_RESNETS = [name for name, config in PUBLISHED.items() if isinstance(config.vision, ResNetConfig)]
+OPEN_CLIP |= {f"{name}-quickgelu": PUBLISHED[name] for name in _RESNETS}
 
 # Small enough for a laptop's processor: `tiny-rn` is the shape of the bundled model.
 _TINY_TEXT = _text(128, vocab_size=770, context_length=32, layers=4)
@@ -84,3 +87,9 @@ SMALL = {
 }
 
 VARIANTS = PUBLISHED | OPEN_CLIP | SMALL
+# The activation that a name implies: that of the family whose name it is, if it is of one only.
+ACTIVATION_OF = {
+    name: config.activation
+    for name, config in (PUBLISHED | OPEN_CLIP).items()
+    if name not in _RESNETS
+}

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clip_core.checkpoints.hugging_face import to_hugging_face
-from clip_core.checkpoints.reading import HF_CONFIG, OPEN_CLIP_CONFIG
+from clip_core.checkpoints.descriptions.hugging_face import HF_CONFIG
+from clip_core.checkpoints.descriptions.image_processor import PREPROCESSOR
+from clip_core.checkpoints.descriptions.open_clip import OPEN_CLIP_CONFIG, TOKENIZER_NAMES
+from clip_core.checkpoints.renaming import to_hugging_face
 from clip_core.checkpoints.vocabulary import OPENAI_VOCAB_SIZE, write_vocabulary
 from clip_core.config import ClipConfig, TextConfig, VitConfig
 from clip_core.model import Clip
@@ -45,10 +47,15 @@ def save_model_directory(
     _save_tensors(state, directory / "open_clip_model.safetensors")
     _save_json(open_clip_config(model.config), directory / OPEN_CLIP_CONFIG)
     write_vocabulary(directory, tokenizer)
-    if isinstance(model.config.vision, VitConfig):
+    if has_hugging_face_form(model.config):
         _save_tensors(to_hugging_face(state), directory / "model.safetensors")
         _save_json(hugging_face_config(model.config, tokenizer), directory / HF_CONFIG)
-        _save_json(_hf_preprocessor(model.config), directory / "preprocessor_config.json")
+        _save_json(_hf_preprocessor(model.config), directory / PREPROCESSOR)
+
+
+def has_hugging_face_form(config: ClipConfig) -> bool:
+    """Tells whether Hugging Face can have this model: no ResNet, and no padded images."""
+    return isinstance(config.vision, VitConfig) and config.resizing.mode != "longest"
 
 
 def open_clip_config(config: ClipConfig) -> dict[str, Any]:
@@ -75,20 +82,14 @@ def open_clip_config(config: ClipConfig) -> dict[str, Any]:
     }
     if text.vocab_size != OPENAI_VOCAB_SIZE:
         # Any name makes open_clip read the vocabulary beside this file instead of its own.
-        text_cfg["hf_tokenizer_name"] = "CLIPTokenizer"
+        text_cfg["hf_tokenizer_name"] = TOKENIZER_NAMES[0]
     model_cfg = {
         "embed_dim": config.embed_dim,
         "quick_gelu": config.activation == "quick_gelu",
         "vision_cfg": vision_cfg,
         "text_cfg": text_cfg,
     }
-    preprocess_cfg = {
-        "mean": list(config.mean),
-        "std": list(config.std),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    }
-    return {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    return {"model_cfg": model_cfg, "preprocess_cfg": _open_clip_preprocess(config)}
 
 
 def hugging_face_config(config: ClipConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -121,6 +122,17 @@ def hugging_face_config(config: ClipConfig, tokenizer: Tokenizer) -> dict[str, A
     }
 
 
+def _open_clip_preprocess(config: ClipConfig) -> dict[str, Any]:
+    resizing = config.resizing
+    found = {
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "interpolation": resizing.interpolation,
+        "resize_mode": resizing.mode,
+    }
+    return found | ({"fill_color": resizing.fill} if resizing.mode == "longest" else {})
+
+
 def _hf_tower(tower: VitConfig | TextConfig, config: ClipConfig) -> dict[str, Any]:
     return {
         "hidden_size": tower.width,
@@ -133,12 +145,13 @@ def _hf_tower(tower: VitConfig | TextConfig, config: ClipConfig) -> dict[str, An
 
 
 def _hf_preprocessor(config: ClipConfig) -> dict[str, Any]:
-    size = config.vision.image_size
+    size, resizing = config.vision.image_size, config.resizing
+    square = {"height": size, "width": size}
     return {
         "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": size},
-        "crop_size": {"height": size, "width": size},
-        "resample": 3,
+        "size": square if resizing.mode == "squash" else {"shortest_edge": size},
+        "crop_size": square,
+        "resample": 3 if resizing.interpolation == "bicubic" else 2,
         "image_mean": list(config.mean),
         "image_std": list(config.std),
         "do_convert_rgb": True,

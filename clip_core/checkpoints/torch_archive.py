@@ -11,7 +11,6 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
+from clip_core.checkpoints.wrapping import flat, innermost
 
 _STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -38,6 +38,9 @@ _DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, Index
            NotImplementedError, OSError, RuntimeError, MemoryError, struct.error,
            zlib.error)  # fmt: skip
 _CHUNK_BYTES = 1 << 20  # read at once: a weight must not be in memory twice
+_NOTES = {("_codecs", "encode"), ("argparse", "Namespace"), ("numpy", "dtype"),
+          ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
+          ("pathlib", "PosixPath"), ("torch", "device"), ("torch", "Size")}  # fmt: skip
 # How TorchScript spells lists, such as the padding of a scripted convolution.
 _LISTS = ("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist")
 
@@ -67,7 +70,7 @@ def read_archive(path: Path) -> LazyTensors:
             prefix = _prefix(archive, path)
             with archive.open(f"{prefix}/data.pkl") as file:
                 content = _DataUnpickler(file, path, prefix).load()
-        return dict(_tensors(content, ""))
+        return dict(innermost(_without_modules(content), path.name))
     except CheckpointError:
         raise
     except _DAMAGE as error:
@@ -82,6 +85,14 @@ class _Module:
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = dict(state)
+
+
+class _Note:
+    """Stands in for what training programs write beside weights: holds and does nothing."""
+
+    def __init__(self, *args: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
 
 
 class _DataUnpickler(pickle.Unpickler):
@@ -107,6 +118,8 @@ class _DataUnpickler(pickle.Unpickler):
             return list
         if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
             return _untagged
+        if (module, name) in _NOTES:
+            return _Note
         raise CheckpointError(
             f"{self._path.name} names {module}.{name}, which is not data; nothing was run; "
             "get the weights as safetensors or from a source you trust"
@@ -157,15 +170,16 @@ def _read_storage(path: Path, name: str, dtype: torch.dtype) -> Tensor:
         raise _damaged(path, error) from error
 
 
-def _tensors(content: Any, prefix: str) -> Iterator[tuple[str, LazyTensor]]:
-    """Walks modules and dicts; what is neither, nor a tensor, is no weight."""
-    if isinstance(content, LazyTensor):
-        yield prefix, content
-        return
-    inside = content.attributes if isinstance(content, _Module) else content
-    if isinstance(inside, dict):
-        for name, value in inside.items():
-            yield from _tensors(value, f"{prefix}.{name}" if prefix else str(name))
+def _without_modules(content: Any) -> Any:
+    """Makes dicts of containers, and one dict of dotted names of a whole module."""
+    if isinstance(content, _Module):
+        attributes = {name: _without_modules(v) for name, v in content.attributes.items()}
+        return dict(flat(attributes))
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
+    if isinstance(content, dict):
+        return {str(name): _without_modules(value) for name, value in content.items()}
+    return content
 
 
 def _prefix(archive: zipfile.ZipFile, path: Path) -> str:

@@ -30,7 +30,7 @@ def build(checkpoint: Checkpoint) -> Clip:
             continue
         try:
             tensor = checkpoint.tensors[name].load()
-            tensor = tensor if name.endswith(_OPTIONAL) else tensor.float()
+            tensor = tensor if name.endswith(_OPTIONAL) else _as_floats(name, tensor)
             state[name] = tensor.reshape(shape).contiguous()
         except (RuntimeError, TypeError, AttributeError) as error:
             reason = str(error).split("\n", 1)[0]
@@ -40,6 +40,17 @@ def build(checkpoint: Checkpoint) -> Clip:
     _check_finite(state)
     clip.load_state_dict(state, assign=True)
     return clip.eval().requires_grad_(False)
+
+
+def _as_floats(name: str, tensor: Tensor) -> Tensor:
+    """Refuses the integers of a quantised model, which mean nothing without their scales."""
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"weight {name} holds {kind}, expected floats; take the model as it was before it was "
+            "quantised"
+        )
+    return tensor.float()
 
 
 def _check_tensors(tensors: LazyTensors, expected: dict[str, tuple[int, ...]]) -> None:

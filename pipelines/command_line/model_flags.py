@@ -19,7 +19,8 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--arch",
         metavar="NAME",
-        help="open_clip's name of the architecture of a bare state dict, where shapes do not tell",
+        help="OpenAI's or open_clip's name of the architecture of a bare state dict, where shapes "
+        "do not tell",
     )
     add("--activation", choices=("quick_gelu", "gelu"), help="activation of a bare state dict")
     add(

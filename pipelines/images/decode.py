@@ -6,11 +6,12 @@ import io
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from clip_core.preprocess import Preprocess, resized_size
+from clip_core.preprocess import Preprocess
 from pipelines.records import RowFault
 from pipelines.storage.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
@@ -72,11 +73,11 @@ def decode_image(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            _check_size(width, height, max(p.size for p in preprocesses), limits)
+            _check_size(width, height, preprocesses, limits)
             if limits.reject_deep and image.mode.startswith(_DEEP_MODES):
                 raise _fault(Reason.DEEP_PIXELS, f"pixels of mode {image.mode} exceed 8 bits")
             # The largest first, as a JPEG decoder may halve the image for the first one.
-            by_size = sorted(set(preprocesses), key=lambda p: p.size, reverse=True)
+            by_size = sorted(set(preprocesses), key=partial(_scale, image.size), reverse=True)
             pixels = {p: p.to_pixels(image, (width, height)) for p in by_size}
             return DecodedImage(tuple(pixels[p] for p in preprocesses), width, height)
     except RowFault:
@@ -92,10 +93,18 @@ def decode_image(
         raise _undecodable(error) from error
 
 
-def _check_size(width: int, height: int, size: int, limits: DecodeLimits) -> None:
+def _scale(size: tuple[int, int], preprocess: Preprocess) -> float:
+    """Returns the larger scale, across or down, at which an image of (width, height) is resized."""
+    return max(new / old for new, old in zip(preprocess.resized_size(*size), size, strict=True))
+
+
+def _check_size(
+    width: int, height: int, preprocesses: Sequence[Preprocess], limits: DecodeLimits
+) -> None:
     if width * height > limits.max_pixels:
         raise _fault(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels")
-    resized_width, resized_height = resized_size(width, height, size)
+    sizes = (preprocess.resized_size(width, height) for preprocess in preprocesses)
+    resized_width, resized_height = max(sizes, key=lambda size: size[0] * size[1])
     if resized_width * resized_height > limits.max_resized_pixels:
         raise _fault(
             Reason.EXTREME_ASPECT,

@@ -94,8 +94,8 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--image_policy",
         choices=POLICIES,
         default=POLICIES[0],
-        help="convert images to RGB after resizing, as OpenAI does, or before, as DataComp and "
-        "Hugging Face do [openai]",
+        help="whose order images become pixels in: OpenAI's and open_clip's; RGB first, as "
+        "DataComp's; or Hugging Face's, with its crop and transparency on white [openai]",
     )
     add(
         "--decode",

@@ -130,7 +130,7 @@ def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedDa
         if options.overwrite:
             decoded_data.remove_training(options.output / TRAINING)
         size = variant.vision.image_size
-        preprocess = Preprocess(size, variant.mean, variant.std)
+        preprocess = Preprocess(size, variant.mean, variant.std, resizing=variant.resizing)
         request = ManifestRequest(
             patterns=tuple(options.manifest),
             allowed=tuple(options.allow_manifests_from),

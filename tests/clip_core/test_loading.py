@@ -11,15 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import clip_core
-from clip_core.checkpoints import published, reading
+from clip_core.checkpoints import published
 from clip_core.checkpoints.lazy_tensor import CheckpointError
-from clip_core.checkpoints.reading import read_checkpoint
 from clip_core.checkpoints.saving import save_model_directory
 from clip_core.checkpoints.vocabulary import VocabularyError
 from clip_core.config import VitConfig
 from clip_core.loading import describe
 from clip_core.training.initialization import new_model
-from clip_core.variants import VARIANTS
 from helpers import make_image, random_clip
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -152,29 +150,6 @@ def test_custom_text_names_and_sizes_beside_the_weights_are_understood(vit_dir, 
         str(tmp_path / "w.pt"), activation="quick_gelu", vocab=str(vit_dir / "merges.txt")
     )
     assert same(clip_core.load(str(vit_dir)), model, inputs)
-
-
-def test_bare_state_dict_without_an_activation_is_refused(model_dir):
-    with pytest.raises(
-        CheckpointError, match="does not tell its activation; pass `quick_gelu` as `activation`"
-    ):
-        clip_core.load(str(model_dir / WEIGHTS))
-
-
-def test_arch_says_what_shapes_do_not(model_dir):
-    reading = read_checkpoint(model_dir / WEIGHTS, arch="tiny-rn", activation="gelu")
-    assert reading.config.activation == "gelu"
-    with pytest.raises(CheckpointError, match="unknown `arch` 'tiny'; expected one of RN50"):
-        read_checkpoint(model_dir / WEIGHTS, arch="tiny")
-
-
-def test_bare_state_dict_of_an_open_clip_architecture_needs_no_activation(vit_dir, monkeypatch):
-    monkeypatch.setitem(reading.OPEN_CLIP, "tiny-open", VARIANTS["tiny-vit"])
-    monkeypatch.setitem(reading.VARIANTS, "tiny-open", VARIANTS["tiny-vit"])
-    found = read_checkpoint(vit_dir / WEIGHTS, arch="tiny-open")
-    assert found.config.activation == VARIANTS["tiny-vit"].activation
-    with pytest.raises(CheckpointError, match="does not tell its activation; pass"):
-        read_checkpoint(vit_dir / WEIGHTS, arch="tiny-vit")
 
 
 def test_differences_are_listed_sorted(model_dir, tmp_path):

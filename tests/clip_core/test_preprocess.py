@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_core.config import OPENAI_MEAN, OPENAI_STD
-from clip_core.preprocess import Preprocess, resized_size
+from clip_core.config import OPENAI_MEAN, OPENAI_STD, ConfigError, Resizing
+from clip_core.preprocess import POLICIES, RESAMPLINGS, Preprocess, resized_size
 from helpers import encode_image, make_image
 
 
@@ -78,9 +78,82 @@ def test_normalize_scales_then_standardises():
     assert np.allclose(found[0, :, 0, 0], expected, atol=1e-6)
 
 
-def test_identity_names_size_and_statistics():
-    assert Preprocess(64).identity != Preprocess(65).identity
-    assert Preprocess(64).identity != Preprocess(64, mean=(0.5, 0.5, 0.5)).identity
+def test_identity_names_all_that_decides_the_pixels():
+    ways = [
+        Preprocess(64),
+        Preprocess(65),
+        Preprocess(64, mean=(0.5, 0.5, 0.5)),
+        *(Preprocess(64, policy=policy) for policy in POLICIES[1:]),
+        *(Preprocess(64, resampling=resampling) for resampling in RESAMPLINGS[1:]),
+        Preprocess(64, resizing=Resizing("squash")),
+        Preprocess(64, resizing=Resizing("longest")),
+        Preprocess(64, resizing=Resizing("longest", fill=255)),
+        Preprocess(64, resizing=Resizing(interpolation="bilinear")),
+        Preprocess(64, resampling="near", resizing=Resizing(interpolation="bilinear")),
+    ]
+    assert len({way.identity for way in ways}) == len(ways)
+    statistics = f"mean {OPENAI_MEAN} std {OPENAI_STD}"  # runs made before resizing had a name
+    assert Preprocess(64).identity == f"openai-order bicubic 64 {statistics}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "expected"),
+    [
+        ("squash", (640, 480), (224, 224)),
+        ("longest", (640, 480), (224, 168)),
+        ("longest", (333, 501), (149, 224)),  # 148.89 is rounded
+        ("longest", (2000, 3), (224, 1)),  # and never to nothing
+        ("shortest", (640, 480), (298, 224)),
+    ],
+)
+def test_modes_of_resizing_have_sizes_of_their_own(mode, size, expected):
+    assert Preprocess(224, resizing=Resizing(mode)).resized_size(*size) == expected
+
+
+def test_longest_side_pads_evenly_and_the_odd_line_last():
+    """Stated with NumPy: a black image on grey, of an odd number of lines less than the square."""
+    image = Image.new("RGB", (64, 59))
+    found = Preprocess(64, resizing=Resizing("longest", fill=127)).to_pixels(image)
+    expected = np.full((3, 64, 64), 127, np.uint8)
+    expected[:, 2:61] = 0
+    assert (found == expected).all()
+
+
+@pytest.mark.parametrize("mode", ["squash", "longest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resampling", ["near", "fast"])
+def test_faster_resampling_follows_each_mode(mode, interpolation, resampling):
+    image, resizing = make_image(300, 170), Resizing(mode, interpolation, 9)
+    exact = Preprocess(32, resizing=resizing).to_pixels(image)
+    found = Preprocess(32, resampling=resampling, resizing=resizing).to_pixels(image)
+    assert np.abs(exact.astype(int) - found).max() <= 3
+
+
+@pytest.mark.parametrize(("margin", "left"), [(1, 0), (3, 1), (5, 2), (7, 3)])
+def test_hugging_face_cuts_half_pixels_off(margin, left):
+    image = make_image(64 + margin, 64)
+    expected = np.asarray(image)[:, left : left + 64].transpose(2, 0, 1)
+    assert (Preprocess(64, policy="hugging_face").to_pixels(image) == expected).all()
+
+
+def test_hugging_face_lays_transparency_on_white():
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    assert (Preprocess(32, policy="hugging_face").to_pixels(image) == 255).all()
+    assert (Preprocess(32, policy="rgb_first").to_pixels(image) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "crop"}, "`resize_mode` must be one of shortest, squash, longest, got 'crop'"),
+        ({"interpolation": "nearest"}, "`interpolation` must be one of bicubic, bilinear"),
+        ({"fill": 256}, "`fill_color` must be an int from 0 to 255, got 256"),
+        ({"fill": [1, 2, 3]}, r"`fill_color` must be an int from 0 to 255, got \[1, 2, 3\]"),
+    ],
+)
+def test_unknown_resizing_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Resizing(**settings)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK", "LA", "1"])
@@ -95,7 +168,7 @@ def test_policies_agree_on_rgb_pictures_and_have_names_of_their_own():
     first = Preprocess(32, policy="rgb_first")
     assert (first.to_pixels(image) == Preprocess(32).to_pixels(image)).all()
     assert first.identity != Preprocess(32).identity
-    with pytest.raises(ValueError, match="one of openai, rgb_first, got 'bgr'"):
+    with pytest.raises(ValueError, match="one of openai, rgb_first, hugging_face, got 'bgr'"):
         Preprocess(32, policy="bgr")
 
 

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 import clip_core
-from pipelines import convert
+from pipelines import convert, verify
 
 
 def run(model, output, *flags):
@@ -47,6 +48,38 @@ def test_bare_state_dict_is_converted_with_what_the_flags_tell(vit_dir, tmp_path
     assert torch.equal(embeddings(tmp_path / "out"), embeddings(vit_dir))
 
 
+SQUARE = {"height": 64, "width": 64}
+
+
+@pytest.mark.parametrize(
+    ("resizing", "as_hugging_face_says"),
+    [
+        ({"resize_mode": "squash", "interpolation": "bilinear"}, {"size": SQUARE, "resample": 2}),
+        ({"resize_mode": "longest", "fill_color": 127}, None),
+    ],
+)
+def test_resizing_survives_conversion_and_passes_verification(
+    vit_dir, tmp_path, resizing, as_hugging_face_says
+):
+    source = shutil.copytree(vit_dir, tmp_path / "source")
+    config = source / "open_clip_config.json"
+    document = json.loads(config.read_text())
+    document["preprocess_cfg"] = resizing
+    config.write_text(json.dumps(document))
+    assert run(source, tmp_path / "out") == 0
+    first, second = (clip_core.load(path) for path in (source, tmp_path / "out"))
+    assert first.config.resizing.mode == resizing["resize_mode"]
+    assert first.fingerprint["preprocessing"] == second.fingerprint["preprocessing"]
+    assert verify.main(["--model", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    # Where Hugging Face cannot do the same, it gets no model that it would feed other pixels.
+    written = tmp_path / "out" / "preprocessor_config.json"
+    assert written.exists() == (tmp_path / "out" / "model.safetensors").exists()
+    assert written.exists() == (as_hugging_face_says is not None)
+    if as_hugging_face_says:
+        found = json.loads(written.read_text())
+        assert {name: found[name] for name in as_hugging_face_says} == as_hugging_face_says
+
+
 def test_half_precision_is_half_the_size(vit_dir, tmp_path):
     run(vit_dir, tmp_path / "full")
     run(vit_dir, tmp_path / "half", "--save_precision", "fp16")
@@ -56,14 +89,12 @@ def test_half_precision_is_half_the_size(vit_dir, tmp_path):
 
 def test_bad_usage_is_one_sentence(model_dir, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
+    bare = shutil.copy(model_dir / "open_clip_model.safetensors", tmp_path / "bare.safetensors")
     cases = [
         (("no-such", tmp_path / "a"), "there is no model 'no-such'"),
         ((model_dir, model_dir), "which holds files; name another or remove it"),
         ((model_dir, tmp_path / "file"), "to be a new directory"),
-        (
-            (model_dir / "open_clip_model.safetensors", tmp_path / "b"),
-            "pass `quick_gelu` as `--activation`",
-        ),
+        ((bare, tmp_path / "b"), "pass `quick_gelu` as `--activation`"),
     ]
     for (model, output), message in cases:
         assert run(model, output) == 2

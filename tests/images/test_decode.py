@@ -1,11 +1,13 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from clip_core.config import Resizing
 from clip_core.preprocess import Preprocess
 from helpers import encode_image, make_image
 from pipelines.images.decode import DecodeLimits, decode_image
@@ -82,6 +84,23 @@ def test_fast_pixels_for_several_models_are_cut_alike_and_near_the_exact_ones():
         assert found.shape == expected.shape
         assert np.abs(found.astype(int) - expected).mean() < 3
     assert (fast.original_width, fast.original_height) == (901, 603)
+
+
+def test_decoder_halves_no_further_than_each_way_of_resizing_allows():
+    """The largest square is not the one that needs the most of a long image."""
+    data = encode_image(make_image(1600, 400), "JPEG", quality=95)
+    models = [Preprocess(100, resizing=Resizing("longest")), Preprocess(64)]
+    fast = decode_image(data, [replace(m, resampling="fast") for m in models], LIMITS)
+    exact = decode_image(data, models, LIMITS)
+    for found, expected in zip(fast.pixels, exact.pixels, strict=True):
+        assert np.abs(found.astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["squash", "longest"])
+def test_no_image_is_too_long_to_be_squashed_or_padded(mode):
+    data, limits = encode_image(make_image(2, 3000)), DecodeLimits(max_resized_pixels=32 * 32)
+    preprocess = Preprocess(32, resizing=Resizing(mode))
+    assert decode_image(data, [preprocess], limits).pixels[0].shape == (3, 32, 32)
 
 
 def test_picture_too_long_for_the_largest_model_is_refused():

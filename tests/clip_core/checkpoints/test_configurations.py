@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from clip_core.checkpoints.hugging_face import config_from_hugging_face
+from clip_core.checkpoints.descriptions.hugging_face import config_from_hugging_face
+from clip_core.checkpoints.descriptions.open_clip import config_from_open_clip
 from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor
-from clip_core.checkpoints.open_clip import config_from_open_clip
 from clip_core.checkpoints.saving import hugging_face_config, open_clip_config
 from clip_core.checkpoints.state_dict import config_from_shapes
-from clip_core.config import ResNetConfig
+from clip_core.config import OPENAI_MEAN, Resizing, ResNetConfig
 from clip_core.model import Clip
 from clip_core.variants import PUBLISHED, VARIANTS
 from helpers import random_clip
@@ -81,9 +81,127 @@ def test_legacy_hugging_face_dict_wins():
     assert config_from_hugging_face(document, {}).text.layers == 3
 
 
+def test_empty_legacy_hugging_face_dict_means_the_defaults():
+    document = {"text_config": {"num_hidden_layers": 3}, "text_config_dict": {}}
+    assert config_from_hugging_face(document, {}).text.layers == 12
+
+
+# What releases of transformers write, and what other programs add, without effect on embeddings.
+HARMLESS = {
+    "_name_or_path": "/data/clip",
+    "architectures": ["CLIPModel"],
+    "attention_dropout": 0.1,
+    "bos_token_id": 0,
+    "diversity_penalty": 0.0,
+    "dropout": 0.1,
+    "id2label": {"0": "LABEL_0"},
+    "initializer_factor": 1.0,
+    "length_penalty": 1.0,
+    "max_length": 20,
+    "num_beams": 1,
+    "pad_token_id": 1,
+    "projection_dim": 64,
+    "return_dict": True,
+    "tie_word_embeddings": True,
+    "top_k": 50,
+    "torch_dtype": "float16",
+    "use_bfloat16": False,
+    "some_new_switch": False,
+    "some_new_list": [],
+}
+
+
+def test_settings_without_effect_are_no_reason_to_refuse():
+    towers = {name: dict(HARMLESS) for name in ("text_config", "vision_config")}
+    document = HARMLESS | {"projection_dim": 512, "logit_scale_init_value": 2.6592} | towers
+    document["text_config"]["eos_token_id"] = 2  # of old files: pool at the largest id
+    document["vision_config"]["image_size"] = [224, 224]
+    assert config_from_hugging_face(document, {}) == PUBLISHED["ViT-B/32"]
+
+
+@pytest.mark.parametrize("tower", ["text_config", "vision_config", "text_config_dict", None])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope_theta", 10000),
+        ("pruned_heads", {"0": [1]}),
+        ("use_head_gate", True),
+        ("quantization_config", {"quant_method": "bitsandbytes"}),
+        ("auto_map", {"AutoModel": "modeling.Other"}),
+    ],
+)
+def test_unknown_settings_of_hugging_face_are_refused_by_name(tower, name, value):
+    document = {tower: {name: value}} if tower else {name: value}
+    with pytest.raises(CheckpointError, match=rf"config.json.* has {name} .*not supported"):
+        config_from_hugging_face(document, {})
+
+
+@pytest.mark.parametrize(
+    "text", [{"eos_token_id": 49406}, {"vocab_size": 1000}, {"eos_token_id": [49407]}]
+)
+def test_end_token_that_is_not_the_last_is_refused(text):
+    with pytest.raises(CheckpointError, match="has eos_token_id .*; expected .*, the last"):
+        config_from_hugging_face({"text_config": text}, {})
+
+
 def test_statistics_come_from_the_preprocessor():
-    found = config_from_hugging_face({}, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
-    assert found.mean == (0.5, 0.5, 0.5)
+    found = config_from_hugging_face({}, {"image_mean": [0.5] * 3, "image_std": 0.25})
+    assert (found.mean, found.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert config_from_hugging_face({}, {"image_mean": None}).mean == OPENAI_MEAN
+
+
+def test_square_that_is_meant_by_a_number_is_refused():
+    with pytest.raises(CheckpointError, match="has size 224, which is not supported"):
+        config_from_hugging_face({}, {"size": 224, "default_to_square": True})
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "resizing", "mean"),
+    [
+        ({}, Resizing(), OPENAI_MEAN),
+        (
+            {"resize_mode": "squash", "interpolation": "bicubic", "mean": 0.5, "size": 378},
+            Resizing("squash"),
+            (0.5, 0.5, 0.5),
+        ),
+        (
+            {
+                "resize_mode": "longest",
+                "interpolation": "bilinear",
+                "fill_color": 127,
+                "mean": None,
+            },
+            Resizing("longest", "bilinear", 127),
+            OPENAI_MEAN,
+        ),
+        ({"interpolation": "random", "mode": "RGB", "mean": 0}, Resizing(), OPENAI_MEAN),
+        ({"resize_mode": None, "fill_color": None}, Resizing(), OPENAI_MEAN),
+    ],
+)
+def test_preprocessing_of_open_clip_is_honoured(preprocess, resizing, mean):
+    document = open_clip_config(VARIANTS["tiny-vit"])
+    document["preprocess_cfg"] = preprocess
+    found = config_from_open_clip(document)
+    assert (found.resizing, found.mean) == (resizing, mean)
+    assert config_from_open_clip(open_clip_config(found)) == found
+
+
+def test_settings_of_open_clip_without_effect_are_no_reason_to_refuse():
+    document = open_clip_config(VARIANTS["tiny-vit"])
+    model = document["model_cfg"]
+    model |= {"custom_text": True, "init_logit_scale": 2.6592, "nonscalar_logit_scale": True}
+    model["vision_cfg"] |= {"patch_dropout": 0.5, "timm_drop": 0.1, "attn_pooler_heads": 8,
+                            "output_tokens": True, "act_kwargs": {}, "image_size": [64, 64],
+                            "patch_size": [8, 8]}  # fmt: skip
+    model["text_cfg"] |= {"hf_proj_type": "mlp", "pad_id": 0, "eos_id": 2, "dropout": 0.1,
+                          "norm_kwargs": {"eps": 1e-5}, "tokenizer_kwargs": {}}  # fmt: skip
+    assert config_from_open_clip(document) == VARIANTS["tiny-vit"]
+    model["text_cfg"] |= {"hf_tokenizer_name": "CLIPTokenizer"}
+    model["text_cfg"] |= {"tokenizer_kwargs": {"clean": "whitespace"}}
+    assert config_from_open_clip(document) == VARIANTS["tiny-vit"]
+    del model["text_cfg"]["hf_tokenizer_name"]  # open_clip's own would keep capitals then
+    with pytest.raises(CheckpointError, match="tokenizer_kwargs .*not supported"):
+        config_from_open_clip(document)
 
 
 def test_open_clip_without_quick_gelu_is_gelu():
@@ -113,8 +231,18 @@ def test_head_width_decides_the_heads():
         ("text_cfg", "hf_model_name", "roberta-base"),
         ("text_cfg", "pool_type", "last"),
         ("text_cfg", "embed_cls", True),
-        ("preprocess_cfg", "resize_mode", "squash"),
-        ("preprocess_cfg", "interpolation", "bilinear"),
+        ("text_cfg", "tokenizer_kwargs", {"clean": "canonicalize"}),
+        ("text_cfg", "hf_tokenizer_name", "bert-base-uncased"),
+        ("text_cfg", "tokenizer_mode", "clips"),
+        ("text_cfg", "norm_kwargs", {"eps": 1e-6}),
+        ("text_cfg", "act_kwargs", {"approximate": "tanh"}),
+        ("vision_cfg", "scale_heads", True),
+        ("vision_cfg", "rope", True),
+        ("model_cfg", "text_pooling", "mean"),
+        ("preprocess_cfg", "pad", 3),
+        ("preprocess_cfg", "resize_mode", "crop"),
+        ("preprocess_cfg", "interpolation", "nearest"),
+        ("preprocess_cfg", "mode", "L"),
     ],
 )
 def test_variants_beyond_the_design_are_refused_by_name(where, name, value):
@@ -154,6 +282,10 @@ def test_hugging_face_variants_are_refused(document, message):
         {"size": 224, "crop_size": 224},
         {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}},
         {"size": None, "crop_size": {"shortest_edge": 224}, "do_convert_rgb": False},
+        {"size": {"shortest_edge": 224, "longest_edge": None}, "rescale_factor": 0.0039215687},
+        {"feature_extractor_type": "CLIPFeatureExtractor", "do_pad": None, "use_fast": True},
+        {"image_processor_type": "CLIPImageProcessorFast", "_valid_processor_keys": ["images"]},
+        {"processor_class": "CLIPProcessor", "default_to_square": False, "do_pad": False},
     ],
 )
 def test_preprocessing_of_the_original_is_accepted(settings):
@@ -178,6 +310,13 @@ def test_preprocessing_of_the_original_is_accepted(settings):
         ("crop_size", {"height": 224, "width": 336}),
         ("crop_size", {"shortest_edge": 336}),
         ("crop_size", [224, 224]),
+        ("do_pad", True),
+        ("do_flip_channel_order", True),
+        ("size_divisor", 32),
+        ("offset", 0),
+        ("use_square_size", True),
+        ("image_processor_type", "SiglipImageProcessor"),
+        ("image_processor_type", "ViTImageProcessor"),
     ],
 )
 def test_other_preprocessing_is_refused_by_name(name, value):

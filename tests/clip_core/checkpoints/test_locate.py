@@ -29,7 +29,7 @@ def test_names_are_the_bundled_model_and_the_published_ones():
         ),
         (
             ["config.json", "pytorch_model.bin", "model.safetensors", "merges.txt", "vocab.json"],
-            ["config.json", "merges.txt", "model.safetensors"],
+            ["config.json", "merges.txt", "model.safetensors", "vocab.json"],
         ),
         (
             ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"],
@@ -116,6 +116,50 @@ def test_error_of_a_store_s_own_kind_is_one_sentence(hub, monkeypatch):
 def test_misspelt_name_gets_a_suggestion():
     with pytest.raises(CheckpointError, match="did you mean 'ViT-B/32'?"):
         clip_core.load("ViT-B-32")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("openai/clip-vit-base-patch32", "hf://openai/clip-vit-base-patch32"),
+        (
+            "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+            "hf://laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+        ),
+        ("https://huggingface.co/org/model.v2/", "hf://org/model.v2"),
+        ("local-dir:/models/b32", "/models/b32"),
+    ],
+)
+def test_names_of_other_programs_get_the_hint(name, hint):
+    with pytest.raises(CheckpointError, match=f"there is no model .*; did you mean '{hint}'"):
+        clip_core.load(name)
+
+
+def test_file_on_a_store_takes_the_description_beside_it(hub, vit_dir):
+    found = clip_core.load("hf://org/model/open_clip_model.safetensors").fingerprint
+    assert found == clip_core.load(str(vit_dir)).fingerprint
+    with local_model("hf://org/model/merges.txt") as path:
+        assert [file.name for file in path.parent.iterdir()] == ["merges.txt"]
+
+
+def test_page_of_a_web_server_describes_nothing(hub, vit_dir):
+    path = "/elsewhere/model.pt"
+    hub.pipe_file(path, (vit_dir / "open_clip_model.safetensors").read_bytes())
+    for name in ("open_clip_config.json", "config.json", "adapter_config.json"):
+        hub.pipe_file(f"/elsewhere/{name}", b"<html>not found</html>")
+    with local_model("hf:/" + path) as found:
+        assert [file.name for file in found.parent.iterdir()] == ["model.pt"]
+
+
+def test_processor_config_is_fetched_and_decides_the_pixels(hub):
+    hub.rm("/org/model/open_clip_config.json")
+    hub.rm("/org/model/preprocessor_config.json")
+    processor = {"image_processor": {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}}
+    hub.pipe_file("/org/model/processor_config.json", json.dumps(processor).encode())
+    assert clip_core.load("hf://org/model").config.std == (0.25, 0.25, 0.25)
+    hub.pipe_file("/org/model/adapter_config.json", b"{}")
+    with pytest.raises(CheckpointError, match="model has an adapter"):
+        clip_core.load("hf://org/model")
 
 
 def test_cache_directory_can_be_named(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import clip_core
-from clip_core.checkpoints import hugging_face
+from clip_core.checkpoints import renaming
 from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor
 from clip_core.checkpoints.vocabulary import VocabularyError
 
@@ -125,23 +125,23 @@ def test_query_key_value_are_stacked_in_this_order():
     names = {
         f"text_model.encoder.layers.0.self_attn.{k}_proj.weight": lazy(v) for k, v in parts.items()
     }
-    stacked = hugging_face.from_hugging_face(names)["transformer.resblocks.0.attn.in_proj_weight"]
+    stacked = renaming.from_hugging_face(names)["transformer.resblocks.0.attn.in_proj_weight"]
     assert stacked.shape == (6, 2)
     assert stacked.load()[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_square_projection_is_transposed_by_its_name_alone():
     square = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    theirs = hugging_face.from_hugging_face({"text_projection.weight": lazy(square)})
-    ours = hugging_face.from_hugging_face({"text_projection": lazy(square)})
+    theirs = renaming.from_hugging_face({"text_projection.weight": lazy(square)})
+    ours = renaming.from_hugging_face({"text_projection": lazy(square)})
     assert torch.equal(theirs["text_projection"].load(), square.T)
     assert torch.equal(ours["text_projection"].load(), square)
 
 
 def test_names_survive_the_way_to_hugging_face_and_back(vit_dir):
     state = load_file(vit_dir / WEIGHTS)
-    back = hugging_face.from_hugging_face(
-        {n: lazy(t) for n, t in hugging_face.to_hugging_face(state).items()}
+    back = renaming.from_hugging_face(
+        {n: lazy(t) for n, t in renaming.to_hugging_face(state).items()}
     )
     assert set(back) == set(state)
     assert all(torch.equal(back[name].load(), state[name]) for name in state)

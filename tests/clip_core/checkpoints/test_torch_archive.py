@@ -1,8 +1,10 @@
+import argparse
 import os
 import pickle
 import zipfile
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -78,6 +80,12 @@ def test_views_and_transposes_keep_their_values(tmp_path):
     tensors = read_archive(tmp_path / "views.pt")
     assert torch.equal(tensors["t"].load(), base.T)
     assert torch.equal(tensors["row"].load(), base[1])
+
+
+def test_notes_of_a_training_program_are_no_obstacle(tmp_path):
+    notes = {"args": argparse.Namespace(lr=1e-3), "best": np.float64(0.5), "size": torch.Size([2])}
+    torch.save({"model": {"logit_scale": torch.ones(())}, **notes}, tmp_path / "w.pt")
+    assert set(read_archive(tmp_path / "w.pt")) == {"logit_scale"}
 
 
 def test_canary_pickle_is_refused_and_leaves_no_trace(tmp_path):

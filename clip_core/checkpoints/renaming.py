@@ -1,50 +1,14 @@
-"""Hugging Face's checkpoints: their config.json, and their names of weights, there and back."""
+"""Hugging Face's names of weights, there and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
-from clip_core.checkpoints.settings import Json, described_in, refuse_variants, width_of
-from clip_core.config import (
-    OPENAI_MEAN,
-    OPENAI_STD,
-    ClipConfig,
-    TextConfig,
-    VitConfig,
-)
+from clip_core.checkpoints.lazy_tensor import LazyTensor, LazyTensors
 
-# Defaults of Hugging Face's CLIPTextConfig and CLIPVisionConfig; a config.json may omit any.
-_HF_TEXT = {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "max_position_embeddings": 77,
-    "vocab_size": 49408,
-}
-_HF_VISION = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-}
-# What changes the pixels; whether grey images become RGB first is the user's choice.
-_PLAIN_PREPROCESSOR = {
-    "do_center_crop": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "resample": 3,  # Pillow's bicubic
-    "rescale_factor": 1 / 255,
-}
-_HF_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
 _HF_POSITION_IDS = ".embeddings.position_ids"
 _BLOCK = {
     "ln_1": "layer_norm1",
@@ -76,46 +40,9 @@ _TRANSPOSED = {
 }
 
 
-def config_from_hugging_face(document: Json, preprocessor: Json) -> ClipConfig:
-    """Reads a config.json and a preprocessor_config.json (empty where there is none).
-
-    Raises:
-        CheckpointError: if it is not a CLIP, or a setting is beyond the original's design.
-    """
-    kind = document.get("model_type", "clip")
-    if kind != "clip":
-        raise CheckpointError(f"expected a model of type 'clip', got {kind!r}; it is not supported")
-    with described_in("config.json"):
-        # The legacy `*_config_dict` wins where it is not null, as in transformers itself.
-        text = _HF_TEXT | dict(
-            document.get("text_config_dict") or document.get("text_config") or {}
-        )
-        vision = _HF_VISION | dict(
-            document.get("vision_config_dict") or document.get("vision_config") or {}
-        )
-        _refuse_preprocessing(preprocessor, vision["image_size"])
-        return ClipConfig(
-            embed_dim=document.get("projection_dim", 512),
-            vision=VitConfig(
-                vision["image_size"],
-                vision["patch_size"],
-                vision["hidden_size"],
-                vision["num_hidden_layers"],
-                vision["num_attention_heads"],
-                vision["intermediate_size"] / width_of(vision, "hidden_size"),
-            ),
-            text=TextConfig(
-                text["max_position_embeddings"],
-                text["vocab_size"],
-                text["hidden_size"],
-                text["num_hidden_layers"],
-                text["num_attention_heads"],
-                text["intermediate_size"] / width_of(text, "hidden_size"),
-            ),
-            activation=_hf_activation(text, vision),
-            mean=tuple(preprocessor.get("image_mean") or OPENAI_MEAN),
-            std=tuple(preprocessor.get("image_std") or OPENAI_STD),
-        )
+def is_hugging_face(names: Iterable[str]) -> bool:
+    """Tells whether weights have the names of Hugging Face's CLIP."""
+    return any(name.startswith(("vision_model.", "text_model.")) for name in names)
 
 
 def from_hugging_face(tensors: LazyTensors) -> LazyTensors:
@@ -147,31 +74,6 @@ def to_hugging_face(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
                 for renamed, part in _to_hf_block(inside, tensor):
                     found[f"{theirs}layers.{number}.{renamed}"] = part
     return found
-
-
-def _refuse_preprocessing(preprocessor: Json, image_size: Any) -> None:
-    """Refuses all but: the shortest edge resized to the model's size, then the middle cut out."""
-    where = "preprocessor_config.json"
-    refuse_variants(where, preprocessor, _PLAIN_PREPROCESSOR)
-    shortest_edge = {"shortest_edge": image_size}
-    square = {"height": image_size, "width": image_size}
-    for name, forms in {
-        "size": (image_size, shortest_edge),  # a square would stretch the image
-        "crop_size": (image_size, shortest_edge, square),
-    }.items():
-        if preprocessor.get(name) not in forms:
-            refuse_variants(where, preprocessor, {name: forms[-1]})
-
-
-def _hf_activation(text: Json, vision: Json) -> str:
-    for tower in (text, vision):
-        refuse_variants("tower", tower, {"layer_norm_eps": 1e-5, "attention_dropout": 0.0})
-    names = {tower.get("hidden_act", "quick_gelu") for tower in (text, vision)}
-    if len(names) > 1 or not names <= set(_HF_ACTIVATIONS):
-        raise CheckpointError(
-            f"expected one `hidden_act` of quick_gelu and gelu in both towers, got {sorted(names)}"
-        )
-    return _HF_ACTIVATIONS[names.pop()]
 
 
 def _from_hf_block(block: dict[str, LazyTensor]) -> Iterator[tuple[str, LazyTensor]]:
