@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = _config(options)
         require_extra()
-        tables = open_tables(config.input).of_model(config.model_name)
+        tables = open_tables(config.input, bare=True).of_model(config.model_name)
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("report", str(error), exits.status_before(error))
     try:

@@ -15,7 +15,7 @@ from schemas.rejects import rejects_schema
 
 EMBEDDINGS = "embeddings"
 REJECTS = "rejects"
-KEPT = "kept"  # in the output of `filter`
+KEPT = "kept"  # where `filter` left its rows before they were a run
 RUN_JSON = "run.json"
 ATTEMPTS_JSON = "_attempts.json"
 SUCCESS = "_SUCCESS"
