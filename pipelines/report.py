@@ -26,7 +26,8 @@ from pipelines.output.whole_runs import add_input_flag, what_is_missing
 from pipelines.pages.plots import require_matplotlib
 from pipelines.pages.report_page import render_report
 from pipelines.pages.statistics import Statistics, cut_of_fraction, gather
-from pipelines.pages.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
+from pipelines.pages.thumbnails import Thumbnail, remedy_lines, thumbnails
+from pipelines.shards.originals import source_units
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
 

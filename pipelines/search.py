@@ -29,7 +29,6 @@ from pipelines.pages.rendering import render
 from pipelines.pages.thumbnails import (
     Thumbnail,
     remedy_lines,
-    source_units,
     thumbnail_uri,
     thumbnails,
 )
@@ -37,6 +36,7 @@ from pipelines.queries.distinct import KINDS, NEAR_COSINE, distinct_rows
 from pipelines.queries.nearest import nearest_rows
 from pipelines.queries.query_model import add_device_flag, add_model_flags, load_query_model
 from pipelines.records import RowFault
+from pipelines.shards.originals import source_units
 from pipelines.storage import reading, writing
 from pipelines.storage.redaction import redact
 
