@@ -1,6 +1,6 @@
 """Tells a run that is whole from one that is at work, was cut off, or has lost files since.
 
-A run is what `embed` writes, and what `filter` keeps of one.
+A run is what `embed` writes, and what `filter` and `heads` make of one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_input_flag(flags: argparse.ArgumentParser) -> None:
         required=True,
         type=place,
         metavar="URI",
-        help="a run: output of `clip-beam embed` or `clip-beam filter`",
+        help="a run: output of `clip-beam embed`, `filter` or `heads`",
     )
 
 
