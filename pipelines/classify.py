@@ -21,7 +21,7 @@ from clip_core import zero_shot
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.engine.per_file import over_files, parse_with_engine
+from pipelines.engine.per_file import Workers, over_files, parse_with_engine
 from pipelines.images.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.output.overwriting import check_room, make_room
 from pipelines.output.scored_tables import (
@@ -45,8 +45,6 @@ from schemas.embeddings import ROW_FIELDS
 from schemas.labels import KEY_NAMES
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from clip_core.loading import ClipModel
     from pipelines.runs.options import EmbedConfig
 
@@ -89,13 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _classify(*parse_with_engine(flags, argv))
 
 
-def _classify(options: argparse.Namespace, beam_options: PipelineOptions | None) -> int:
+def _classify(options: argparse.Namespace, workers: Workers | None) -> int:
     try:
         job = prepare(options)
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("classify", str(error), exits.status_before(error))
     try:
-        accuracy = run(job, beam_options)
+        accuracy = run(job, workers)
         if accuracy is not None:
             _finish_accuracy(accuracy, job, options.confusion_plot)
     except (ScoredTablesError, TruthError, OSError) as error:
@@ -116,11 +114,11 @@ def _embed_first(options: argparse.Namespace, rest: Sequence[str]) -> int:
     options.input = uris.join(options.output, EMBEDDED)
     try:  # what can be wrong is found before the long work
         read_prompts(options)
-        config, beam_options = parse(_embed_flags(options, rest))
+        config, workers = parse(_embed_flags(options, rest))
         _check_before_embedding(options, config)
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("classify", str(error), exits.WRONG_USAGE)
-    return embed(config, beam_options)
+    return embed(config, workers)
 
 
 def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
@@ -183,7 +181,7 @@ def prepare(options: argparse.Namespace) -> Job:
     )
 
 
-def run(job: Job, options: PipelineOptions | None) -> Accuracy | None:
+def run(job: Job, options: Workers | None) -> Accuracy | None:
     """Labels every row, a file at a time; returns what the truth says, if there is any."""
     accuracy = _no_rows_yet(job)
     files = job.tables.embeddings

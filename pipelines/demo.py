@@ -107,7 +107,7 @@ def results_table(sample: Path, embedded: Path) -> str:
 
 def swaps_kept(sample: Path, filtered: Path) -> str:
     """Says how many of the swapped captions a filter has left."""
-    kept = ds.dataset(filtered / "kept").to_table(columns=["uid"])["uid"].to_pylist()
+    kept = ds.dataset(filtered / "embeddings").to_table(columns=["uid"])["uid"].to_pylist()
     swapped = [uid for uid, row in _truth(sample).items() if row["swap"] != "none"]
     left = len(set(kept) & set(swapped))
     return f"swapped captions: {len(swapped)} drawn, {left} of them among the {len(kept)} kept"

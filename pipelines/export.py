@@ -1,29 +1,31 @@
-"""`clip-beam export`: the output of `embed` in the layouts of other tools, file by file."""
+"""`clip-beam export`: a run in the layouts of other tools, file by file, or as training shards."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
-from pipelines.engine.per_file import over_files, parse_with_engine
+from pipelines.engine.per_file import Workers, over_files, parse_with_engine
+from pipelines.engine.slots.choice import add_engine_flags
 from pipelines.exports.bigquery import BigQuery
 from pipelines.exports.datacomp import KEYS, datacomp
 from pipelines.exports.exported_run import ExportedRun, ExportError, Layout
 from pipelines.exports.layouts import ClipRetrieval, Laion, SeparateTables
+from pipelines.images.trust import add_trust_flags, trust_of
 from pipelines.output.overwriting import make_room
 from pipelines.output.scored_tables import ScoredTablesError, row_count
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
+from pipelines.shards import export as shard_export
+from pipelines.shards.formats import SHARD_FORMATS
+from pipelines.shards.plan import ROWS_PER_SHARD
+from pipelines.shards.work import ShardExport
 from pipelines.storage import uris
 from pipelines.storage.redaction import redact
-
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
 
 LAYOUTS: Mapping[str, Callable[[ExportedRun], Layout]] = {
     "bigquery": BigQuery,
@@ -31,14 +33,20 @@ LAYOUTS: Mapping[str, Callable[[ExportedRun], Layout]] = {
     "laion": Laion,
     "tables": SeparateTables,
 }
-FORMATS = ("datacomp", *LAYOUTS)
-WHOLE = ("bigquery", "tables")  # layouts that take a run as it is, with all its models
+FORMATS = ("datacomp", *LAYOUTS, *SHARD_FORMATS)
+WHOLE = (
+    "bigquery",
+    "tables",
+    *SHARD_FORMATS,
+)  # take all models of a run
 
 
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, beam_options = parse_with_engine(parser(), argv)
+    options, workers = parse_with_engine(parser(), argv)
+    if options.format in SHARD_FORMATS:
+        return _export_shards(options, workers)
     try:
         run = open_run(options)
         layout = choose_layout(run, options)
@@ -46,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return exits.fail("export", str(error), exits.status_before(error))
     try:
-        export(run, layout, beam_options)
+        export(run, layout, workers)
     except (ScoredTablesError, OSError) as error:
         return exits.fail("export", str(error), exits.status_of(error))
     return 0
@@ -61,6 +69,7 @@ def parser() -> Parser:
     )
     add_input_flag(group(flags, "input"))
     add_incomplete_flag(group(flags, "input"))
+    add_trust_flags(group(flags, "input"))
     add_model_name_flag(flags)
     add = group(flags, "output").add_argument
     add("--output", required=True, type=place, metavar="URI", help="directory to write")
@@ -68,10 +77,23 @@ def parser() -> Parser:
         "--format",
         required=True,
         choices=FORMATS,
-        help="layout; `tables`: scores and vectors apart; `bigquery`: schemas to load by",
+        help="layout; `tables`: scores and vectors apart; `bigquery`: schemas to load by; "
+        "`webdataset`, `folder`, `hf`: images and captions to train on",
     )
     add("--datacomp_key", choices=KEYS, help="DataComp's name of the model [by architecture]")
+    add(
+        "--rows_per_shard",
+        type=int,
+        metavar="N",
+        help=f"rows of each shard of images [{ROWS_PER_SHARD}]",
+    )
+    add(
+        "--reencode",
+        action="store_true",
+        help="write images that are no JPEG, PNG or WebP as PNG, instead of leaving them out",
+    )
     add("--overwrite", action="store_true", help="remove the export that the output holds")
+    add_engine_flags(group(flags, "running").add_argument)
     return flags
 
 
@@ -81,20 +103,52 @@ def open_run(options: argparse.Namespace) -> ExportedRun:
     Raises:
         ValueError, OSError: what is wrong, in one sentence with the remedy.
     """
-    if options.datacomp_key and options.format != "datacomp":
-        raise ExportError(
-            f"`--datacomp_key` does nothing with `--format {options.format}`; drop it"
-        )
+    _check_flags(options)
     name = options.model_name
-    if name and options.format in WHOLE:
-        raise ExportError(
-            f"`--format {options.format}` takes all models of a run; drop `--model_name`"
-        )
     tables = open_whole(options.input, options.allow_incomplete)
     # DataComp has columns for two models, which a run may have by these names.
     if name or options.format not in ("datacomp", *WHOLE):
         tables = tables.of_model(name)
     return ExportedRun(tables, uris.normalize(options.output))
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    is_shards = options.format in SHARD_FORMATS
+    for flag, is_used in (
+        ("datacomp_key", options.format == "datacomp"),
+        ("rows_per_shard", is_shards),
+        ("reencode", is_shards),
+    ):
+        if getattr(options, flag) and not is_used:
+            raise ExportError(f"`--{flag}` does nothing with `--format {options.format}`; drop it")
+    if options.model_name and options.format in WHOLE:
+        raise ExportError(
+            f"`--format {options.format}` takes all models of a run; drop `--model_name`"
+        )
+    if options.rows_per_shard is not None and options.rows_per_shard < 1:
+        raise ExportError(f"`--rows_per_shard` must be 1 or more, got {options.rows_per_shard}")
+
+
+def _export_shards(options: argparse.Namespace, workers: Workers | None) -> int:
+    """Writes images and captions to train on; returns the exit status."""
+    try:
+        run = open_run(options)
+        trust = trust_of(options, options.input)
+        export = ShardExport(run.tables, trust, run.output, options.format, options.reencode)
+        shards = shard_export.begin(
+            export, options.rows_per_shard or ROWS_PER_SHARD, options.overwrite
+        )
+    except (ValueError, OSError) as error:
+        return exits.fail("export", str(error), exits.status_before(error))
+    try:
+        stats = shard_export.run(export, shards, workers)
+    except (ValueError, OSError) as error:
+        return exits.fail("export", str(error), exits.status_of(error))
+    for line in [*shard_export.summary(stats), f"output     {redact(run.output)}"]:
+        print(line)
+    if stats and not any(one.successes for one in stats):
+        return exits.fail("export", "no image of the run was written; see above", exits.FAILED)
+    return 0
 
 
 def choose_layout(run: ExportedRun, options: argparse.Namespace) -> Layout:
@@ -108,7 +162,7 @@ def choose_layout(run: ExportedRun, options: argparse.Namespace) -> Layout:
     return LAYOUTS[options.format](run)
 
 
-def export(run: ExportedRun, layout: Layout, options: PipelineOptions | None = None) -> None:
+def export(run: ExportedRun, layout: Layout, options: Workers | None = None) -> None:
     """Writes every file, and prints a summary."""
     files = run.tables.embeddings
     rows = row_count(files)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
@@ -13,7 +12,8 @@ from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.optional_packages import MissingExtraError, require
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
-from pipelines.engine.per_file import parse_with_engine
+from pipelines.engine.per_file import Workers, parse_with_engine
+from pipelines.engine.slots.choice import add_engine_flags
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
 from pipelines.output.scored_tables import (
     ScoredRow,
@@ -26,12 +26,10 @@ from pipelines.output.whole_runs import add_input_flag, what_is_missing
 from pipelines.pages.plots import require_matplotlib
 from pipelines.pages.report_page import render_report
 from pipelines.pages.statistics import Statistics, cut_of_fraction, gather
-from pipelines.pages.thumbnails import Thumbnail, remedy_lines, source_units, thumbnails
+from pipelines.pages.thumbnails import Thumbnail, remedy_lines, thumbnails
+from pipelines.shards.originals import source_units
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
-
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
 
 TOP_FRACTION = 0.3  # what LAION and DataComp style filtering keeps
 THUMBNAILS = 8
@@ -66,15 +64,15 @@ class ReportConfig:
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, beam_options = parse_with_engine(parser(), argv)
+    options, workers = parse_with_engine(parser(), argv)
     try:
         config = _config(options)
         require_extra()
-        tables = open_tables(config.input).of_model(config.model_name)
+        tables = open_tables(config.input, bare=True).of_model(config.model_name)
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("report", str(error), exits.status_before(error))
     try:
-        lines = write_report(tables, config, beam_options)
+        lines = write_report(tables, config, workers)
     except (ScoredTablesError, OSError) as error:
         return exits.fail("report", str(error), exits.status_of(error))
     for line in [*lines, f"report     {redact(config.output)}"]:
@@ -108,6 +106,7 @@ def parser() -> Parser:
         metavar="N",
         help=f"images of the best, the worst, and those at the cut, each [{THUMBNAILS}]",
     )
+    add_engine_flags(group(flags, "running").add_argument)
     return flags
 
 
@@ -128,7 +127,7 @@ def require_extra() -> None:
 
 
 def write_report(
-    tables: ScoredTables, config: ReportConfig, options: PipelineOptions | None = None
+    tables: ScoredTables, config: ReportConfig, options: Workers | None = None
 ) -> list[str]:
     """Gathers the statistics, fetches the images and writes the page in one piece.
 

@@ -13,7 +13,8 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import require
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place, readable_place
-from pipelines.engine.per_file import parse_with_engine
+from pipelines.engine.per_file import Workers, parse_with_engine
+from pipelines.engine.slots.choice import add_engine_flags
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.fetch import MAX_IMAGE_BYTES
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
@@ -29,7 +30,6 @@ from pipelines.pages.rendering import render
 from pipelines.pages.thumbnails import (
     Thumbnail,
     remedy_lines,
-    source_units,
     thumbnail_uri,
     thumbnails,
 )
@@ -37,12 +37,11 @@ from pipelines.queries.distinct import KINDS, NEAR_COSINE, distinct_rows
 from pipelines.queries.nearest import nearest_rows
 from pipelines.queries.query_model import add_device_flag, add_model_flags, load_query_model
 from pipelines.records import RowFault
+from pipelines.shards.originals import source_units
 from pipelines.storage import reading, writing
 from pipelines.storage.redaction import redact
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from clip_core.loading import ClipModel
 
 TOP_K = 10
@@ -52,7 +51,7 @@ WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, beam_options = parse_with_engine(parser(), argv)
+    options, workers = parse_with_engine(parser(), argv)
     try:
         tables, trust = _checked_tables(options), trust_of(options, options.input)
         image = _read_image(options.image) if options.image else None
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
-            rows = _found(tables, query, options, beam_options, count)
+            rows = _found(tables, query, options, workers, count)
         print(table(rows))
         if options.html:
             pictures = _pictures(tables, rows, trust)
@@ -101,6 +100,7 @@ def parser() -> Parser:
     )
     add("--html", type=place, metavar="URI", help="gallery with thumbnails to write")
     add_device_flag(flags)
+    add_engine_flags(group(flags, "running").add_argument)
     return flags
 
 
@@ -108,12 +108,12 @@ def _found(
     tables: ScoredTables,
     query: np.ndarray,
     options: argparse.Namespace,
-    beam_options: PipelineOptions | None,
+    workers: Workers | None,
     progress: Callable[[int], object],
 ) -> list[ScoredRow]:
     if options.distinct is None:
-        return nearest_rows(tables, query, options.top_k, beam_options, progress)
-    return distinct_rows(tables, query, options.top_k, options.distinct, beam_options, progress)
+        return nearest_rows(tables, query, options.top_k, workers, progress)
+    return distinct_rows(tables, query, options.top_k, options.distinct, workers, progress)
 
 
 def table(rows: Sequence[ScoredRow]) -> str:

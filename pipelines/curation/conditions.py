@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import place, readable_place
-from pipelines.curation.rules import PRESETS
+from pipelines.curation.recipes.presets import PRESETS
 
 DEDUP_THRESHOLD = NOT_NEAR_COSINE = 0.95
 LEAST_THRESHOLD = 0.8  # below, hash tables get as many as comparing all pairs would cost
@@ -23,11 +23,15 @@ class FilterConfig:
     preset: str | None
     min_similarity: float | None
     top_fraction: float | None
+    within: tuple[str, ...]
     where: tuple[str, ...]
     not_near: tuple[str, ...]
     not_near_cosine: float
     keep_list: tuple[str, ...]
     drop_list: tuple[str, ...]
+    synsets: str | None
+    centroids: str | None
+    target_clusters: str | None
     dedup: str | None
     dedup_threshold: float
     model_name: str | None
@@ -55,6 +59,9 @@ class FilterConfig:
             raise ValueError(
                 f"`--not_near_cosine` must be above 0 and below 1, got {self.not_near_cosine}"
             )
+        self._check_recipe()
+        if self.within and self.top_fraction is None:
+            raise ValueError("expected `--top_fraction` with `--within`, whose groups it is of")
         conditions = (self.preset, self.min_similarity, self.top_fraction, self.dedup)
         repeatable = (self.where, self.keep_list, self.drop_list, self.not_near)
         if not any(repeatable) and all(condition is None for condition in conditions):
@@ -62,6 +69,16 @@ class FilterConfig:
                 "expected a condition, got none; give `--min_similarity`, `--top_fraction`, "
                 "`--where`, `--keep_list`, `--drop_list`, `--not_near`, `--dedup` or `--preset`"
             )
+
+    def _check_recipe(self) -> None:
+        """Checks the files of a recipe: those that it needs are there, and no others."""
+        needs = PRESETS[self.preset].needs if self.preset else ()
+        for flag in ("synsets", "centroids", "target_clusters"):
+            is_given, is_needed = getattr(self, flag) is not None, flag in needs
+            if is_needed and not is_given:
+                raise ValueError(f"expected `--{flag}` with `--preset {self.preset}`, got none")
+            if is_given and not is_needed:
+                raise ValueError(f"`--{flag}` belongs to a `--preset` that needs it; leave it out")
 
 
 def config_of(options: argparse.Namespace) -> FilterConfig:
@@ -72,7 +89,8 @@ def config_of(options: argparse.Namespace) -> FilterConfig:
     """
     values: dict[str, Any] = vars(options)
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return FilterConfig(**values | lists)
+    within = tuple(name.strip() for name in (options.within or "").split(",") if name.strip())
+    return FilterConfig(**values | lists | {"within": within})
 
 
 def add_condition_flags(flags: Parser) -> None:
@@ -81,7 +99,7 @@ def add_condition_flags(flags: Parser) -> None:
     add = conditions.add_argument
     recipes = "; ".join(f"{name}: {preset.does}" for name, preset in PRESETS.items())
     recipes = recipes.replace("%", "%%")  # which argparse fills in
-    add("--preset", choices=PRESETS, help=f"published recipe ({recipes})")
+    add("--preset", choices=PRESETS, metavar="NAME", help=f"published recipe ({recipes})")
     score = conditions.add_mutually_exclusive_group()
     score.add_argument("--min_similarity", type=float, metavar="COSINE", help="least similarity")
     score.add_argument(
@@ -91,11 +109,34 @@ def add_condition_flags(flags: Parser) -> None:
         help="least similarity, as what this share of all embedded rows reach; ties are kept",
     )
     add(
+        "--within",
+        metavar="COLUMN,...",
+        help="take --top_fraction within each group of rows with equal values in these columns",
+    )
+    add(
         "--where",
         action="append",
         default=[],
         metavar="SQL",
         help="predicate over the columns of a row, in DuckDB's dialect; repeatable",
+    )
+    add(
+        "--synsets",
+        type=readable_place,
+        metavar="URI",
+        help="list of WordNet's synsets, one a line, for --preset datacomp-text-based",
+    )
+    add(
+        "--centroids",
+        type=readable_place,
+        metavar="URI",
+        help=".npy of centroids [clusters, dim], for --preset datacomp-image-based...",
+    )
+    add(
+        "--target_clusters",
+        type=readable_place,
+        metavar="URI",
+        help=".npy with the numbers of the clusters to keep",
     )
     for kind, what in (("keep", "keep only"), ("drop", "drop")):
         add(

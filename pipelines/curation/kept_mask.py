@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.curation.rules import Rule
-from pipelines.engine.per_file import over_files
+from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import iterate_batches, row_count
-
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
 
 Progress = Callable[[int], object]
 
@@ -48,7 +44,7 @@ class Selection:
 
     Args:
         progress: called with the number of rows of each file that was read.
-        options: of Beam, if its workers are to apply rules.
+        options: slots or workers of Beam that are to apply rules; None for this process.
 
     Attributes:
         kept: [rows] bool.
@@ -59,7 +55,7 @@ class Selection:
         self,
         uris: Sequence[str],
         progress: Progress = lambda rows: None,
-        options: PipelineOptions | None = None,
+        options: Workers | None = None,
     ) -> None:
         self._uris = tuple(uris)
         counts = [row_count([uri]) for uri in uris]

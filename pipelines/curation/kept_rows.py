@@ -1,28 +1,25 @@
-"""Writes the rows that a filter kept, in files named as those they came from."""
+"""Writes the rows that a filter kept, as a run: in files named as those they came from."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.curation.kept_mask import Part, Selection
-from pipelines.engine.per_file import over_files
+from pipelines.engine.per_file import Workers, over_files
+from pipelines.exports import derived_runs
 from pipelines.exports.uid_subset import is_hex, write_subset
-from pipelines.output.layout import EMBEDDINGS, KEPT
-from pipelines.output.parquet import write_parquet
-from pipelines.output.scored_tables import ScoredTables, file_schema
-from pipelines.storage import listing, uris, writing
+from pipelines.output.layout import KEPT
+from pipelines.output.run_json import steps_of
+from pipelines.output.scored_tables import ScoredTables, file_schema, row_count
+from pipelines.storage import uris
 from pipelines.storage.redaction import redact
 
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
 UIDS = "uids.npy"
-FILTER_JSON = "filter.json"
-OUTPUTS = (FILTER_JSON, UIDS, KEPT)
+# The last two are what earlier releases wrote.
+OUTPUTS = (*derived_runs.OUTPUTS, UIDS, KEPT, "filter.json")
 
 
 @dataclass(frozen=True)
@@ -33,43 +30,50 @@ class KeptRows:
     selection: Selection
     output: str
 
-    def write(self, options: Mapping[str, Any], beam_options: PipelineOptions | None) -> list[str]:
-        """Writes the rows, their uids and, last, filter.json; returns lines for the summary.
+    def write(self, options: Mapping[str, Any], workers: Workers | None) -> list[str]:
+        """Writes the rows, their uids and, last, the run's record; returns lines for the summary.
 
         Files of which nothing is kept are left out.
 
         Args:
-            options: of the filter, for filter.json.
-            beam_options: of Beam, if its workers are to write the rows.
+            options: of the filter, for run.json.
+            workers: that are to write the rows; None for this process.
 
         Raises:
             ScoredTablesError, OSError: if a table cannot be read, or nothing be written.
         """
-        work = partial(_write_part, self.output)
-        for _ in over_files(work, self.selection.parts(), beam_options):
+        parts = self.selection.parts()
+        for _ in over_files(partial(_write_part, self.output), parts, workers):
             pass
         uids = _write_uids(self.selection, uris.join(self.output, UIDS))
-        self._write_record(options)
+        counts = {"embedded": self.selection.rows, "rejected": 0}
+        about = {"kept_from": self._kept_from(options)}
+        derived_runs.finish(self.tables, self.output, [part.uri for part in parts], counts, about)
         return [uids, f"output     {redact(self.output)}"]
 
-    def _write_record(self, options: Mapping[str, Any]) -> None:
-        steps = [{"condition": name, "rows": rows} for name, rows in self.selection.steps]
-        found = {"options": options, "steps": steps, "fingerprint": self.tables.fingerprint}
-        text = json.dumps(found, indent=2, sort_keys=True) + "\n"
-        writing.write_atomically(uris.join(self.output, FILTER_JSON), text.encode())
+    def _kept_from(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        before = self.tables.record.get("kept_from")
+        own = steps_here(self.tables, self.selection)
+        return {
+            "run": redact(self.tables.root),
+            "options": options,
+            "steps": [{"condition": name, "rows": rows} for name, rows in own],
+            **({"kept_from": before} if before else {}),
+        }
 
 
-def is_kept(root: str) -> bool:
-    """Tells what a filter wrote, its output directory or the rows in it, from a run."""
-    home = uris.parent(root) if uris.base_name(root) == KEPT else root
-    filtered = listing.exists(uris.join(home, FILTER_JSON))
-    return filtered and not listing.exists(uris.join(root, EMBEDDINGS))
+def steps_here(tables: ScoredTables, selection: Selection) -> list[tuple[str, int]]:
+    """Returns the conditions of this filter; of the first one also the rows that were read."""
+    if steps_of(tables.record):
+        return selection.steps[1:]
+    embedded = selection.steps[0][1]
+    return [("read", embedded + row_count(tables.rejects)), *selection.steps]
 
 
 def _write_part(output: str, part: Part) -> None:
-    target = uris.join(output, KEPT, uris.base_name(part.uri))
     schema = file_schema(part.uri)
-    write_parquet(target, schema, (batch for _, batch in part.batches(schema.names)))
+    batches = (batch for _, batch in part.batches(schema.names))
+    derived_runs.write_table(output, part.uri, "filter", schema, batches)
 
 
 def _write_uids(selection: Selection, target: str) -> str:

@@ -46,7 +46,7 @@ def threshold_of_fraction(histograms: Histograms, fraction: float) -> float | No
     wanted = index_of_fraction(rows, fraction)
     high, before = _find(upper, wanted)
     low, _ = _find(_total(histograms(high)), wanted - before)
-    return _value(high << 16 | low)
+    return value_of_key(high << 16 | low)
 
 
 def histogram(scores: Iterable[np.ndarray], high: int | None) -> Counts:
@@ -60,20 +60,21 @@ def histogram(scores: Iterable[np.ndarray], high: int | None) -> Counts:
         [bins] the halves there are, and [bins] how often.
     """
     counts = np.zeros(_HALF, np.int64)
-    for keys in map(_ordered_keys, scores):
+    for keys in map(ordered_keys, scores):
         halves = keys >> 16 if high is None else keys[keys >> 16 == high] & 0xFFFF
         counts += np.bincount(halves, minlength=_HALF)
     bins = np.flatnonzero(counts)
     return bins, counts[bins]
 
 
-def _ordered_keys(scores: np.ndarray) -> np.ndarray:
+def ordered_keys(scores: np.ndarray) -> np.ndarray:
     """Maps finite floats to uint32 of the same order; -0.0 and 0.0 are one value."""
     bits = (scores[np.isfinite(scores)].astype(np.float32) + np.float32(0)).view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
 
 
-def _value(key: int) -> float:
+def value_of_key(key: int) -> float:
+    """Returns the float32 value that `ordered_keys` maps to a key."""
     bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
     return float(np.array(bits, np.uint32).view(np.float32))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -30,6 +30,9 @@ from pipelines.images.fetch import FetchPolicy
 from pipelines.output.arrow_rows import embeddings_batch
 from pipelines.records import Chunk, Row
 from schemas.embeddings import ROW_FIELDS, embeddings_schema
+
+if TYPE_CHECKING:
+    from pipelines.probes.head import Head
 
 _NEAR_THE_MANIFEST, _LIMITS = FetchPolicy(), DecodeLimits()
 
@@ -54,6 +57,7 @@ class EmbedRows(beam.PTransform):
         resampling: `exact`, `near` or `fast`.
         isolate_decoding: whether images are decoded in processes of their own.
         run: whose failure ends the stages; "" for none.
+        heads: small models over image embeddings, which add columns to the rows.
 
     Raises:
         ValueError, OSError: if a model cannot be loaded.
@@ -71,6 +75,7 @@ class EmbedRows(beam.PTransform):
         resampling: str = RESAMPLINGS[0],
         isolate_decoding: bool = False,
         run: str = "",
+        heads: Sequence[Head] = (),
     ) -> None:
         super().__init__()
         if not isinstance(model, RunModels):
@@ -88,11 +93,12 @@ class EmbedRows(beam.PTransform):
         # By all models; it bounds how far chunks of a unit may overtake each other.
         self._row_bytes = sum(2 * 4 * m.config.embed_dim for m in model.loaded)
         self._run = run
+        self._heads = [(self.models.index(head.model), head) for head in heads]
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[Chunk]:
         prepare = Prepare(self.work, self.handler.batch_size, self._row_bytes, run=self._run)
         encode = RunInference(self.handler).with_output_types(Chunk)
-        return chunks | prepare | "Encode" >> encode | ScorePairs(self._run)
+        return chunks | prepare | "Encode" >> encode | ScorePairs(self._run, self._heads)
 
 
 class ToChunks(beam.PTransform):

@@ -20,6 +20,12 @@ from pipelines.output.scored_tables import row_count
 from pipelines.storage import uris, writing
 
 _KEY = ("uid", "source", "source_row")
+# LAION's columns of text that a run may have kept, and of scores that heads may have made.
+_LAION_TEXTS = ("LICENSE", "NSFW")
+_LAION_SCORES = {
+    "aesthetic": ("AESTHETIC_SCORE", pa.float64()),
+    "nsfw": ("punsafe", pa.float32()),
+}
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")  # always within int64
 
 
@@ -81,7 +87,10 @@ class Laion:
     """LAION's metadata: OUTPUT/metadata/<unit>.parquet.
 
     `SAMPLE_ID` is the uid where that is a decimal number, else 63 bits of its SHA-256; the uid
-    itself comes after LAION's columns, and then what the run kept.
+    itself comes after LAION's columns, and then what the run kept. `LICENSE` and `NSFW` are columns
+    that the run has as text, whatever their case, and null where it has none. What heads made goes
+    by LAION's names: `aesthetic` as `AESTHETIC_SCORE`, and `nsfw`, where it is a number, as
+    `punsafe`.
     """
 
     outputs = ("metadata",)
@@ -110,10 +119,26 @@ class Laion:
             "TEXT": batch.column("text"),
             "HEIGHT": batch.column("original_height").cast(pa.int32()),
             "WIDTH": batch.column("original_width").cast(pa.int32()),
+            **{name: self._text(batch, name) for name in _LAION_TEXTS},
             "similarity": batch.column(self._run.column("similarity")).cast(pa.float64()),
         }
-        taken = ("source", "source_row", "original_height", "original_width")
+        taken = ["source", "source_row", "original_height", "original_width"]
+        for name, (called, kind) in _LAION_SCORES.items():
+            source = self._named(name)
+            if source is not None and _is_number(batch.schema.field(source).type):
+                own[called] = batch.column(source).cast(kind)
+                taken.append(source)
         return _with_rest(own, batch, [name for name in self._run.kept if name not in taken])
+
+    def _named(self, name: str) -> str | None:
+        """Returns the run's column of a name, whatever its case."""
+        return next((column for column in self._run.kept if column.lower() == name), None)
+
+    def _text(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        source = self._named(name.lower())
+        if source is None or not pa.types.is_string(batch.schema.field(source).type):
+            return pa.nulls(len(batch), pa.string())
+        return batch.column(source)
 
 
 class SeparateTables:
@@ -146,6 +171,10 @@ class SeparateTables:
     def finish(self) -> Sequence[str]:
         """Returns lines for the summary."""
         return ["tables     scores and vectors, joined by (source, source_row)"]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def sample_id(uid: str) -> int:

@@ -51,7 +51,7 @@ def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
     row = Row(
         uid=_position_uid(unit.uri, number),
-        source=_source(unit.uri),
+        source=source_of(unit.uri),
         source_row=number,
         url=None,
         text=fault.text,
@@ -82,7 +82,7 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
         uid = content_uid(reference, image_bytes, text) if fault is None else None
     row = Row(
         uid=_position_uid(unit.uri, number) if uid is None else uid,
-        source=_source(unit.uri),
+        source=source_of(unit.uri),
         source_row=number,
         url=url,
         text=text,
@@ -135,7 +135,7 @@ def _beginning(value: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _source(uri: str) -> str:
+def source_of(uri: str) -> str:
     """Returns the manifest's URI as rows hold it: without credentials, in text of any name."""
     return escaped(redact(uri))
 

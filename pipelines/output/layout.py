@@ -11,11 +11,10 @@ import pyarrow as pa
 from pipelines.records import Chunk
 from pipelines.storage import uris
 from schemas.embeddings import ROW_FIELDS, embeddings_schema
-from schemas.rejects import rejects_schema
 
 EMBEDDINGS = "embeddings"
 REJECTS = "rejects"
-KEPT = "kept"  # in the output of `filter`
+KEPT = "kept"  # where `filter` left its rows before they were a run
 RUN_JSON = "run.json"
 ATTEMPTS_JSON = "_attempts.json"
 PLAN_JSON = "_plan.json"
@@ -90,7 +89,9 @@ class OutputLayout:
             kept=kept,
             image_fields=list(chunk.known.schema) if chunk.known is not None else None,
         )
-        return cls(about.root, embeddings, rejects_schema(kept), about.fingerprint, about.models)
+        # Columns of heads are there of scored rows alone.
+        rejects = chunk.rejects.schema
+        return cls(about.root, embeddings, rejects, about.fingerprint, about.models)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,17 @@ _RECORDS: Mapping[str, frozenset[str]] = {
     "_attempts.json": frozenset({"run", "attempts"}),
     "_plan.json": frozenset({"output_id", "units"}),
     "filter.json": frozenset({"options", "steps", "fingerprint"}),
+    "export.json": frozenset({"format", "input_digest", "rows_per_shard"}),
+    "index.json": frozenset({"__kind__", "wids_version", "shardlist"}),
     "accuracy.json": frozenset({"rows", "without_truth", "top_1", "by_class"}),
 }
 _BIGQUERY = ".schema.json"
 _BIGQUERY_KEYS = frozenset({"name", "type", "mode", "fields"})
 _ARRAYS = re.compile(r"uids\.npy|subset\.npy|(img|text)_emb_[0-9]+\.npy")
+_STATS = re.compile(r"[0-9]{5,}_stats\.json")
+_STATS_KEYS = frozenset({"count", "successes", "missed", "status_dict"})
+# Tars of samples and files of samples, by their keys; and the rows of each tar.
+_SHARDS = re.compile(r"[0-9]{5,}\.(tar|jpg|png|webp|txt|json)|sizes\.json")
 _MEMBERS = re.compile(r"(b32|l14)_(img|txt)\.npy")
 
 
@@ -81,6 +87,10 @@ def _recogniser(name: str) -> Callable[[str], Origin] | None:
         return _bigquery
     if name in _RECORDS:
         return _record
+    if _STATS.fullmatch(name):
+        return _record
+    if _SHARDS.fullmatch(name):
+        return lambda uri: Origin.FORMED
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
     return {".parquet": _parquet, ".npy": _npy, ".npz": _npz}.get(suffix or "")
 
@@ -93,7 +103,7 @@ def _parquet(uri: str) -> Origin:
 
 def _record(uri: str) -> Origin:
     found = _json(uri)
-    keys = _RECORDS[uris.base_name(uri)]
+    keys = _RECORDS.get(uris.base_name(uri), _STATS_KEYS)
     return Origin.MARKED if isinstance(found, dict) and keys <= set(found) else Origin.FOREIGN
 
 

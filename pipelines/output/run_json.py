@@ -35,6 +35,21 @@ def read_record(uri: str) -> Mapping[str, Any]:
     return record
 
 
+def chain_of(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns what run.json says of the filters that a run came through, the first one first."""
+    chain = []
+    while "kept_from" in record:
+        record = record["kept_from"]
+        chain.append(record)
+    return chain[::-1]
+
+
+def steps_of(record: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Returns the conditions of all filters that a run came through, and the rows after each."""
+    steps = [step for part in chain_of(record) for step in part["steps"]]
+    return [(step["condition"], step["rows"]) for step in steps]
+
+
 def _problem(record: Any) -> str | None:
     """Says how run.json differs from the form that `embed` gives it; None if it does not."""
     if not isinstance(record, dict):
@@ -46,7 +61,25 @@ def _problem(record: Any) -> str | None:
     for value in numbers:
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             return f"expected counts and seconds of 0 or more, got {value!r:.40}"
+    return _problem_of_chain(record)
+
+
+def _problem_of_chain(record: Any) -> str | None:
+    while "kept_from" in record:
+        record = record["kept_from"]
+        steps = record.get("steps") if isinstance(record, dict) else None
+        if not isinstance(steps, list) or not all(map(_is_step, steps)):
+            return "expected what `filter` writes as 'kept_from'"
     return None
+
+
+def _is_step(step: Any) -> bool:
+    return (
+        isinstance(step, dict)
+        and isinstance(step.get("condition"), str)
+        and type(step.get("rows")) is int
+        and step["rows"] >= 0
+    )
 
 
 class ScoredTablesError(ValueError):

@@ -107,8 +107,11 @@ class ScoredTables:
         return model_column(name, self.model_name) if name in MODEL_COLUMNS else name
 
 
-def open_tables(root: str) -> ScoredTables:
+def open_tables(root: str, *, bare: bool = False) -> ScoredTables:
     """Finds the tables under an output directory of `embed`; reads one footer and run.json.
+
+    Args:
+        bare: whether a folder of files like those of the embeddings table will do.
 
     Raises:
         ScoredTablesError: if there is no table, or it was not written by `embed`.
@@ -116,6 +119,8 @@ def open_tables(root: str) -> ScoredTables:
     """
     root = uris.normalize(root)
     embeddings = _parquet_files(uris.join(root, EMBEDDINGS))
+    if is_bare := bare and not embeddings:
+        embeddings = _parquet_files(root)
     record = read_record(uris.join(root, RUN_JSON))
     if not embeddings and record and not record.get("counts", {}).get("rows_read"):
         raise ScoredTablesError(f"the run in {root!r} has no rows, so there is nothing to read")
@@ -126,14 +131,16 @@ def open_tables(root: str) -> ScoredTables:
         )
     schema = file_schema(embeddings[0])
     metadata = schema.metadata or {}
-    if FINGERPRINT_KEY not in metadata:
+    if is_bare:
+        check_columns(schema, ROW_COLUMNS, embeddings[0])
+    elif FINGERPRINT_KEY not in metadata:
         raise ScoredTablesError(f"{embeddings[0]} was not written by `clip-beam embed`")
     return ScoredTables(
         root=root,
         embeddings=embeddings,
         rejects=_parquet_files(uris.join(root, REJECTS)),
         schema=schema.remove_metadata(),
-        fingerprint=_fingerprint(embeddings[0], metadata[FINGERPRINT_KEY]),
+        fingerprint=_fingerprint(embeddings[0], metadata.get(FINGERPRINT_KEY, b"{}")),
         record=record,
     )
 
@@ -288,9 +295,6 @@ def _footer_rows(uri: str) -> int:
 
 def _fingerprint(uri: str, text: bytes) -> Mapping[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return dict(json.loads(text).items())
+    except (ValueError, RecursionError, AttributeError) as error:
         raise damaged(uri, error) from error
-    if not isinstance(found, dict):
-        raise damaged(uri, ValueError("its fingerprint is no object"))
-    return found

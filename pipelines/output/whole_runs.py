@@ -1,14 +1,19 @@
-"""Tells a run that is whole from one that is at work, was cut off, or has lost files since."""
+"""Tells a run that is whole from one that is at work, was cut off, or has lost files since.
+
+A run is what `embed` writes, and what `filter` and `heads` make of one.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from pipelines.command_line.places import place
-from pipelines.output.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS
+from pipelines.output.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS, is_of_tables
 from pipelines.output.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
 from pipelines.storage import listing, uris
+from pipelines.storage.stores import is_local
 
 _COUNTED = {EMBEDDINGS: "embedded", REJECTS: "rejected"}  # table: its rows among run.json's counts
 
@@ -20,7 +25,11 @@ class IncompleteRunError(ScoredTablesError):
 def add_input_flag(flags: argparse.ArgumentParser) -> None:
     """Adds the flag that names a run."""
     flags.add_argument(
-        "--input", required=True, type=place, metavar="URI", help="output of `clip-beam embed`"
+        "--input",
+        required=True,
+        type=place,
+        metavar="URI",
+        help="a run: output of `clip-beam embed`, `filter` or `heads`",
     )
 
 
@@ -29,7 +38,7 @@ def add_incomplete_flag(flags: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--allow_incomplete",
         action="store_true",
-        help="read the files that are there of a run that is not whole, or of a bare folder",
+        help="read the files that are there of a run that is not whole, or those of a bare folder",
     )
 
 
@@ -40,7 +49,7 @@ def open_whole(root: str, allow_incomplete: bool) -> ScoredTables:
         IncompleteRunError: if the run is not whole.
         ScoredTablesError, OSError: as `open_tables`.
     """
-    tables = open_tables(root)
+    tables = open_tables(root, bare=allow_incomplete)
     lack = None if allow_incomplete else what_is_missing(tables)
     if lack is not None:
         raise IncompleteRunError(
@@ -59,7 +68,7 @@ def what_is_missing(tables: ScoredTables) -> str | None:
     if not tables.record:
         return f"there is no {RUN_JSON}, which counts the rows"
     if not listing.exists(uris.join(tables.root, SUCCESS)):
-        return f"there is no {SUCCESS}, which `embed` writes last"
+        return f"there is no {SUCCESS}, which is written last"
     return _miscounted(tables, EMBEDDINGS, tables.embeddings) or _miscounted(
         tables, REJECTS, tables.rejects
     )
@@ -71,3 +80,20 @@ def _miscounted(tables: ScoredTables, table: str, files: Sequence[str]) -> str |
         return None
     told = "no rows" if expected is None else f"{expected:,} rows"
     return f"{RUN_JSON} counts {told} in {table}/ and its files hold {found:,}"
+
+
+def check_apart(tables: ScoredTables, output: str) -> None:
+    """Makes sure that what is written does not take the place of what is read.
+
+    Raises:
+        ScoredTablesError: if the tables are those of the output.
+    """
+    own = _resolved(output)
+    if any(is_of_tables(_resolved(uri), own) for uri in (*tables.embeddings, *tables.rejects)):
+        raise ScoredTablesError(
+            f"expected `--output` to be another directory than `--input`, got {output!r} for both"
+        )
+
+
+def _resolved(uri: str) -> str:
+    return os.path.realpath(uris.normalize(uri)) if is_local(uri) else uri

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.output.run_json import chain_of
 from pipelines.output.scored_tables import ScoredRow, ScoredTables
 from pipelines.pages import plots
 from pipelines.pages.rendering import render
@@ -68,8 +69,20 @@ def render_report(
                 ("Versions", record.get("versions", {})),
             )
             if values
-        ],
+        ]
+        + _chain(record),
     )
+
+
+def _chain(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns, for each filter that the rows came through, what it read and what it left."""
+    return [
+        {
+            "name": f"Kept from {part.get('run')}",
+            "rows": [(step["condition"], f"{step['rows']:,}") for step in part["steps"]],
+        }
+        for part in chain_of(record)
+    ]
 
 
 def _model_line(tables: ScoredTables) -> str:

@@ -9,14 +9,13 @@ import heapq
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.curation.top_fraction import index_of_fraction
-from pipelines.engine.per_file import over_files
+from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
     ROW_COLUMNS,
     ScoredRow,
@@ -25,9 +24,6 @@ from pipelines.output.scored_tables import (
     row_count,
     rows_at,
 )
-
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
 
 BINS = 20_000  # over [-1, 1]
 COARSE = 10  # bins of the histogram in one bin of the examples: 0.001
@@ -156,13 +152,13 @@ class Statistics:
 def gather(
     tables: ScoredTables,
     examples: int,
-    options: PipelineOptions | None = None,
+    options: Workers | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Statistics:
     """Reads both tables once, the needed columns alone.
 
     Args:
-        options: of Beam, if its workers are to count.
+        options: slots or workers of Beam that are to count; None for this process.
         progress: called with the number of rows of each file.
     """
     statistics = Statistics(examples)

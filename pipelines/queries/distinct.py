@@ -12,12 +12,12 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.engine.per_file import over_files
+from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
     ROW_COLUMNS,
     ScoredRow,
@@ -27,9 +27,6 @@ from pipelines.output.scored_tables import (
     rows_at,
 )
 from pipelines.queries.nearest import rank
-
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
 
 EXACT, NEAR = KINDS = ("exact", "near")
 NEAR_COSINE = 0.95
@@ -104,7 +101,7 @@ def distinct_rows(
     query: np.ndarray,
     top_k: int,
     kind: str,
-    options: PipelineOptions | None = None,
+    options: Workers | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> list[ScoredRow]:
     """Returns the nearest rows, one for each image, nearest first; fewer only where there are none.
@@ -115,7 +112,7 @@ def distinct_rows(
     Args:
         query: [dim] float32, L2-normalised.
         kind: `exact` or `near`, see `Shown`.
-        options: of Beam, if its workers are to search.
+        options: slots or workers of Beam that are to search; None for this process.
         progress: called with the number of rows of each file, in the first pass.
     """
     count = max(2 * top_k, LEAST_TAKEN)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.engine.per_file import over_files
+from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
     ROW_COLUMNS,
     ScoredRow,
@@ -20,15 +19,12 @@ from pipelines.output.scored_tables import (
     rows_at,
 )
 
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
 
 def nearest_rows(
     tables: ScoredTables,
     query: np.ndarray,
     top_k: int,
-    options: PipelineOptions | None = None,
+    options: Workers | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> list[ScoredRow]:
     """Returns the rows whose image embedding has the largest cosine to `query`, largest first.
@@ -37,7 +33,7 @@ def nearest_rows(
 
     Args:
         query: [dim] float32, L2-normalised.
-        options: of Beam, if its workers are to search.
+        options: slots or workers of Beam that are to search; None for this process.
         progress: called with the number of rows of each file.
     """
     best: list[ScoredRow] = []

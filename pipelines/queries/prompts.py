@@ -9,6 +9,7 @@ from clip_core import zero_shot
 from pipelines.command_line.optional_packages import require_matplotlib
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import manifest_place, place, readable_place
+from pipelines.engine.slots.choice import add_engine_flags
 from pipelines.images.trust import add_trust_flags
 from pipelines.output.whole_runs import add_incomplete_flag
 from pipelines.queries.label_lists import read_labels, read_templates
@@ -31,6 +32,7 @@ def parser() -> Parser:
     add_model_flags(flags)
     _add_output_flags(flags)
     add_device_flag(flags)
+    add_engine_flags(group(flags, "running").add_argument)
     return flags
 
 

@@ -23,6 +23,8 @@ from pipelines.manifests.request import ManifestRequest
 from pipelines.output.layout import OutputLayout
 from pipelines.output.write_units import WriteUnits, WrittenBy
 from pipelines.ownership.lock import Part, check_held
+from pipelines.probes.head import Head
+from pipelines.probes.heads_of import head_fields, heads_of
 from pipelines.records import Unit, UnitResult
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.resume import check_not_own, check_replay
@@ -85,15 +87,15 @@ def plan_of(config: EmbedConfig) -> Plan:
 def layout_of(plan: Plan, models: RunModels, config: EmbedConfig, run: str = "") -> OutputLayout:
     """Returns where and what a run, of that id, writes."""
     kept = list(plan.kept)
-    dims = [model.config.embed_dim for model in models.loaded]
+    heads = heads_for(models, config, [field.name for field in kept])
     return OutputLayout(
         run=run,
         root=config.output,
         embeddings=embeddings_schema(
-            dict(zip(models.names, dims, strict=True)),
+            _dims(models),
             config.embedding_dtype,
             scores_only=config.scores_only,
-            kept=kept,
+            kept=[*kept, *head_fields(heads)],
             image_fields=[column.field for column in image_columns()],
         ),
         rejects=rejects_schema(kept),
@@ -119,7 +121,30 @@ def embed_rows_of(
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding or isolate,
         run=run,
+        heads=heads_for(models, config),
     )
+
+
+def heads_for(
+    models: RunModels, config: EmbedConfig, taken: Sequence[str] = ()
+) -> tuple[Head, ...]:
+    """Reads the heads of a run.
+
+    Args:
+        taken: columns that there are already.
+
+    Raises:
+        HeadError, OSError: if one cannot be read, or does not fit the run's models.
+    """
+    if not config.head and not config.head_activation:
+        return ()
+    fingerprint = models.fingerprint(config.decode)
+    return heads_of(config.head, config.head_activation, _dims(models), fingerprint, taken)
+
+
+def _dims(models: RunModels) -> dict[str | None, int]:
+    dims = [model.config.embed_dim for model in models.loaded]
+    return dict(zip(models.names, dims, strict=True))
 
 
 def reader_of(
@@ -172,5 +197,9 @@ def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
     names = ("decode", "deep_images", "embedding_dtype", "keep_columns", "scores_only")
     values = {name: getattr(config, name) for name in names}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-    added = {"image_columns": list(added_columns())} if added_columns() else {}
+    added: dict[str, Any] = {}
+    if added_columns():
+        added["image_columns"] = list(added_columns())
+    if config.head:
+        added["heads"] = {head.name: head.sha256 for head in heads_for(models, config)}
     return redacted(models.fingerprint(config.decode) | values | lists | added)

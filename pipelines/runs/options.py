@@ -24,6 +24,7 @@ from pipelines.images.sources import check_prefix
 from pipelines.images.trust import MANIFESTS, add_replay_flags
 from pipelines.manifests.formats import format_names
 from pipelines.ownership.parts import Part, add_part_flag
+from pipelines.probes.heads_of import add_head_flags
 from schemas.manifest import AUTO, IMAGE_ENCODINGS
 from schemas.rejects import Reason
 
@@ -111,6 +112,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="greyscale images of 16 or 32 bits or floats: clipped at 255 as the original does, "
         "or rejected [clip]",
     )
+    add_head_flags(group(parser, "model"))
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -216,6 +218,8 @@ class EmbedConfig:
     image_policy: str
     isolate_decoding: bool
     deep_images: str
+    head: tuple[str, ...]
+    head_activation: tuple[str, ...]
     engine: EngineChoice
     part: Part | None
 
@@ -292,7 +296,13 @@ def _config(found: argparse.Namespace) -> EmbedConfig:
     values: dict[str, Any] = vars(found)
     values["model"] = models_of(values["model"])
     values["part"] = Part.parse(found.part) if found.part else None
-    for name in ("manifest", "allow_images_from", "allow_manifests_from"):
+    for name in (
+        "manifest",
+        "allow_images_from",
+        "allow_manifests_from",
+        "head",
+        "head_activation",
+    ):
         values[name] = tuple(values[name])
     for name in ("keep_columns", "only_reasons"):
         parts = ",".join(values[name]).split(",")

@@ -49,7 +49,7 @@ def test_nothing_lands_in_a_file_that_took_the_place_of_a_closed_stream(tmp_path
 def test_command_works_with_closed_streams(tmp_path, scored_run, closed):
     flags = ["--input", scored_run, "--output", tmp_path / "kept", "--min_similarity", "-1"]
     assert run("-m", "pipelines.cli", "filter", *flags, closed=closed).returncode == 0
-    assert (tmp_path / "kept" / "filter.json").exists()
+    assert (tmp_path / "kept" / "run.json").exists()
 
 
 @pytest.mark.parametrize("command", ["embed", "check", "demo", "classify"])

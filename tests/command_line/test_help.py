@@ -10,7 +10,7 @@ from pipelines.runs.options import EmbedOptions
 
 GROUPS = ["input", "model", "output", "running"]
 OF_ONE_COMMAND = ["conditions", "content", "labels", "query", "training"]
-TAKE_BEAM_FLAGS = {"check", "embed", "filter", "classify", "search", "report", "export"}
+TAKE_BEAM_FLAGS = {"check", "embed", "filter", "heads", "classify", "search", "report", "export"}
 OF_THE_MACHINE = ("device", "threads")  # defaults that are not the same everywhere
 
 

@@ -41,7 +41,7 @@ def test_table_shows_both_kinds_and_the_auroc(made):
 
 def test_filter_keeps_a_share_and_no_swapped_caption(made):
     truth = {t["uid"]: t for t in map(json.loads, (made / "sample" / TRUTH).open())}
-    kept = ds.dataset(made / "filtered" / "kept").to_table()["uid"].to_pylist()
+    kept = ds.dataset(made / "filtered" / "embeddings").to_table()["uid"].to_pylist()
     assert 0.7 * 200 < len(kept) < 0.85 * 200
     swapped = [uid for uid in kept if truth[uid]["swap"] != "none"]
     told = demo.swaps_kept(made / "sample", made / "filtered")

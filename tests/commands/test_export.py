@@ -232,12 +232,32 @@ def test_laion_columns_have_the_published_types(run):
     types = {field.name: str(field.type) for field in table.schema}
     expected = {"SAMPLE_ID": "int64", "URL": "string", "TEXT": "string", "HEIGHT": "int32"}
     expected |= {"WIDTH": "int32", "similarity": "double", "uid": "string", "language": "string"}
+    expected |= {"LICENSE": "string", "NSFW": "string"}
+    names = ["SAMPLE_ID", "URL", "TEXT", "HEIGHT", "WIDTH", "LICENSE", "NSFW", "similarity"]
+    assert table.schema.names[:8] == names
     assert {name: types[name] for name in expected} == expected
     before = embeddings(run)
     assert table["WIDTH"].to_pylist() == before["original_width"].to_pylist()
     assert table["similarity"].to_pylist() == before["similarity"].to_pylist()
     ids = table["SAMPLE_ID"].to_pylist()
     assert len(set(ids)) == 60 and min(ids) >= 0
+
+
+def test_licence_and_what_heads_made_have_the_names_of_laion(tmp_path):
+    kept = [("license", pa.string()), ("Nsfw", pa.float32()), ("aesthetic", pa.float32())]
+    row = {"license": "CC0", "Nsfw": 0.25, "aesthetic": 5.5}
+    run = write_scored(tmp_path / "run", [[row]], kept=[pa.field(*field) for field in kept])
+    [found] = ds.dataset(exported(run, "laion") / "metadata").to_table().to_pylist()
+    scores = found["LICENSE"], found["NSFW"], found["punsafe"], found["AESTHETIC_SCORE"]
+    assert scores == ("CC0", None, 0.25, 5.5)
+    assert not {"license", "Nsfw", "aesthetic"} & set(found)
+
+
+def test_tag_of_unsafe_images_is_kept_as_text(tmp_path):
+    kept = [pa.field("NSFW", pa.string())]
+    run = write_scored(tmp_path / "run", [[{"NSFW": "UNLIKELY"}]], kept=kept)
+    [found] = ds.dataset(exported(run, "laion") / "metadata").to_table().to_pylist()
+    assert found["NSFW"] == "UNLIKELY" and "punsafe" not in found
 
 
 def test_decimal_uid_is_the_sample_id(tmp_path):

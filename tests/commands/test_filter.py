@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import cli
-from pipelines import filter as filtering
+from pipelines import filter as command
 from pipelines.command_line.exits import RunnerError
-from pipelines.curation import kept_mask
+from pipelines.curation import filtering, kept_mask
 from pipelines.output.layout import FINGERPRINT_KEY
 from pipelines.output.scored_tables import open_tables
 from scored_runs import filtered, write_scored
@@ -36,7 +36,7 @@ def scored(tmp_path):
 
 
 def kept(output):
-    table = ds.dataset(output / "kept", ignore_prefixes=["."]).to_table()
+    table = ds.dataset(output / "embeddings", ignore_prefixes=["."]).to_table()
     return table["uid"].to_pylist()
 
 
@@ -44,12 +44,12 @@ def test_kept_rows_have_all_columns_and_the_order_of_the_run(scored, capsys):
     out = scored / "out"
     assert filtered(scored, "--output", str(out), "--min_similarity", "0.5") == 0
     assert kept(out) == [UIDS[0], UIDS[2], UIDS[4], UIDS[5]]
-    assert sorted(path.name for path in (out / "kept").iterdir()) == [
+    assert sorted(path.name for path in (out / "embeddings").iterdir()) == [
         "unit-0.parquet",
         "unit-2.parquet",
     ]
     before = pq.read_table(scored / "run" / "embeddings" / "unit-0.parquet")
-    after = pq.read_table(out / "kept" / "unit-0.parquet")
+    after = pq.read_table(out / "embeddings" / "unit-0.parquet")
     assert after.equals(before.take([0, 2])) and after.schema.equals(before.schema)
     assert json.loads(after.schema.metadata[FINGERPRINT_KEY]) == {"checkpoint_sha256": "c0ffee"}
     assert capsys.readouterr().out.splitlines() == [
@@ -73,19 +73,28 @@ def test_uids_are_a_sorted_structured_array_that_numpy_loads(scored):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_filter_json_holds_conditions_counts_and_provenance(scored):
+def test_run_json_holds_conditions_counts_and_provenance(scored):
     out = scored / "out"
     flags = ("--where", "similarity < 0.8", "--where", "text <> 'caption 1'", "--dedup", "exact")
     assert filtered(scored, "--output", str(out), *flags, "--top_fraction", "0.5") == 0
-    record = json.loads((out / "filter.json").read_text())
-    assert [(step["condition"], step["rows"]) for step in record["steps"]] == [
+    record = json.loads((out / "run.json").read_text())
+    kept_from = record["kept_from"]
+    assert [(step["condition"], step["rows"]) for step in kept_from["steps"]] == [
+        ("read", 8),
         ("embedded", 6),
         ("where similarity < 0.8", 5),
         ("where text <> 'caption 1'", 4),
         ("similarity >= 0.5 (top 0.5)", 3),
         ("one row for each image", 3),
     ]
-    assert record["options"]["top_fraction"] == 0.5 and record["options"]["dedup"] == "exact"
+    assert kept_from["options"]["top_fraction"] == 0.5 and kept_from["run"] == str(scored / "run")
+    assert record["counts"] == {
+        "units": 2,
+        "rows_read": 3,
+        "embedded": 3,
+        "rejected": 0,
+        "rejects_by_reason": {},
+    }
     assert record["fingerprint"] == {"checkpoint_sha256": "c0ffee"}
 
 
@@ -114,7 +123,7 @@ def test_output_is_kept_unless_it_may_be_overwritten(scored, capsys):
     assert "is there already; pass `--overwrite`" in capsys.readouterr().err
     assert filtered(scored, "--output", out, "--min_similarity", "0.8", "--overwrite") == 0
     assert kept(scored / "out") == [UIDS[0]]
-    assert len(list((scored / "out" / "kept").iterdir())) == 1
+    assert len(list((scored / "out" / "embeddings").iterdir())) == 1
 
 
 def test_lists_are_steps_before_all_others_and_those_of_another_kind_are_told(scored, capsys):
@@ -129,8 +138,9 @@ def test_lists_are_steps_before_all_others_and_those_of_another_kind_are_told(sc
     said = capsys.readouterr().out
     assert f"no match   no line of {other} named a row; is it of another kind?" in said
     assert said.count("no match") == 1
-    record = json.loads((out / "filter.json").read_text())
+    record = json.loads((out / "run.json").read_text())["kept_from"]
     assert [(step["condition"], step["rows"]) for step in record["steps"]] == [
+        ("read", 8),
         ("embedded", 6),
         (f"in keep list {keep}", 4),
         (f"not in drop list {drop}", 3),
@@ -143,11 +153,13 @@ def test_lists_are_steps_before_all_others_and_those_of_another_kind_are_told(sc
     assert re.search(r"in keep list .* 4 ", capsys.readouterr().out)
 
 
-def test_nothing_kept_is_no_error(scored):
+def test_nothing_kept_is_no_error(scored, capsys):
     out = scored / "out"
     assert filtered(scored, "--output", str(out), "--min_similarity", "1") == 0
-    assert not (out / "kept").exists() and len(np.load(out / "uids.npy")) == 0
-    assert json.loads((out / "filter.json").read_text())["steps"][-1]["rows"] == 0
+    assert not (out / "embeddings").exists() and len(np.load(out / "uids.npy")) == 0
+    assert json.loads((out / "run.json").read_text())["counts"]["embedded"] == 0
+    argv = ["filter", "--input", str(out), "--dry_run", "--min_similarity", "0"]
+    assert cli.main(argv) == 2 and "has no rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [("--top_fraction", "0.3"), ("--dedup", "near")])
@@ -214,10 +226,10 @@ def test_kept_rows_are_a_manifest_again(tmp_path, model_dir, write):
     assert (
         filtered(tmp_path, "--output", str(tmp_path / "out"), "--where", "source_row % 2 = 1") == 0
     )
-    assert run(tmp_path / "out" / "kept", tmp_path / "again", model_dir) == 0
+    assert run(tmp_path / "out" / "embeddings", tmp_path / "again", model_dir) == 0
     again, first = (
         ds.dataset(root, ignore_prefixes=["."]).to_table().sort_by("source_row")
-        for root in (tmp_path / "again" / "embeddings", tmp_path / "out" / "kept")
+        for root in (tmp_path / "again" / "embeddings", tmp_path / "out" / "embeddings")
     )
     columns = ["uid", "source", "source_row", "text", "sha256"]
     assert again.num_rows > 0 and again.select(columns).equals(first.select(columns))
@@ -269,21 +281,6 @@ def test_float16_embeddings_can_be_asked_for(tmp_path, capsys):
     assert re.search(r"where image_embedding.* 1 ", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("place", ["out", "out/kept", "out/kept/"])
-def test_what_a_filter_wrote_is_no_input_and_what_to_do_is_said(scored, capsys, place):
-    assert filtered(scored, "--output", str(scored / "out"), "--min_similarity", "0.5") == 0
-    argv = ["filter", "--input", f"{scored}/{place}", "--dry_run", "--min_similarity", "0.6"]
-    assert cli.main(argv) == 2
-    error = capsys.readouterr().err
-    assert "filter the run it came from by all conditions at once, or embed its `kept`" in error
-
-
-def test_output_may_lie_in_the_run(scored):
-    run = scored / "run"
-    assert filtered(scored, "--output", str(run), "--min_similarity", "0.5") == 0
-    assert filtered(scored, "--dry_run", "--min_similarity", "0.5") == 0
-
-
 def test_progress_reaches_its_total_though_a_file_keeps_nothing(scored, monkeypatch):
     """Rows of the first file alone are above 0.8, and three passes are made."""
     seen = []
@@ -307,7 +304,7 @@ def test_credentials_reach_neither_messages_nor_files(scored, capsys):
     assert cli.main(argv) == 0
     assert cli.main([*argv[:2], f"{root}/absent", *argv[3:]]) == 2
     said = capsys.readouterr()
-    record = files.cat_file("/user:secret@filter/out/filter.json").decode()
+    record = files.cat_file("/user:secret@filter/out/run.json").decode()
     assert "output     memory://…@filter/out" in said.out and "…filter/absent" in said.err
     assert "secret" not in said.out + said.err + record
 
@@ -370,6 +367,6 @@ def test_filter_starts_without_torch_or_beam():
 def test_waterfall_of_nothing_at_all_divides_by_nothing(tmp_path):
     write_scored(tmp_path / "run", [[]])
     tables = open_tables(str(tmp_path / "run"))
-    assert "embedded             0     0.0%" in filtering.waterfall(
-        filtering.Selection(tables.embeddings), 0
+    assert "embedded             0     0.0%" in command.waterfall(
+        tables, kept_mask.Selection(tables.embeddings)
     )

@@ -51,7 +51,7 @@ COMMANDS = ("sample", "convert", "verify", "check", "embed",
 TABLES = {
     "sample": "sample",
     "embed": "run/embeddings",
-    "filter": "kept/kept",
+    "filter": "kept/embeddings",
     "classify": "labels/labels",
     "export": "export/scores",
 }

@@ -3,9 +3,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipelines.curation.exact_duplicates import exact_duplicates
+from pipelines.curation.duplicates.exact import exact_duplicates
+from pipelines.curation.duplicates.near import choose_hashing, near_duplicates
 from pipelines.curation.kept_mask import Selection
-from pipelines.curation.near_duplicates import choose_hashing, near_duplicates
 from pipelines.output.scored_tables import open_tables
 from scored_runs import write_scored
 

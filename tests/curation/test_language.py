@@ -5,8 +5,9 @@ import pytest
 
 from pipelines.command_line import optional_packages
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.curation import language
-from pipelines.curation.language import english_rule
+from pipelines.curation.recipes import language
+from pipelines.curation.recipes.language import english_rule
+from pipelines.curation.recipes.presets import FASTTEXT
 from scored_runs import filtered, write_scored
 
 TEXTS = {
@@ -45,7 +46,7 @@ def test_basic_filter_of_datacomp_keeps_english(scored, capsys):
 
 
 def test_without_the_extra_the_rule_is_left_out_and_said_to_be(scored, capsys, monkeypatch):
-    monkeypatch.setattr(language, "_PACKAGE", "not_there")
+    monkeypatch.setitem(language.PACKAGES, FASTTEXT, "not_there")
     assert filtered(scored, "--dry_run", "--preset", "datacomp-basic") == 0
     said = capsys.readouterr().out
     assert "caption in English" not in said
@@ -65,7 +66,7 @@ def test_extra_that_is_there_in_part_is_one_sentence(scored, capsys, monkeypatch
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("import fasttext_that_is_not_there")
     monkeypatch.syspath_prepend(package.parent)
-    monkeypatch.setattr(language, "_PACKAGE", "in_part")
+    monkeypatch.setitem(language.PACKAGES, FASTTEXT, "in_part")
     assert filtered(scored, "--dry_run", "--preset", "datacomp-basic") == 2
     error = capsys.readouterr().err
     assert 'pip install "clip-beam[language]"' in error and error.count("\n") == 1

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.curation import not_near
-from pipelines.curation.not_near import near_any, not_near_rule
+from pipelines.curation.duplicates import not_near
+from pipelines.curation.duplicates.not_near import near_any, not_near_rule
 from pipelines.output.scored_tables import open_tables
 from scored_runs import filtered, write_scored
 
@@ -53,13 +53,16 @@ def test_rows_near_another_run_are_a_step_behind_the_score(tmp_path, capsys):
     assert filtered(tmp_path, "--output", str(tmp_path / "out"), *flags) == 0
     expected = int((own @ tests.T < np.float32(0.95)).all(axis=1).sum())
     assert expected < 58
-    steps = json.loads((tmp_path / "out/filter.json").read_text())["steps"]
+    steps = json.loads((tmp_path / "out/run.json").read_text())["kept_from"]["steps"]
     assert [(step["condition"], step["rows"]) for step in steps] == [
+        ("read", 60),
         ("embedded", 60),
         ("similarity >= 0.0", 60),
         (f"no image of {other} within cosine 0.95", expected),
     ]
-    table = pa.concat_tables(pq.read_table(p) for p in sorted((tmp_path / "out/kept").iterdir()))
+    table = pa.concat_tables(
+        pq.read_table(p) for p in sorted((tmp_path / "out/embeddings").iterdir())
+    )
     assert not {"row-3", "row-7", "row-40"} & set(table["uid"].to_pylist())
     assert filtered(tmp_path, "--dry_run", *flags, "--not_near_cosine", "0.9999999") == 0
     assert re.search(r"within cosine 0.9999999 +58 ", capsys.readouterr().out)

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.curation.rules import PRESETS, similarity_rule
+from pipelines.curation.recipes.presets import PRESETS
+from pipelines.curation.rules import similarity_rule
 from pipelines.curation.sql_rules import MAX_DEPTH, PredicateError, sql_rule
 
 SCHEMA = pa.schema(

@@ -18,7 +18,7 @@ from scored_runs import write_scored
 
 # Command, the names it writes in its output, and one that it surely writes.
 COMMANDS = {
-    "filter": (["--min_similarity", "0"], "kept"),
+    "filter": (["--min_similarity", "0"], "embeddings"),
     "datacomp": (["--format", "datacomp", "--datacomp_key", "b32"], "metadata"),
     "clip_retrieval": (["--format", "clip_retrieval"], "img_emb"),
     "laion": (["--format", "laion"], "metadata"),
@@ -119,7 +119,7 @@ def test_files_beside_the_tables_are_nobodys_business(scene, tmp_path, model_dir
     assert notes.exists() and table.exists()
 
 
-@pytest.mark.parametrize("name", ["filter.json", "uids.npy"])
+@pytest.mark.parametrize("name", ["run.json", "uids.npy"])
 def test_record_of_others_under_a_name_of_ours_is_foreign(scene, tmp_path, model_dir, capsys, name):
     if name == "uids.npy":
         np.save(tmp_path / name, np.zeros(3, np.dtype("u8,u8")))

@@ -13,7 +13,8 @@ from PIL import Image
 from helpers import encode_image, make_image, plan
 from pipelines.images.trust import Trust
 from pipelines.output.unit_record import UNIT_KEY, unit_to_json
-from pipelines.pages.thumbnails import SIDE, source_units, thumbnails
+from pipelines.pages.thumbnails import SIDE, thumbnails
+from pipelines.shards.originals import source_units
 
 MINE = Trust(run=True)
 

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from pipelines.curation.exact_duplicates import scores_of
+from pipelines.curation.duplicates.exact import scores_of
 from pipelines.curation.kept_mask import Selection
 from pipelines.output.scored_tables import embedding_matrix
 
