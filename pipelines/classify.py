@@ -21,7 +21,7 @@ from clip_core import zero_shot
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
-from pipelines.engine.per_file import Workers, over_files, parse_with_engine
+from pipelines.engine.per_file import Workers, chosen_slots, over_files, parse_with_engine
 from pipelines.images.trust import IMAGES, MANIFESTS, TRUST
 from pipelines.output.overwriting import check_room, make_room
 from pipelines.output.scored_tables import (
@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser()
     options, rest = flags.parse_known_args(argv)
     if options.manifest:
-        return _embed_first(options, rest) or _classify(options, None)
+        slots = chosen_slots(flags, options, None)
+        return _embed_first(options, rest) or _classify(options, slots)
     return _classify(*parse_with_engine(flags, argv))
 
 
@@ -124,8 +125,9 @@ def _embed_first(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     if not options.model:
         raise ValueError("expected `--model` with `--manifest`, got none; name one")
-    own = ("model", "arch", "activation", "vocab", "model_cache", "device")
-    given = {name: getattr(options, name) for name in own if getattr(options, name)}
+    own = ["model", "arch", "activation", "vocab", "model_cache", "device"]
+    own += ["engine", "slots", "ray_address"]
+    given = {name: str(getattr(options, name)) for name in own if getattr(options, name)}
     argv = [part for name, value in given.items() for part in (f"--{name}", value)]
     argv += [part for uri in options.manifest for part in ("--manifest", uri)]
     argv += [part for uri in options.allow_images_from for part in (IMAGES, uri)]

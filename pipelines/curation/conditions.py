@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import place, readable_place
@@ -87,7 +86,8 @@ def config_of(options: argparse.Namespace) -> FilterConfig:
     Raises:
         ValueError: if a value is out of its range, or there is no condition.
     """
-    values: dict[str, Any] = vars(options)
+    every, own = vars(options), {field.name for field in fields(FilterConfig)}
+    values = {name: value for name, value in every.items() if name in own}
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     within = tuple(name.strip() for name in (options.within or "").split(",") if name.strip())
     return FilterConfig(**values | lists | {"within": within})

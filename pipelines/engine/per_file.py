@@ -43,17 +43,24 @@ def parse_with_engine(
     argv = sys.argv[1:] if argv is None else argv
     found, rest = flags.parse_known_args(argv)
     if not rest:
-        return found, _chosen(flags, found, None)
+        return found, chosen_slots(flags, found, None)
     from pipelines.engine.beam_options import named_runner, read_beam_flags, runs_here
 
     options = read_beam_flags(rest, flags, rest, used=("--temp_location",))
-    slots = _chosen(flags, found, named_runner(rest))
+    slots = chosen_slots(flags, found, named_runner(rest))
     if slots is None and not runs_here(options) and not _temp_location(options):
         flags.error("expected `--temp_location`, where workers elsewhere leave results")
     return found, slots or options
 
 
-def _chosen(flags: Parser, found: argparse.Namespace, runner: str | None) -> EngineChoice | None:
+def chosen_slots(
+    flags: Parser, found: argparse.Namespace, runner: str | None
+) -> EngineChoice | None:
+    """Returns the engine that flags name, if it has slots; what does not fit ends the program.
+
+    Args:
+        runner: of Beam, where one was named.
+    """
     try:
         choice = engine_choice(found, runner)
     except ValueError as error:

@@ -12,20 +12,14 @@ from graphs import element_types
 from pipelines import cli
 from pipelines.engine import beam_options
 from pipelines.engine.per_file import over_files, parse_with_engine
+from pipelines.engine.slots.choice import EngineChoice
 from pipelines.search import parser
 from pipelines.storage import listing
 from scored_runs import write_scored
+from slot_work import double, fail
 
 RUNNER = ("--runner", "FnApiRunner")
 UNITS = ([0, 1, 2, 3], [], [4, 5], [6])
-
-
-def double(number):
-    return 2 * number
-
-
-def fail(number):
-    raise OSError(f"no room for {number}")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,11 @@ def files(root):
     }
 
 
-@pytest.mark.parametrize("options", [None, PipelineOptions(RUNNER)], ids=["loop", "beam"])
+@pytest.mark.parametrize(
+    "options",
+    [None, PipelineOptions(RUNNER), EngineChoice("processes", 2)],
+    ids=["loop", "beam", "slots"],
+)
 def test_results_come_in_order_and_faults_come_through(options):
     assert list(over_files(double, [3, 1, 2], options)) == [6, 2, 4]
     assert list(over_files(double, [], options)) == []
@@ -127,6 +125,23 @@ def test_runner_finds_and_counts_what_the_loop_does(run, tmp_path, capsys):
         argv = ["report", "--input", str(run), "--output", str(page), "--thumbnails", "2"]
         assert cli.main([*argv, *more]) == 0
     assert pages[0].read_text() == pages[1].read_text()
+
+
+def test_slots_write_the_files_that_the_loop_writes(run, tmp_path, capsys):
+    slots = ("--engine", "processes", "--slots", "2")
+    filtering = ("filter", "--where", "similarity > 0.15", "--top_fraction", "0.5")
+    for name, *flags in (filtering, ("export", "--format", "laion")):
+        for output, more in (("loop", ()), ("slots", slots)):
+            output = str(tmp_path / name / output)
+            assert cli.main([name, "--input", str(run), "--output", output, *flags, *more]) == 0
+        found = files(tmp_path / name / "loop")
+        assert found and found == files(tmp_path / name / "slots")
+    capsys.readouterr()
+    argv = ["search", "--input", str(run), "--text", "a red circle", "--top_k", "3"]
+    assert cli.main(argv) == 0
+    expected = capsys.readouterr().out
+    assert cli.main([*argv, *slots]) == 0
+    assert capsys.readouterr().out == expected
 
 
 def test_no_beam_flag_means_no_beam(run):

@@ -33,3 +33,11 @@ def act(item):
     elif what == "environment":
         return os.environ.get(value), os.getpid(), os.getsid(0)
     return value
+
+
+def double(number):
+    return 2 * number
+
+
+def fail(number):
+    raise OSError(f"no room for {number}")
