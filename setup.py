@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 
 BASE = [
     "apache-beam>=2.77,<3",
+    "cloudpickle>=3",
     "fsspec>=2024.6",
     "ftfy>=6.3.1,<7",
     "gcsfs>=2024.6",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import queue
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
+
+import cloudpickle
 
 from pipelines.engine.slots.messages import Dead
 from pipelines.engine.slots.work import Work
@@ -76,7 +79,7 @@ class ProcessSlot:
             stderr=self._stderr,
         )
         theirs.close()  # else its death would not end `recv`
-        self.send(work)
+        self.send(cloudpickle.dumps(work))
         threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
 
     def send(self, message: Any) -> None:
@@ -127,7 +130,7 @@ def main(fd: int, launcher: int, cores: int) -> None:
     return_freed_memory()
     use_cores(cores)  # before anything is imported that counts them
     link = Connection(fd)
-    live(link.recv(), link.send, link.recv)
+    live(pickle.loads(link.recv()), link.send, link.recv)  # made by this very run
     os._exit(1)
 
 

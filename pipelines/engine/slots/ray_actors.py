@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+
 from pipelines.command_line.optional_packages import require
 from pipelines.engine.cores import usable_cores, use_cores
 from pipelines.engine.slots.choice import EngineChoice, Share
@@ -117,7 +119,7 @@ class ActorSlot:
     def __init__(self, ray: Any, actor: Any, engine: Actors, inbox: queue.SimpleQueue[Any]) -> None:
         self._ray, self._actor = ray, actor
         stream = actor.messages.options(num_returns="streaming").remote(
-            pickle.dumps(engine.work), engine.cores, _OMP in os.environ
+            cloudpickle.dumps(engine.work), engine.cores, _OMP in os.environ
         )
         threading.Thread(target=self._listen, args=(stream, inbox), daemon=True).start()
 

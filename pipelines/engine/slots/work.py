@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Work(Protocol):
-    """Something that a slot loads once and does over and over; it travels by pickle."""
+    """Something that a slot loads once and does over and over; it travels by cloudpickle."""
 
     def load(self) -> None:
         """Loads what every item needs."""
