@@ -1,9 +1,10 @@
-"""`clip-beam search`: the rows of a run whose images are nearest to a text or an image."""
+"""`clip-beam search`: the rows of a run whose images, or captions, are nearest to what is asked."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,7 @@ from pipelines.pages.thumbnails import (
     thumbnails,
 )
 from pipelines.queries.distinct import KINDS, NEAR_COSINE, distinct_rows
-from pipelines.queries.nearest import nearest_rows
+from pipelines.queries.nearest import CAPTIONS, IMAGES, nearest_of_each
 from pipelines.queries.query_model import add_device_flag, add_model_flags, load_query_model
 from pipelines.records import RowFault
 from pipelines.shards.originals import source_units
@@ -45,7 +46,16 @@ if TYPE_CHECKING:
     from clip_core.loading import ClipModel
 
 TOP_K = 10
+AMONG = {"images": IMAGES, "captions": CAPTIONS}
 WIDTHS = {"uid": 32, "url": 32, "text": 60}  # characters of the table's columns
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is looked for: words, or an encoded image and where it came from."""
+
+    name: str
+    image: bytes | None
 
 
 @exits.command
@@ -54,20 +64,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, workers = parse_with_engine(parser(), argv)
     try:
         tables, trust = _checked_tables(options), trust_of(options, options.input)
-        image = _read_image(options.image) if options.image else None
-        query = _embed(load_query_model(tables, options), options.text, image)
+        asked = [Asked(text, None) for text in options.text]
+        asked += [Asked(uri, _read_image(uri)) for uri in options.image]
+        queries = _embed(load_query_model(tables, options), asked)
     except (ValueError, OSError, ImportError, RowFault) as error:
         return exits.fail("search", str(error), exits.status_before(error))
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
+<<<<<<< HEAD
             rows = _found(tables, query, options, workers, count)
         print(table(rows))
+=======
+            found = _found(tables, queries, options, beam_options, count)
+        print(tables_of(asked, found))
+>>>>>>> h31
         if options.html:
-            pictures = _pictures(tables, rows, trust)
-            page = _gallery(tables, rows, pictures, total, options.text, image)
+            pictures = [_pictures(tables, rows, trust) for rows in found]
+            page = _gallery(tables, asked, found, pictures, total)
             writing.write_atomically(options.html, page.encode())
-            print("\n".join(["", *remedy_lines(pictures), f"gallery    {redact(options.html)}"]))
+            remedies = remedy_lines([picture for part in pictures for picture in part])
+            print("\n".join(["", *remedies, f"gallery    {redact(options.html)}"]))
     except (ScoredTablesError, OSError) as error:
         return exits.fail("search", str(error), exits.status_of(error))
     return 0
@@ -84,10 +101,27 @@ def parser() -> Parser:
     add_input_flag(input_flags)
     add_incomplete_flag(input_flags)
     add_trust_flags(input_flags)
-    query = group(flags, "query").add_mutually_exclusive_group()
-    query.add_argument("--text", metavar="WORDS", help="what to look for, in words")
-    query.add_argument(
-        "--image", type=readable_place, metavar="URI", help="what to look for, as an image"
+    add = group(flags, "query").add_argument
+    add(
+        "--text",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="what to look for, in words; repeatable",
+    )
+    add(
+        "--image",
+        action="append",
+        default=[],
+        type=readable_place,
+        metavar="URI",
+        help="what to look for, as an image; repeatable",
+    )
+    add(
+        "--among",
+        choices=tuple(AMONG),
+        default="images",
+        help="what is compared with it [images]",
     )
     add_model_flags(flags)
     add = group(flags, "output").add_argument
@@ -106,14 +140,32 @@ def parser() -> Parser:
 
 def _found(
     tables: ScoredTables,
-    query: np.ndarray,
+    queries: np.ndarray,
     options: argparse.Namespace,
     workers: Workers | None,
     progress: Callable[[int], object],
-) -> list[ScoredRow]:
+) -> list[list[ScoredRow]]:
+    top_k, column = options.top_k, AMONG[options.among]
     if options.distinct is None:
+<<<<<<< HEAD
         return nearest_rows(tables, query, options.top_k, workers, progress)
     return distinct_rows(tables, query, options.top_k, options.distinct, workers, progress)
+=======
+        return nearest_of_each(tables, queries, top_k, column, beam_options, progress)
+    counts = [progress, *[lambda rows: None] * len(queries)]  # the rows of the first pass
+    return [
+        distinct_rows(tables, query, top_k, options.distinct, beam_options, count)
+        for query, count in zip(queries, counts, strict=False)
+    ]
+
+
+def tables_of(asked: Sequence[Asked], found: Sequence[Sequence[ScoredRow]]) -> str:
+    """Returns a table for each query; of several each with a line that says which."""
+    if len(asked) == 1:
+        return table(found[0])
+    parts = zip(asked, found, strict=True)
+    return "\n\n".join(f"query      {_plain(one.name)}\n{table(rows)}" for one, rows in parts)
+>>>>>>> h31
 
 
 def table(rows: Sequence[ScoredRow]) -> str:
@@ -140,18 +192,23 @@ def _plain(value: str | None) -> str:
     return "".join(c if c.isprintable() else " " for c in value) if value else "-"
 
 
-def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarray:
-    """Returns the query [dim] float32, L2-normalised.
+def _embed(model: ClipModel, asked: Sequence[Asked]) -> np.ndarray:
+    """Returns the queries [queries, dim] float32, L2-normalised.
 
     Raises:
         RowFault: if the image cannot be decoded.
     """
     from clip_core.inference.encoding import encode_pixels, encode_tokens
 
-    if image is not None:
-        pixels = decode_image(image, [model.preprocessing], DecodeLimits()).pixels[0]
-        return encode_pixels(model.clip, pixels[None])[0]
-    return encode_tokens(model.clip, model.tokenizer.tokenize([text or ""], truncate=True))[0]
+    vectors = []
+    for one in asked:
+        if one.image is None:
+            tokens = model.tokenizer.tokenize([one.name], truncate=True)
+            vectors.append(encode_tokens(model.clip, tokens)[0])
+        else:
+            pixels = decode_image(one.image, [model.preprocessing], DecodeLimits()).pixels[0]
+            vectors.append(encode_pixels(model.clip, pixels[None])[0])
+    return np.stack(vectors)
 
 
 def _read_image(uri: str) -> bytes:
@@ -173,34 +230,42 @@ def _pictures(tables: ScoredTables, rows: Sequence[ScoredRow], trust: Trust) -> 
 
 def _gallery(
     tables: ScoredTables,
-    rows: Sequence[ScoredRow],
-    pictures: Sequence[Thumbnail],
+    asked: Sequence[Asked],
+    found: Sequence[Sequence[ScoredRow]],
+    pictures: Sequence[Sequence[Thumbnail]],
     total: int,
-    text: str | None,
-    image: bytes | None,
 ) -> str:
+    names = [one.name if one.image is None else None for one in asked]
     return render(
         "search.html",
-        title=text or "Nearest to this image",
-        text=text,
+        title=names[0] or "Nearest to this image",
         root=redact(tables.root),
         rows_read=f"{total:,}",
-        picture=thumbnail_uri(image) if image is not None else None,
-        pairs=list(zip(rows, pictures, strict=True)),
+        queries=[
+            {
+                "text": name,
+                "picture": None if one.image is None else thumbnail_uri(one.image),
+                "pairs": list(zip(rows, shown, strict=True)),
+            }
+            for name, one, rows, shown in zip(names, asked, found, pictures, strict=True)
+        ],
     )
 
 
 def _checked_tables(options: argparse.Namespace) -> ScoredTables:
     if options.top_k < 1:
         raise ValueError(f"`--top_k` must be a positive int, got {options.top_k}")
-    if options.text is None and options.image is None:
+    if not options.text and not options.image:
         raise ValueError("expected `--text` or `--image`, got neither; say what to look for")
-    if options.text is not None and not options.text.strip():
+    if not all(map(str.strip, options.text)):
         raise ValueError("expected words as `--text`, got a blank one")
+    if options.distinct and options.among != "images":
+        raise ValueError("`--distinct` tells images apart; leave it out with `--among captions`")
     if options.html:
         require("jinja2", "galleries")
     tables = open_whole(options.input, options.allow_incomplete).of_model(options.model_name)
-    check_columns(tables.schema, [tables.column("image_embedding")], tables.embeddings[0])
+    columns = [tables.column(AMONG[options.among])]
+    check_columns(tables.schema, columns, tables.embeddings[0])
     return tables
 
 

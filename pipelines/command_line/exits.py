@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -55,8 +56,24 @@ class RunnerError(OSError):
 
 
 def status_of(error: Exception) -> int:
-    """Returns the exit status for what went wrong in the midst of the work."""
+    """Returns the exit status for what went wrong in the midst of the work.
+
+    Raises:
+        BrokenPipeError: if nobody reads stdout any more, which is nothing to complain of.
+    """
+    if isinstance(error, BrokenPipeError) and _reader_is_gone():
+        raise error
     return WRONG_USAGE if isinstance(error, RunnerError) else FAILED
+
+
+def _reader_is_gone() -> bool:
+    """Tells whether stdout is a pipe that was closed at its other end."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no file, or no such system
+        return False
 
 
 def status_before(error: Exception) -> int:
@@ -116,6 +133,10 @@ def command(main: Main) -> Main:
                 stack.callback(_put_back.reset, _put_back.set(stack))
                 stack.callback(_flags.reset, _flags.set(frozenset()))
                 return main(argv)
+        except BrokenPipeError:
+            if is_own():
+                raise
+            return UNHEARD
         except FileNotFoundError as error:
             return without_temporary_directory(_name(main), error)
         except SystemExit as ended:

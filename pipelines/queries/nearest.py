@@ -19,6 +19,14 @@ from pipelines.output.scored_tables import (
     rows_at,
 )
 
+<<<<<<< HEAD
+=======
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+IMAGES, CAPTIONS = "image_embedding", "text_embedding"
+
+>>>>>>> h31
 
 def nearest_rows(
     tables: ScoredTables,
@@ -27,38 +35,63 @@ def nearest_rows(
     options: Workers | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> list[ScoredRow]:
-    """Returns the rows whose image embedding has the largest cosine to `query`, largest first.
+    """Returns what `nearest_of_each` does for one query [dim]."""
+    return nearest_of_each(tables, query[None], top_k, IMAGES, options, progress)[0]
+
+
+def nearest_of_each(
+    tables: ScoredTables,
+    queries: np.ndarray,
+    top_k: int,
+    column: str = IMAGES,
+    options: PipelineOptions | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> list[list[ScoredRow]]:
+    """Returns for each query the rows whose embedding has the largest cosine to it, largest first.
 
     Equal ones are ordered by uid, so that the answer does not depend on files or batches.
 
     Args:
+<<<<<<< HEAD
         query: [dim] float32, L2-normalised.
         options: slots or workers of Beam that are to search; None for this process.
+=======
+        queries: [queries, dim] float32, L2-normalised; the table is read once for all.
+        column: `IMAGES` or `CAPTIONS`.
+        options: of Beam, if its workers are to search.
+>>>>>>> h31
         progress: called with the number of rows of each file.
     """
-    best: list[ScoredRow] = []
-    found = over_files(partial(_nearest_of_file, tables, query, top_k), tables.embeddings, options)
-    for uri, rows in zip(tables.embeddings, found, strict=True):
-        best = heapq.nsmallest(top_k, best + rows, key=rank)
+    best: list[list[ScoredRow]] = [[] for _ in queries]
+    work = partial(_nearest_of_file, tables, queries, top_k, column)
+    found = over_files(work, tables.embeddings, options)
+    for uri, of_file in zip(tables.embeddings, found, strict=True):
+        best = [_best(top_k, one + more) for one, more in zip(best, of_file, strict=True)]
         progress(row_count([uri]))
     return best
 
 
 def _nearest_of_file(
-    tables: ScoredTables, query: np.ndarray, top_k: int, uri: str
-) -> list[ScoredRow]:
-    best: list[ScoredRow] = []
-    for batch in tables.batches(uri, (*ROW_COLUMNS, "image_embedding")):
-        floor = best[-1].similarity if len(best) == top_k else -np.inf
-        best = heapq.nsmallest(top_k, best + _candidates(batch, query, top_k, floor), key=rank)
+    tables: ScoredTables, queries: np.ndarray, top_k: int, column: str, uri: str
+) -> list[list[ScoredRow]]:
+    best: list[list[ScoredRow]] = [[] for _ in queries]
+    for batch in tables.batches(uri, (*ROW_COLUMNS, column)):
+        scores = embedding_matrix(batch.column(column)) @ queries.T
+        for number, known in enumerate(best):
+            floor = known[-1].similarity if len(known) == top_k else -np.inf
+            found = _candidates(batch, np.ascontiguousarray(scores[:, number]), top_k, floor)
+            best[number] = _best(top_k, known + found)
     return best
 
 
+def _best(top_k: int, rows: list[ScoredRow]) -> list[ScoredRow]:
+    return heapq.nsmallest(top_k, rows, key=rank)
+
+
 def _candidates(
-    batch: pa.RecordBatch, query: np.ndarray, top_k: int, floor: float
+    batch: pa.RecordBatch, scores: np.ndarray, top_k: int, floor: float
 ) -> list[ScoredRow]:
     """Takes the best of a batch, with all that tie with the last of them."""
-    scores = embedding_matrix(batch.column("image_embedding")) @ query
     if len(scores) > top_k:
         floor = max(floor, np.partition(scores, -top_k)[-top_k])
     return rows_at(batch, np.flatnonzero(scores >= floor), scores)

@@ -6,12 +6,14 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
+
+import pyarrow as pa
 
 from pipelines.command_line.exits import in_flags
 from pipelines.encoding.models import RunModels
@@ -33,6 +35,7 @@ from pipelines.runs.resume import (
 from pipelines.runs.trial import SampleResult, dotted_keys, embed_sample
 from pipelines.storage import stores, uris, writing
 from pipelines.storage.redaction import redact
+from schemas.bigquery import bigquery_schema
 from schemas.manifest import Columns
 
 MAX_FILES_SHOWN = 5
@@ -104,10 +107,21 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
         _check_pages(unit, findings)
     if len(files) > MAX_FILES_SHOWN:
         print(f"           and {len(files) - MAX_FILES_SHOWN} more")
+    for line in _not_for_warehouses(plan):
+        print(f"           {line}")
     if plan.left_out:
         print(f"           left out: {left_out_line(plan.left_out)}")
     if not plan.units:
         findings.problems.append("the manifest has no rows")
+
+
+def _not_for_warehouses(plan: Plan) -> Iterator[str]:
+    """Says which kept columns BigQuery cannot load; the run itself can have them."""
+    for column in plan.kept:
+        try:
+            bigquery_schema(pa.schema([column]))
+        except ValueError as error:
+            yield in_flags(f"{error}, if BigQuery is to load the tables")
 
 
 def _check_keys(unit: Unit, findings: Findings) -> None:

@@ -95,3 +95,25 @@ def test_parameters_that_a_library_names_are_said_as_flags(capsys):
     parser.add_argument("--vocab")
     parser.parse_args([])
     assert exits.in_flags("name `vocab`") == "name `vocab`"
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_reader_that_has_seen_enough_ends_a_command_quietly(size):
+    """As `head` does: what is said in the midst of the work meets a closed pipe."""
+    code = (
+        "from pipelines.command_line import exits\n"
+        "@exits.command\n"
+        "def main(argv=None):\n"
+        "    try:\n"
+        f"        print('x' * {size}, flush=True); print('x' * {size}, flush=True)\n"
+        "    except OSError as error:\n"
+        "        return exits.fail('search', str(error), exits.status_of(error))\n"
+        "exits.run(main)"
+    )
+    shell = f'"{sys.executable}" -c "$0" | head -c 1'
+    done = subprocess.run(["sh", "-c", shell, code], cwd=ROOT, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"x", b"")
+
+
+def test_pipe_of_another_that_breaks_is_told():
+    assert exits.status_of(BrokenPipeError(32, "Broken pipe")) == exits.FAILED

@@ -173,3 +173,13 @@ def test_wrong_usage_exits_2(tmp_path, found, flags, message, capsys):
 )  # fmt: skip
 def test_durations_are_readable(seconds, text):
     assert preflight._duration(seconds) == text
+
+
+def test_kept_column_that_a_warehouse_cannot_read_is_told(tmp_path, found):
+    path = tmp_path / "m.parquet"
+    kind = pa.list_(pa.list_(pa.float64()))
+    table = {"url": ["a.png"], "text": ["x"], "boxes": pa.array([[[0.5]]], kind), "n": [1]}
+    pq.write_table(pa.table(table), path)
+    _, text, _ = found(path, "--keep_columns", "boxes,n")
+    assert "in column 'boxes'; leave the column out of `--keep_columns`, if BigQuery" in text
+    assert text.count("if BigQuery is to load the tables") == 1

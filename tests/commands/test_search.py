@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import clip_core
-from clip_core.inference.encoding import encode_pixels
+from clip_core.inference.encoding import encode_pixels, encode_tokens
 from helpers import encode_image, make_image
 from pipelines import cli
 from pipelines.output.scored_tables import open_tables
@@ -93,6 +93,39 @@ def test_picture_finds_itself_and_the_model_is_that_of_the_run(scored, capsys):
     assert second.split()[1] != "row-3"
 
 
+def test_several_queries_are_answered_as_each_by_itself(scored, tmp_path, capsys):
+    queries = [("--text", "a star"), ("--text", "a dog"), ("--image", str(scored / "3.png"))]
+    alone = []
+    for query in queries:
+        assert run(scored, *query, "--top_k", "3") == 0
+        alone.append(capsys.readouterr().out.splitlines()[1:])
+    page = tmp_path / "g.html"
+    flags = [word for query in queries for word in query]
+    assert run(scored, *flags, "--top_k", "3", "--html", str(page)) == 0
+    parts = capsys.readouterr().out.split("\n\n")[:3]
+    assert [part.splitlines()[0] for part in parts] == [
+        "query      a star",
+        "query      a dog",
+        f"query      {scored / '3.png'}",
+    ]
+    assert [part.splitlines()[2:] for part in parts] == alone
+    assert page.read_text().count("data:image/jpeg;base64,") == 3 * 3 + 1
+
+
+def test_captions_are_searched_if_asked(tmp_path, model_dir, capsys):
+    model = clip_core.load(str(model_dir))
+    texts = ["a star", "two dogs", "the sea"]
+    vectors = encode_tokens(model.clip, model.tokenizer.tokenize(texts))
+    rows = [{"text": t, "text_embedding": v} for t, v in zip(texts, vectors, strict=True)]
+    rows = [row | {"image_embedding": vectors[0]} for row in rows]
+    write_scored(tmp_path / "scored", [rows], fingerprint=model.fingerprint, dim=len(vectors[0]),
+                 record={"options": {"model": str(model_dir)}})  # fmt: skip
+    for number, text in enumerate(texts):
+        assert run(tmp_path, "--text", text, "--among", "captions", "--top_k", "1") == 0
+        [_, found] = capsys.readouterr().out.splitlines()
+        assert found.split()[:2] == ["1.0000", f"row-{number}"]
+
+
 def test_captions_cannot_steer_the_terminal(scored, capsys):
     assert run(scored, "--text", "a star") == 0
     out = capsys.readouterr().out
@@ -139,7 +172,7 @@ def test_copies_are_left_out_and_others_fill_their_place(tmp_path, model_dir, ca
         ((), "expected `--text` or `--image`, got neither"),
         (("--text", " "), "expected words as `--text`"),
         (("--text", "a", "--top_k", "0"), "`--top_k` must be a positive int"),
-        (("--text", "a", "--image", "b.png"), "not allowed with argument"),
+        (("--text", "a", "--among", "captions", "--distinct", "near"), "tells images apart"),
         (("--text", "a", "--model", "tiny"), "expected the model that made the embeddings"),
         (("--image", "no/such.png"), "no/such.png"),
         (("--image", __file__), "not_an_image"),
