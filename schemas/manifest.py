@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,20 +28,38 @@ SHA256_NAMES = ("sha256",)
 STATUS_NAME, ERROR_NAME = "status", "error_message"
 DOWNLOADED = "success"
 AUTO, BASE64 = IMAGE_ENCODINGS = ("auto", "base64")
+FIRST_DOT, LAST_DOT = KEY_ENDS = ("first_dot", "last_dot")
 
 
 class ManifestError(ValueError):
     """A manifest that cannot be planned: says which columns or files there are, and what to do."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How a manifest is spelt, where its own files do not say.
+
+    Attributes:
+        image_encoding: `base64` where every image is that; `auto` where base64 text is told by how
+            it begins.
+        key_until: where the key in the name of a tar's member ends.
+    """
+
+    image_encoding: str = AUTO
+    key_until: str = FIRST_DOT
+
+    def dialect(self) -> dict[str, Any]:
+        """Returns the values of these attributes, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Dialect)}
+
+
 @dataclass(frozen=True)
-class Columns:
+class Columns(Dialect):
     """Names of the manifest's columns, as they are spelt there; None where there is none.
 
     A row's pixels come from `image_bytes` where that is given; `image_uri` is then only copied to
     the output. `status` and `error` are img2dataset's: a row whose status is not `success` has no
-    image, and `sha256` is then that of the image before it was resized. `image_encoding` is
-    `base64` where every image is that, and `auto` where base64 text is told by how it begins.
+    image, and `sha256` is then that of the image before it was resized.
     """
 
     uid: str | None = None
@@ -51,19 +70,17 @@ class Columns:
     status: str | None = None
     error: str | None = None
     kept: tuple[str, ...] = ()
-    image_encoding: str = AUTO
 
 
 @dataclass(frozen=True)
-class ColumnOverrides:
-    """What the user says: `image_column`, `text_column`, `id_column`, `keep_columns`, and
-    `image_encoding`."""
+class ColumnOverrides(Dialect):
+    """What the user says: `image_column`, `text_column`, `id_column`, `keep_columns`, and how the
+    manifest is spelt."""
 
     image: str | None = None
     text: str | None = None
     uid: str | None = None
     kept: tuple[str, ...] = ()
-    image_encoding: str = AUTO
 
 
 def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> Columns:
@@ -102,7 +119,7 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
         status=status if error else None,
         error=error if status else None,
         kept=tuple(str(found.override("keep_columns", name)) for name in overrides.kept),
-        image_encoding=overrides.image_encoding,
+        **overrides.dialect(),
     )
 
 

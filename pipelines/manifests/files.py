@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.manifests.formats import format_names, format_of, suffixes
-from pipelines.manifests.text import holds_json_lines
-from pipelines.manifests.webdataset import IMAGE_FIELDS
+from pipelines.manifests.tars.samples import IMAGE_FIELDS
+from pipelines.manifests.text.reader import holds_json_lines
 from pipelines.output.layout import is_of_tables
 from pipelines.storage import listing, uris
 from schemas.manifest import ManifestError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipelines.manifests.parquet.reader import LEDGER, PARQUET
 from pipelines.manifests.request import ManifestFormat
-from pipelines.manifests.text import TEXT_FORMATS
-from pipelines.manifests.webdataset import WEBDATASET
+from pipelines.manifests.tars.webdataset import WEBDATASET
+from pipelines.manifests.text.reader import TEXT_FORMATS
 from pipelines.storage.compression import SUFFIXES
 from schemas.manifest import ManifestError
 

@@ -33,10 +33,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class RawRow:
-    """Row `number` of a manifest, 0-based, as values by column name or as a fault."""
+    """Row `number` of a manifest, 0-based, as values by column name or as a fault.
+
+    `hint` says why it may lack an image or a caption, should it lack one.
+    """
 
     number: int
     values: Mapping[str, Any] | Fault
+    hint: str | None = None
 
 
 def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
@@ -44,7 +48,11 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
     if isinstance(raw.values, Fault):
         return reject(unit, raw.number, raw.values)
     row, fault = _row(unit, raw.number, raw.values)
-    return row if fault is None else RowFault("read", fault.reason, fault.detail).to_reject(row)
+    if fault is None:
+        return row
+    lacks = raw.hint is not None and fault.reason in (Reason.MISSING_IMAGE, Reason.EMPTY_TEXT)
+    detail = f"{fault.detail}; {raw.hint}" if lacks else fault.detail
+    return RowFault("read", fault.reason, detail).to_reject(row)
 
 
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:

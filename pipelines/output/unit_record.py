@@ -65,8 +65,10 @@ def unit_from_json(text: str | bytes) -> Unit:
         ValueError, TypeError, KeyError: if it is something else.
     """
     values: dict[str, Any] = json.loads(text)
-    columns = _known(Columns, values["columns"])
-    columns["kept"] = tuple(columns["kept"])
+    columns: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in _known(Columns, values["columns"]).items()
+    }
     return Unit(**{**_known(Unit, values), "columns": Columns(**columns), "only": None})
 
 

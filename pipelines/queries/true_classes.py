@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 
 from pipelines.manifests.formats import format_of
-from pipelines.manifests.text_records import DELIMITERS
+from pipelines.manifests.text.records import DELIMITERS
 from pipelines.output.scored_tables import iterate_batches
 from pipelines.storage import reading
 from pipelines.storage.compression import decompressed

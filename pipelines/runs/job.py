@@ -61,13 +61,13 @@ def manifest_request(config: EmbedConfig) -> ManifestRequest:
         text_column=config.text_column,
         id_column=config.id_column,
         keep_columns=config.keep_columns,
-        image_encoding=config.image_encoding,
         image_root=config.image_root,
         rows_per_unit=config.rows_per_unit,
         only_reasons=config.only_reasons,
         output=config.output,
         allowed=config.allow_manifests_from,
         trust_run=config.trust_run,
+        **config.dialect(),
     )
 
 

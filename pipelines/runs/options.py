@@ -17,12 +17,12 @@ from pipelines.command_line.model_flags import (
     models_of,
 )
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
-from pipelines.command_line.places import manifest_place, place
+from pipelines.command_line.places import place
 from pipelines.engine.beam_options import read_beam_flags
 from pipelines.images.sources import check_prefix
-from pipelines.images.trust import MANIFESTS, add_replay_flags
-from pipelines.manifests.formats import format_names
-from schemas.manifest import AUTO, IMAGE_ENCODINGS
+from pipelines.images.trust import MANIFESTS
+from pipelines.manifests.flags import add_input_flags
+from schemas.manifest import Dialect
 from schemas.rejects import Reason
 
 REQUIRED = ("manifest", "output", "model")
@@ -34,48 +34,10 @@ class EmbedOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        _add_input_flags(parser)
+        add_input_flags(parser)
         _add_model_flags(parser)
         _add_output_flags(parser)
         _add_running_flags(parser)
-
-
-def _add_input_flags(parser: argparse.ArgumentParser) -> None:
-    flags = group(parser, "input")
-    add = flags.add_argument
-    add(
-        "--manifest",
-        action="append",
-        type=manifest_place,
-        metavar="URI",
-        help="image-text manifest: file, directory or glob on any fsspec filesystem; repeatable",
-    )
-    add("--manifest_format", choices=format_names(), help="form of the manifest [its extension]")
-    for column, what in (
-        ("image", "image URIs, paths or bytes; in tars an extension [a recognised name]"),
-        ("text", "captions; in tars an extension or a .json's field [a recognised name]"),
-        ("id", "row ids [a recognised name, else a hash of image and text]"),
-    ):
-        add(f"--{column}_column", metavar="NAME", help=f"column of {what}")
-    add(
-        "--image_encoding",
-        choices=IMAGE_ENCODINGS,
-        default=AUTO,
-        help="base64: every image is that, as text or bytes; auto: `data:` URIs and base64 text of "
-        "over 1,024 characters that begins as an image does [auto]",
-    )
-    root = "where relative image paths start [the manifest's directory]"
-    add("--image_root", type=place, metavar="URI", help=root)
-    add(
-        "--allow_images_from",
-        action="append",
-        type=place,
-        default=[],
-        metavar="URI",
-        help="further prefix that images may come from, such as gs://bucket/img/ or "
-        "https://host/img/; `https://` alone allows every public host; repeatable [the image root]",
-    )
-    add_replay_flags(flags)
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -177,8 +139,8 @@ def _add_running_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True)
-class EmbedConfig:
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(Dialect):
     """Checked options of the main job; the flags' names and meanings."""
 
     manifest: tuple[str, ...]
@@ -187,7 +149,6 @@ class EmbedConfig:
     text_column: str | None
     id_column: str | None
     keep_columns: tuple[str, ...]
-    image_encoding: str
     image_root: str | None
     allow_images_from: tuple[str, ...]
     allow_manifests_from: tuple[str, ...]

@@ -18,6 +18,7 @@ from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.parquet.costs import largest_page
 from pipelines.manifests.planning import Plan
+from pipelines.manifests.tars.advice import advice_on_tar
 from pipelines.records import Unit
 from pipelines.runs.job import embed_rows_of, fingerprint_of, layout_of, load_run_models, plan_of
 from pipelines.runs.lock import check_unlocked, lock_uri
@@ -29,7 +30,7 @@ from pipelines.runs.resume import (
     pending_of,
     retried_reasons,
 )
-from pipelines.runs.trial import SampleResult, dotted_keys, embed_sample
+from pipelines.runs.trial import SampleResult, embed_sample
 from pipelines.storage import stores, uris, writing
 from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
@@ -99,7 +100,7 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
     for uri, unit in list(files.items())[:MAX_FILES_SHOWN]:
         rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else "tar"
         print(f"           {redact(uri)}: {rows}; {_columns(unit.columns)}")
-        _check_keys(unit, findings)
+        _check_names(unit, findings)
         _check_pages(unit, findings)
     if len(files) > MAX_FILES_SHOWN:
         print(f"           and {len(files) - MAX_FILES_SHOWN} more")
@@ -109,13 +110,10 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
         findings.problems.append("the manifest has no rows")
 
 
-def _check_keys(unit: Unit, findings: Findings) -> None:
-    dotted = findings.attempt(lambda: dotted_keys(unit))
-    if dotted:
-        findings.problems.append(
-            f"{redact(unit.uri)} has keys with dots, such as {dotted[0]!r}: a sample's key ends at "
-            "the first dot, so its image is not found; write the tar with other keys"
-        )
+def _check_names(unit: Unit, findings: Findings) -> None:
+    if unit.format == "webdataset":
+        for problem in findings.attempt(lambda: advice_on_tar(unit)) or ():
+            findings.problems.append(f"{redact(unit.uri)} has {problem}")
 
 
 def _check_pages(unit: Unit, findings: Findings) -> None:

@@ -18,7 +18,7 @@ from pipelines.manifests.request import (
     unit_id,
 )
 from pipelines.manifests.rows import Fault, RawRow
-from pipelines.manifests.text_records import TextRecords, open_text, too_long
+from pipelines.manifests.text.records import TextRecords, open_text, too_long
 from pipelines.records import Unit
 from pipelines.storage.compression import DamagedStream, is_compressed
 from pipelines.storage.foreign_json import TooDeepError, read_json
