@@ -191,6 +191,8 @@ class EmbedConfig(Dialect):
             check_prefix(prefix)
         for prefix in self.allow_manifests_from:
             check_prefix(prefix, MANIFESTS)
+        if self.image_root is not None:
+            check_prefix(self.image_root, "--image_root")
         if self.retry_rejects and self.overwrite:
             raise ValueError(
                 "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "
