@@ -29,6 +29,7 @@ STATUS_NAME, ERROR_NAME = "status", "error_message"
 DOWNLOADED = "success"
 AUTO, BASE64 = IMAGE_ENCODINGS = ("auto", "base64")
 FIRST_DOT, LAST_DOT = KEY_ENDS = ("first_dot", "last_dot")
+STANDARD, NONE = CSV_QUOTINGS = ("standard", "none")
 
 
 class ManifestError(ValueError):
@@ -43,10 +44,24 @@ class Dialect:
         image_encoding: `base64` where every image is that; `auto` where base64 text is told by how
             it begins.
         key_until: where the key in the name of a tar's member ends.
+        csv_delimiter: between the fields of CSV and TSV; None for a comma, or a tab.
+        csv_quoting: `standard` has fields in quotes as RFC 4180 says; of `none` quotes are text.
+        column_names: of CSV and TSV without a header; empty where the first line is one.
+
+    Raises:
+        ValueError: if a delimiter is no single character that can be one.
     """
 
     image_encoding: str = AUTO
     key_until: str = FIRST_DOT
+    csv_delimiter: str | None = None
+    csv_quoting: str = STANDARD
+    column_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        mark = self.csv_delimiter
+        if mark is not None and (len(mark) != 1 or mark in '"\r\n\0'):
+            raise ValueError(f"`csv_delimiter` must be one character, and no quote, got {mark!r}")
 
     def dialect(self) -> dict[str, Any]:
         """Returns the values of these attributes, by name."""
@@ -103,7 +118,7 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
         image_bytes = found.first(IMAGE_BYTES_NAMES, found.is_bytes)
         # Where bytes are text, a URL beside them only says where they came from.
         first = IMAGE_BYTES_NAMES if overrides.image_encoding == BASE64 else ()
-        image_uri = found.first((*first, *IMAGE_URI_NAMES), found.is_text)
+        image_uri = found.first((*first, *IMAGE_URI_NAMES), found.is_text_of_image)
     if image_bytes is None and image_uri is None:
         raise found.absent("image", "image_column", (*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES))
     text = found.override("text_column", overrides.text) or found.first(TEXT_NAMES, found.is_text)
@@ -133,7 +148,7 @@ class _Found:
         for name in (field.name for field in fields):
             is_twin = name.lower() in self._spelt
             twin = self._spelt.setdefault(name.lower(), name)
-            if is_twin and name.lower() in _RECOGNISED:
+            if is_twin and name.lower() in RECOGNISED:
                 raise ManifestError(
                     f"expected one column {name.lower()!r}, got {twin!r} and {name!r}; rename one"
                 )
@@ -169,17 +184,35 @@ class _Found:
         return "columns " + ", ".join(sorted(self._types)) if self._types else "no columns"
 
     def is_bytes(self, name: str) -> bool:
-        """Binary, or Hugging Face's struct of bytes and path."""
-        kind = self._types[name]
+        """Binary, or Hugging Face's struct of bytes and path; or a list of one."""
+        kind = element_type(self._types[name])
         if pa.types.is_struct(kind):
             return bool(kind.get_field_index("bytes") >= 0)
         return plain_type(kind) in (pa.binary(), pa.large_binary())
 
     def is_text(self, name: str) -> bool:
-        return plain_type(self._types[name]) in (pa.string(), pa.large_string(), pa.null())
+        return _is_text(self._types[name])
+
+    def is_text_of_image(self, name: str) -> bool:
+        """Text, or a list of one."""
+        return plain_type(element_type(self._types[name])) in (
+            pa.string(),
+            pa.large_string(),
+            pa.null(),
+        )
 
     def is_scalar(self, name: str) -> bool:
         return not pa.types.is_nested(self._types[name])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return plain_type(kind) in (pa.string(), pa.large_string(), pa.null())
+
+
+def element_type(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of a list's elements; of what is no list the type itself."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return kind.value_type if any(is_such(kind) for is_such in lists) else kind
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -202,6 +235,6 @@ def _plain_leaf(kind: pa.DataType) -> pa.DataType:
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
-_RECOGNISED = frozenset(
+RECOGNISED = frozenset(
     (*UID_NAMES, *IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES, *TEXT_NAMES, *SHA256_NAMES)
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.manifests import braces
 from pipelines.manifests.formats import format_names, format_of, suffixes
 from pipelines.manifests.tars.samples import IMAGE_FIELDS
-from pipelines.manifests.text.reader import holds_json_lines
+from pipelines.manifests.text.reader import json_kind
 from pipelines.output.layout import is_of_tables
-from pipelines.storage import listing, uris
+from pipelines.storage import uris
 from schemas.manifest import ManifestError
 
 _IMAGES = tuple(f".{field}" for field in IMAGE_FIELDS)
@@ -42,7 +43,7 @@ def find_manifests(patterns: Sequence[str], kind: str | None, output: str | None
     found: dict[str, str] = {}
     left_out: dict[str, None] = {}
     for pattern in patterns:
-        files, linked = listing.expand_all(pattern)
+        files, linked = braces.expand_all(pattern)
         if output is not None:
             files = [uri for uri in files if not is_of_tables(uri, output)]
         known = {uri: kind or format_of(uri) for uri in files}
@@ -66,8 +67,8 @@ def find_manifests(patterns: Sequence[str], kind: str | None, output: str | None
 
 
 def _told_by_content(uri: str) -> str | None:
-    """Returns the format of a file without an ending that is known: JSON Lines need none."""
-    return None if _is_image(uri) or not holds_json_lines(uri) else "jsonl"
+    """Returns the format of a file without an ending that is known: JSON needs none."""
+    return None if _is_image(uri) else json_kind(uri)
 
 
 def _is_image(uri: str) -> bool:

@@ -8,7 +8,8 @@ from pipelines.command_line.parser import group
 from pipelines.command_line.places import manifest_place, place
 from pipelines.images.trust import add_replay_flags
 from pipelines.manifests.formats import format_names
-from schemas.manifest import AUTO, FIRST_DOT, IMAGE_ENCODINGS, KEY_ENDS
+from pipelines.manifests.text.delimiters import delimiter
+from schemas.manifest import AUTO, CSV_QUOTINGS, FIRST_DOT, IMAGE_ENCODINGS, KEY_ENDS, STANDARD
 
 
 def add_input_flags(parser: argparse.ArgumentParser) -> None:
@@ -64,3 +65,30 @@ def _add_dialect_flags(flags: argparse._ArgumentGroup) -> None:
         help="in tars, where the key ends in a member's name; last_dot where keys hold dots "
         "[first_dot]",
     )
+    flags.add_argument(
+        "--csv_delimiter",
+        type=delimiter,
+        metavar="CHARACTER",
+        help="between the fields of CSV and TSV: a character, or tab, comma, semicolon, pipe or "
+        "space [a comma; of TSV a tab]",
+    )
+    flags.add_argument(
+        "--csv_quoting",
+        choices=CSV_QUOTINGS,
+        default=STANDARD,
+        help="none: quotes in CSV and TSV are part of the text [standard]",
+    )
+    flags.add_argument(
+        "--column_names",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="columns of CSV and TSV whose first line is no header, in order [the first line]",
+    )
+
+
+def _names(value: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names between commas, got {value!r}")
+    return names

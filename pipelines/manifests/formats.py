@@ -47,7 +47,7 @@ def format_called(name: str) -> ManifestFormat:
 
 def format_names() -> tuple[str, ...]:
     """Returns the formats that a whole manifest can have."""
-    return tuple(dict.fromkeys(suffixes().values()))
+    return tuple(name for name, form in _FORMATS.items() if form is not LEDGER)
 
 
 def suffixes() -> dict[str, str]:

@@ -13,6 +13,7 @@ from pipelines.manifests.files import FoundFiles, find_manifests
 from pipelines.manifests.formats import format_called
 from pipelines.manifests.request import FilePlan, ManifestRequest, unit_id
 from pipelines.manifests.run_tables import joined
+from pipelines.manifests.text.reader import JSON_KINDS
 from pipelines.records import Unit
 from pipelines.storage import reading, uris
 from schemas.common_types import common_json_column, common_type
@@ -128,7 +129,7 @@ def _common_kept(files: Iterable[tuple[str, str, list[pa.Field]]]) -> pa.Schema:
     columns: dict[str, dict[tuple[bool, pa.Field], str]] = {}
     for uri, kind, kept in files:
         for field in kept:
-            columns.setdefault(field.name, {}).setdefault((kind == "jsonl", field), uri)
+            columns.setdefault(field.name, {}).setdefault((kind in JSON_KINDS, field), uri)
     return pa.schema([(name, _common(name, found)) for name, found in columns.items()])
 
 

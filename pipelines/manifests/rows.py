@@ -68,11 +68,13 @@ def reject(unit: Unit, number: int, fault: Fault) -> Reject:
 
 
 def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault | None]:
-    columns = unit.columns
+    columns, given = unit.columns, values
+    values, list_fault = _with_one_image(columns, values)
     inline = _base64_image(columns, values)
     if inline is not None:
         values = _with_image(columns, values, inline)
     values, fault = _valid_text(columns, values)
+    fault = list_fault or fault
     url, image_bytes = _image(columns, values)
     if inline is not None:
         image_bytes, fault = inline.data, fault or _base64_fault(inline)
@@ -97,7 +99,7 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
         image_root=unit.image_root,
         image_bytes=image_bytes if fault is None else None,
         expected_sha256=sha256[:_HASH_CHARS] if isinstance(sha256, str) and sha256 else None,
-        kept={name: values.get(name) for name in columns.kept},
+        kept={name: _kept(given.get(name), values.get(name)) for name in columns.kept},
     )
     return row, fault
 
@@ -155,6 +157,24 @@ def _uid(value: Any) -> tuple[str | None, Fault | None]:
     except UnicodeDecodeError:
         return None, Fault(Reason.MALFORMED_ROW, "the id is not valid UTF-8")
     return (None if value is None or not text else text), None
+
+
+def _with_one_image(
+    columns: Columns, values: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Fault | None]:
+    """Takes the image out of a list of one."""
+    names = [name for name in (columns.image_uri, columns.image_bytes) if name]
+    lists = {name: values[name] for name in names if isinstance(values.get(name), list)}
+    if not lists:
+        return values, None
+    most = max(map(len, lists.values()))
+    fault = Fault(Reason.MALFORMED_ROW, f"expected one image, got {most}") if most > 1 else None
+    return {**values, **{name: found[0] if found else None for name, found in lists.items()}}, fault
+
+
+def _kept(given: Any, value: Any) -> Any:
+    """Returns a kept value as it is, where the list of one image was taken apart."""
+    return given if isinstance(given, list) else value
 
 
 def _image(columns: Columns, values: Mapping[str, Any]) -> tuple[Any, Any]:

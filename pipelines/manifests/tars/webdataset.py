@@ -57,7 +57,7 @@ def columns_of(overrides: ColumnOverrides) -> Columns:
     """Returns where a tar's fields are: what a flag names is a member's extension or json's field
     (of an image, base64 text), and the rest is recognised in each sample."""
     named = {"uid": overrides.uid, "image_bytes": overrides.image, "text": overrides.text}
-    given = {column: name for column, name in named.items() if name is not None}
+    given: dict[str, Any] = {column: name for column, name in named.items() if name is not None}
     return replace(COLUMNS, kept=overrides.kept, **overrides.dialect(), **given)
 
 
