@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.manifests.image_folder import IMAGES
 from pipelines.manifests.parquet.reader import LEDGER, PARQUET
 from pipelines.manifests.request import ManifestFormat
 from pipelines.manifests.tars.webdataset import WEBDATASET
@@ -9,7 +10,7 @@ from pipelines.manifests.text.reader import TEXT_FORMATS
 from pipelines.storage.compression import SUFFIXES
 from schemas.manifest import ManifestError
 
-_OWN = (PARQUET, *TEXT_FORMATS, WEBDATASET, LEDGER)
+_OWN = (PARQUET, *TEXT_FORMATS, WEBDATASET, IMAGES, LEDGER)
 _FORMATS = {form.name: form for form in _OWN}
 
 

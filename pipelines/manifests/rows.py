@@ -58,8 +58,8 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
     row = Row(
-        uid=_position_uid(unit.uri, number),
-        source=_source(unit.uri),
+        uid=_position_uid(unit.source, number),
+        source=_source(unit.source),
         source_row=number,
         url=None,
         text=fault.text,
@@ -91,8 +91,8 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
         reference = None if inline is not None and url == inline.shown else url
         uid = content_uid(reference, image_bytes, text) if fault is None else None
     row = Row(
-        uid=_position_uid(unit.uri, number) if uid is None else uid,
-        source=_source(unit.uri),
+        uid=_position_uid(unit.source, number) if uid is None else uid,
+        source=_source(unit.source),
         source_row=number,
         url=url,
         text=text,

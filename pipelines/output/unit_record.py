@@ -69,7 +69,9 @@ def unit_from_json(text: str | bytes) -> Unit:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in _known(Columns, values["columns"]).items()
     }
-    return Unit(**{**_known(Unit, values), "columns": Columns(**columns), "only": None})
+    between = values.get("between")
+    about = {"columns": Columns(**columns), "only": None, "between": between and tuple(between)}
+    return Unit(**{**_known(Unit, values), **about})
 
 
 def metadata_of(

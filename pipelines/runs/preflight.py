@@ -89,7 +89,7 @@ def check(config: EmbedConfig, sample: int, here: bool, findings: Findings) -> N
 
 def _check_manifest(plan: Plan, findings: Findings) -> None:
     files = {unit.uri: unit for unit in plan.units}
-    known = f"{plan.rows} rows" if plan.rows is not None else "rows are counted when tars are read"
+    known = f"{plan.rows} rows" if plan.rows is not None else "rows are counted as they are read"
     print(f"manifest   {number(len(files), 'file')}, {number(len(plan.units), 'unit')}, {known}")
     by_file = Counter[str]()
     for unit in plan.units:
@@ -98,7 +98,8 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
             uri = redact(unit.uri)
             findings.problems.append(f"{uri} is damaged: {unit.damage}; write it again")
     for uri, unit in list(files.items())[:MAX_FILES_SHOWN]:
-        rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else "tar"
+        uncounted = "tar" if unit.between is None else "images"
+        rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else uncounted
         print(f"           {redact(uri)}: {rows}; {_columns(unit.columns)}")
         _check_names(unit, findings)
         _check_pages(unit, findings)

@@ -8,7 +8,6 @@ nothing but zeros behind them (POSIX.1-1988, ustar).
 from __future__ import annotations
 
 import io
-import json
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -25,8 +24,9 @@ from pipelines.manifests.rows import (
     Fault,
     RawRow,
 )
+from pipelines.manifests.tars.fields import columns_of, text_fields, values_of
 from pipelines.manifests.tars.members import DamagedTar, Member, TarMembers
-from pipelines.manifests.tars.samples import COLUMNS, Sample, Samples
+from pipelines.manifests.tars.samples import Sample, Samples
 from pipelines.records import Unit
 from pipelines.storage import reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed, is_compressed
@@ -34,14 +34,6 @@ from pipelines.storage.foreign_json import read_json
 from pipelines.storage.foreign_names import escaped
 from pipelines.storage.redaction import redact
 from pipelines.storage.retries import AttemptsFailed, is_transient
-from schemas.manifest import (
-    ERROR_NAME,
-    STATUS_NAME,
-    TEXT_NAMES,
-    UID_NAMES,
-    ColumnOverrides,
-    Columns,
-)
 from schemas.rejects import Reason
 
 MAX_MEMBER_BYTES = 64 << 20  # no larger image is decoded
@@ -51,14 +43,6 @@ MAX_UNPACKED_RATIO = 32
 ALWAYS_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 64 << 30
 _CHECK_BYTES = 1 << 20
-
-
-def columns_of(overrides: ColumnOverrides) -> Columns:
-    """Returns where a tar's fields are: what a flag names is a member's extension or json's field
-    (of an image, base64 text), and the rest is recognised in each sample."""
-    named = {"uid": overrides.uid, "image_bytes": overrides.image, "text": overrides.text}
-    given: dict[str, Any] = {column: name for column, name in named.items() if name is not None}
-    return replace(COLUMNS, kept=overrides.kept, **overrides.dialect(), **given)
 
 
 def plan_webdataset(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
@@ -159,7 +143,7 @@ def _wrong_count(uri: str, found: int) -> str | None:
 def _values_of(file: BinaryIO, sample: Sample, unit: Unit) -> dict[str, Any] | Fault:
     """Reads one sample: its image, its caption, and what its json says."""
     image, members = sample.image_field(unit.columns), sample.members
-    texts = {"txt", str(unit.columns.text).lower(), str(unit.columns.uid).lower()}
+    texts = text_fields(unit.columns)
     found: dict[str, bytes] = {}
     for field, member in members.items():
         name = escaped(member.name)
@@ -175,10 +159,14 @@ def _values_of(file: BinaryIO, sample: Sample, unit: Unit) -> dict[str, Any] | F
             return Fault(Reason.TOO_LARGE, detail, _beginning(file, member, field in texts))
         found[field] = _read(file, member, member.size)
     try:
-        name = members[image].name if image else ""
-        return _values(found, image, name, escaped(sample.key), unit)
+        values = values_of(found, uris.base_name(escaped(sample.key)), unit.columns)
     except ValueError as error:
         return Fault(Reason.MALFORMED_ROW, f"damaged text or json: {error}")
+    if image is not None:
+        values[str(unit.columns.image_bytes)] = found[image]
+        url = f"{redact(unit.uri)}#{members[image].name}"
+        values[str(unit.columns.image_uri)] = escaped(url)
+    return values
 
 
 def _most_bytes(field: str, image: str | None) -> int:
@@ -195,59 +183,12 @@ def _beginning(file: BinaryIO, member: Member, is_text: bool) -> str | None:
     return begins.decode("utf-8", "ignore")[:SHOWN_TEXT_CHARS]
 
 
-def _values(
-    found: dict[str, bytes], image: str | None, name: str, key: str, unit: Unit
-) -> dict[str, Any] | Fault:
-    about = read_json(found["json"]) if "json" in found else {}
-    if not isinstance(about, dict):
-        return Fault(Reason.MALFORMED_ROW, f"expected a json object, got {type(about).__name__}")
-    columns = unit.columns
-    values: dict[str, Any] = {name: _plain(about.get(name)) for name in columns.kept}
-    uid = None if columns.uid == COLUMNS.uid else _named(str(columns.uid), found, about)
-    values[str(columns.uid)] = uid or _first(about, UID_NAMES) or uris.base_name(key)
-    values[str(columns.text)] = _caption(columns, found, about)
-    # img2dataset takes the hash of the image that it then resizes.
-    is_resized = STATUS_NAME in about and ERROR_NAME in about
-    values[str(columns.sha256)] = None if is_resized else about.get("sha256")
-    if image is not None:
-        values[str(columns.image_bytes)] = found[image]
-        values[str(columns.image_uri)] = escaped(f"{redact(unit.uri)}#{name}")
-    elif isinstance(text := about.get(str(columns.image_bytes)), str):
-        values[str(columns.image_bytes)] = text
-    return values
-
-
-def _caption(columns: Columns, found: dict[str, bytes], about: dict[str, Any]) -> Any:
-    if columns.text != COLUMNS.text:
-        return _named(str(columns.text), found, about)
-    beside = found["txt"].decode("utf-8") if "txt" in found else None
-    return beside if beside and beside.strip() else _first(about, TEXT_NAMES) or beside
-
-
-def _named(column: str, found: dict[str, bytes], about: dict[str, Any]) -> Any:
-    """Returns what a flag names: a member's text, else a field of json."""
-    member = found.get(column.lower())
-    return about.get(column) if member is None else member.decode("utf-8")
-
-
 def _read(file: BinaryIO, member: Member, size: int) -> bytes:
     file.seek(member.offset)
     data = file.read(size)
     if len(data) != size:
         raise DamagedTar(f"the archive ends inside {member.name!r}")
     return data
-
-
-def _first(about: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """Returns the first of json's fields that holds something; a blank text is nothing."""
-    values = (about.get(name) for name in names)
-    found = (v.strip() and v if isinstance(v, str) else v for v in values)
-    return next((value for value in found if value not in (None, "")), None)
-
-
-def _plain(value: Any) -> str | None:
-    """Kept fields of json members are text, as their types differ from sample to sample."""
-    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 WEBDATASET = ManifestFormat(
