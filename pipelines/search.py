@@ -14,7 +14,7 @@ from pipelines.command_line.optional_packages import require
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place, readable_place
 from pipelines.engine.per_file import parse_with_beam
-from pipelines.images.decode import DecodeLimits, decode_image
+from pipelines.images.decode import DecodeLimits, decode_image, limits_of
 from pipelines.images.fetch import MAX_IMAGE_BYTES
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
 from pipelines.output.scored_tables import (
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         tables, trust = _checked_tables(options), trust_of(options, options.input)
         image = _read_image(options.image) if options.image else None
-        query = _embed(load_query_model(tables, options), options.text, image)
+        limits = limits_of(tables.fingerprint)
+        query = _embed(load_query_model(tables, options), options.text, image, limits)
     except (ValueError, OSError, ImportError, RowFault) as error:
         return exits.fail("search", str(error), exits.status_before(error))
     try:
@@ -140,8 +141,17 @@ def _plain(value: str | None) -> str:
     return "".join(c if c.isprintable() else " " for c in value) if value else "-"
 
 
-def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarray:
+def _picture(tables: ScoredTables, image: bytes | None) -> str | None:
+    return None if image is None else thumbnail_uri(image, limits_of(tables.fingerprint))
+
+
+def _embed(
+    model: ClipModel, text: str | None, image: bytes | None, limits: DecodeLimits
+) -> np.ndarray:
     """Returns the query [dim] float32, L2-normalised.
+
+    Args:
+        limits: as the images of the run were decoded.
 
     Raises:
         RowFault: if the image cannot be decoded.
@@ -149,7 +159,7 @@ def _embed(model: ClipModel, text: str | None, image: bytes | None) -> np.ndarra
     from clip_core.inference.encoding import encode_pixels, encode_tokens
 
     if image is not None:
-        pixels = decode_image(image, [model.preprocessing], DecodeLimits()).pixels[0]
+        pixels = decode_image(image, [model.preprocessing], limits).pixels[0]
         return encode_pixels(model.clip, pixels[None])[0]
     return encode_tokens(model.clip, model.tokenizer.tokenize([text or ""], truncate=True))[0]
 
@@ -185,7 +195,7 @@ def _gallery(
         text=text,
         root=redact(tables.root),
         rows_read=f"{total:,}",
-        picture=thumbnail_uri(image) if image is not None else None,
+        picture=_picture(tables, image),
         pairs=list(zip(rows, pictures, strict=True)),
     )
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clip_core.preprocess import Preprocess
 from pipelines.images.base64_text import is_beginning
-from pipelines.images.decode import DecodeLimits, decode_image
+from pipelines.images.decode import DecodeLimits, decode_image, limits_of
 from pipelines.images.fetch import FetchPolicy, allowed_file, allowed_roots, fetch_image, image_uri
 from pipelines.images.trust import IMAGES, TRUST, NotTrustedError, Trust
 from pipelines.manifests.formats import format_called, format_of
@@ -72,7 +72,7 @@ def thumbnails(
         trust: which of the manifests and images are opened.
         progress: called with 1 for each image.
     """
-    policy = trust.fetch_policy(options)
+    policy, limits = trust.fetch_policy(options), limits_of(options)
     by_source: defaultdict[str, dict[int, PictureRow]] = defaultdict(dict)
     for row in rows:  # by manifest, so that each tar is read once; a row may be wanted twice
         by_source[row.source][row.source_row] = row
@@ -81,7 +81,7 @@ def thumbnails(
         for wanted in _parts(rows_of_source, units.get(source), options):
             read = _manifest_rows(source, wanted, units.get(source), options, trust)
             for number, original in read:
-                found[source, number] = _thumbnail(original, wanted[number].sha256, policy)
+                found[source, number] = _thumbnail(original, wanted[number].sha256, policy, limits)
                 progress(1)
     return [found[row.source, row.source_row] for row in rows]
 
@@ -153,14 +153,16 @@ def _recognised(source: str, form: ManifestFormat | None, options: Mapping[str, 
     return replace(unit, columns=planned.units[0].columns)
 
 
-def _thumbnail(row: Row | RowFault, sha256: str | None, policy: FetchPolicy) -> Thumbnail:
+def _thumbnail(
+    row: Row | RowFault, sha256: str | None, policy: FetchPolicy, limits: DecodeLimits
+) -> Thumbnail:
     try:
         if isinstance(row, RowFault):
             raise row
         if row.image_bytes is None:
             _check_allowed(row, policy)
         data = fetch_image(row._replace(expected_sha256=sha256), policy)
-        return Thumbnail(thumbnail_uri(data))
+        return Thumbnail(thumbnail_uri(data, limits))
     except NotTrustedError as fault:
         return Thumbnail(None, f"not allowed; pass {fault.remedy}", fault.remedy)
     except RowFault as fault:
@@ -174,13 +176,13 @@ def _check_allowed(row: Row, policy: FetchPolicy) -> None:
         raise NotTrustedError(uri, IMAGES)
 
 
-def thumbnail_uri(data: bytes) -> str:
+def thumbnail_uri(data: bytes, limits: DecodeLimits) -> str:
     """Returns an encoded image's thumbnail as a data URI.
 
     Raises:
         RowFault: as `decode_image` does.
     """
-    pixels = decode_image(data, [Preprocess(SIDE)], DecodeLimits()).pixels[0]
+    pixels = decode_image(data, [Preprocess(SIDE)], limits).pixels[0]
     buffer = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "JPEG", quality=JPEG_QUALITY)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")

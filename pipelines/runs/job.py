@@ -14,7 +14,7 @@ from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.encoding.models import ModelSpec, RunModels
 from pipelines.engine.chunks import chunk_rows
 from pipelines.images.columns import added_columns, image_columns
-from pipelines.images.decode import DecodeLimits
+from pipelines.images.decode import limits_of
 from pipelines.images.fetch import FetchPolicy
 from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.read import ReadManifest
@@ -111,7 +111,7 @@ def embed_rows_of(models: RunModels, config: EmbedConfig, run: str = "") -> Embe
         models,
         batch_size=config.batch_size,
         fetch_policy=FetchPolicy(allowed=allowed),
-        decode_limits=DecodeLimits(reject_deep=config.deep_images == "reject"),
+        decode_limits=limits_of(vars(config)),
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding,
         run=run,
@@ -147,8 +147,8 @@ def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
 
     Which of its columns hold what stands in the record of each unit.
     """
-    names = ("decode", "deep_images", "embedding_dtype", "keep_columns", "scores_only")
-    values = {name: getattr(config, name) for name in names}
+    names = ("decode", "deep_images", "embedding_dtype", "exif_orientation", "keep_columns")
+    values = {name: getattr(config, name) for name in (*names, "scores_only")}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     added = {"image_columns": list(added_columns())} if added_columns() else {}
     return redacted(models.fingerprint(config.decode) | values | lists | added)

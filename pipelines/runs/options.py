@@ -72,6 +72,13 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="greyscale images of 16 or 32 bits or floats: clipped at 255 as the original does, "
         "or rejected [clip]",
     )
+    add(
+        "--exif_orientation",
+        choices=("ignore", "apply"),
+        default="ignore",
+        help="score images as they are stored, as the original does, or as they are looked at "
+        "[ignore]",
+    )
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +181,7 @@ class EmbedConfig(Dialect):
     image_policy: str
     isolate_decoding: bool
     deep_images: str
+    exif_orientation: str
 
     def __post_init__(self) -> None:
         for name, uris in (("manifest", self.manifest), ("output", (self.output,))):

@@ -14,7 +14,10 @@ from pipelines.manifests.tars.members import Member
 from pipelines.storage.foreign_names import escaped
 from schemas.manifest import LAST_DOT, Columns
 
-IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+IMAGE_FIELDS = (
+    *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"),
+    *("heic", "heif", "jxl", "svg"),  # most of which are rejected by name, and not as missing
+)
 CAPTION_FIELDS = ("txt", "json")
 MAX_SAMPLE_MEMBERS = 1000
 MAX_REMEMBERED = 100_000  # keys of samples that lack an image or a caption
