@@ -47,6 +47,7 @@ class Dialect:
         csv_delimiter: between the fields of CSV and TSV; None for a comma, or a tab.
         csv_quoting: `standard` has fields in quotes as RFC 4180 says; of `none` quotes are text.
         column_names: of CSV and TSV without a header; empty where the first line is one.
+        keep_nanoseconds: whether kept timestamps may be finer than microseconds.
 
     Raises:
         ValueError: if a delimiter is no single character that can be one.
@@ -57,6 +58,7 @@ class Dialect:
     csv_delimiter: str | None = None
     csv_quoting: str = STANDARD
     column_names: tuple[str, ...] = ()
+    keep_nanoseconds: bool = False
 
     def __post_init__(self) -> None:
         mark = self.csv_delimiter
@@ -221,9 +223,12 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def mapped_type(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """Returns the type with what is no list and no struct, at any depth, replaced by `leaf`."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    """Returns the type with what is no list, map or struct, at any depth, replaced by `leaf`; lists
+    of a fixed size are lists like others."""
+    if element_type(kind) is not kind:
         return pa.list_(mapped_type(kind.value_type, leaf))
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, mapped_type(kind.item_type, leaf))
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(f.name, mapped_type(f.type, leaf)) for f in kind])
     return leaf(kind)

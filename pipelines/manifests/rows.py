@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -153,10 +155,25 @@ def _source(uri: str) -> str:
 def _uid(value: Any) -> tuple[str | None, Fault | None]:
     """Returns an id as text, or None for a row without one."""
     try:
-        text = value.decode() if isinstance(value, bytes) else str(value)
+        return uid_text(value), None
     except UnicodeDecodeError:
         return None, Fault(Reason.MALFORMED_ROW, "the id is not valid UTF-8")
-    return (None if value is None or not text else text), None
+
+
+def uid_text(value: Any) -> str | None:
+    """Returns an id as the tables hold it; None where there is none.
+
+    A whole number is written as one, also where a missing value beside it made fractions of all.
+
+    Raises:
+        UnicodeDecodeError: if it is bytes that are no UTF-8.
+    """
+    if isinstance(value, float | Decimal):
+        if math.isnan(value):
+            return None
+        value = int(value) if math.isfinite(value) and value == int(value) else value
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return None if value is None or not text else text
 
 
 def _with_one_image(

@@ -93,10 +93,17 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "as text; repeatable [none]",
     )
     add(
+        "--keep_nanoseconds",
+        action="store_true",
+        help="keep timestamps that are finer than microseconds, which Spark cannot read; else "
+        "they are refused",
+    )
+    add(
         "--embedding_dtype",
         choices=("float32", "float16"),
         default="float32",
-        help="type of the embeddings' numbers [float32]",
+        help="type of the embeddings' numbers; Spark 3.5, Delta and BigQuery cannot read float16 "
+        "[float32]",
     )
     add("--scores_only", action="store_true", help="leave the two embedding columns out")
     add(

@@ -34,6 +34,7 @@ from pipelines.runs.trial import SampleResult, embed_sample
 from pipelines.storage import stores, uris, writing
 from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
+from schemas.warehouses import unreadable
 
 MAX_FILES_SHOWN = 5
 LARGE_PAGE_BYTES = 32 << 20
@@ -107,6 +108,8 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
         print(f"           and {len(files) - MAX_FILES_SHOWN} more")
     if plan.left_out:
         print(f"           left out: {left_out_line(plan.left_out)}")
+    for line in unreadable(plan.kept):
+        print(f"           {line}")
     if not plan.units:
         findings.problems.append("the manifest has no rows")
 
