@@ -81,7 +81,6 @@ def _add_dialect_flags(flags: argparse._ArgumentGroup) -> None:
     flags.add_argument(
         "--column_names",
         type=_names,
-        default=(),
         metavar="A,B",
         help="columns of CSV and TSV whose first line is no header, in order [the first line]",
     )

@@ -258,6 +258,7 @@ def parse(argv: Sequence[str], own: Parser | None = None) -> tuple[EmbedConfig, 
 def _config(found: argparse.Namespace) -> EmbedConfig:
     values: dict[str, Any] = vars(found)
     values["model"] = models_of(values["model"])
+    values["column_names"] = values["column_names"] or ()
     for name in ("manifest", "allow_images_from", "allow_manifests_from"):
         values[name] = tuple(values[name])
     for name in ("keep_columns", "only_reasons"):
