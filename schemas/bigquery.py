@@ -6,11 +6,22 @@ list inference switched on, so that a list becomes a repeated field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, timezone
 from typing import Any
 
 import pyarrow as pa
 
+# "Column names" of BigQuery's documentation; flexible ones are not taken of Parquet by default.
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,299}")
+_NAMES = (
+    "they are letters, digits and underscores, not a digit first, and some beginnings are its own"
+)
+_RESERVED = (
+    *("_TABLE_", "_FILE_", "_PARTITION", "_ROW_TIMESTAMP", "__ROOT__", "_COLIDENTIFIER"),
+    *("_CHANGE_SEQUENCE_NUMBER", "_CHANGE_TYPE", "_CHANGE_TIMESTAMP"),
+)
 _TYPES: Mapping[str, Callable[[pa.DataType], bool]] = {
     "STRING": lambda t: pa.types.is_string(t) or pa.types.is_large_string(t),
     "INTEGER": pa.types.is_integer,
@@ -30,9 +41,46 @@ def bigquery_schema(schema: pa.Schema) -> list[dict[str, Any]]:
     """Returns the fields of a table as `bq load` takes them in a JSON file.
 
     Raises:
-        ValueError: if BigQuery has no such type, as of 16-bit floats and of lists of lists.
+        ValueError: if BigQuery has no such type, as of 16-bit floats and of lists of lists, or does
+            not take the name of a column.
     """
+    names = bad_names(schema)
+    if names:
+        raise ValueError(
+            f"BigQuery takes no columns called {', '.join(map(repr, names))}: {_NAMES}; rename "
+            "them in the manifest, or leave them out of `keep_columns`"
+        )
     return [_field(field) for field in schema]
+
+
+def bad_names(fields: Iterable[pa.Field], above: str = "") -> list[str]:
+    """Returns the names that BigQuery does not take, those inside of structs with their path."""
+    found = []
+    for field in fields:
+        path = f"{above}{field.name}"
+        if not _NAME.fullmatch(field.name) or field.name.upper().startswith(_RESERVED):
+            found.append(path)
+        kind = field.type
+        while _is_list(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind):
+            found += bad_names(kind, f"{path}.")
+    return found
+
+
+def bounds_of(kind: pa.DataType) -> tuple[Any, Any] | None:
+    """Returns the least and the largest value that BigQuery holds of a type that holds others; of
+    lists those of their elements."""
+    while _is_list(kind):
+        kind = kind.value_type
+    if pa.types.is_uint64(kind):
+        return 0, 2**63 - 1
+    if pa.types.is_date(kind):
+        return date.min, date.max
+    if pa.types.is_timestamp(kind):
+        zone = timezone.utc if kind.tz is not None else None
+        return datetime.min.replace(tzinfo=zone), datetime.max.replace(tzinfo=zone)
+    return None
 
 
 def _field(field: pa.Field) -> dict[str, Any]:

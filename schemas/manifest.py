@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,20 +28,55 @@ SHA256_NAMES = ("sha256",)
 STATUS_NAME, ERROR_NAME = "status", "error_message"
 DOWNLOADED = "success"
 AUTO, BASE64 = IMAGE_ENCODINGS = ("auto", "base64")
+FIRST_DOT, LAST_DOT = KEY_ENDS = ("first_dot", "last_dot")
+STANDARD, NONE = CSV_QUOTINGS = ("standard", "none")
 
 
 class ManifestError(ValueError):
     """A manifest that cannot be planned: says which columns or files there are, and what to do."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How a manifest is spelt, where its own files do not say.
+
+    Attributes:
+        image_encoding: `base64` where every image is that; `auto` where base64 text is told by how
+            it begins.
+        key_until: where the key in the name of a tar's member ends.
+        csv_delimiter: between the fields of CSV and TSV; None for a comma, or a tab.
+        csv_quoting: `standard` has fields in quotes as RFC 4180 says; of `none` quotes are text.
+        column_names: of CSV and TSV without a header; empty where the first line is one.
+        keep_nanoseconds: whether kept timestamps may be finer than microseconds.
+
+    Raises:
+        ValueError: if a delimiter is no single character that can be one.
+    """
+
+    image_encoding: str = AUTO
+    key_until: str = FIRST_DOT
+    csv_delimiter: str | None = None
+    csv_quoting: str = STANDARD
+    column_names: tuple[str, ...] = ()
+    keep_nanoseconds: bool = False
+
+    def __post_init__(self) -> None:
+        mark = self.csv_delimiter
+        if mark is not None and (len(mark) != 1 or mark in '"\r\n\0'):
+            raise ValueError(f"`csv_delimiter` must be one character, and no quote, got {mark!r}")
+
+    def dialect(self) -> dict[str, Any]:
+        """Returns the values of these attributes, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Dialect)}
+
+
 @dataclass(frozen=True)
-class Columns:
+class Columns(Dialect):
     """Names of the manifest's columns, as they are spelt there; None where there is none.
 
     A row's pixels come from `image_bytes` where that is given; `image_uri` is then only copied to
     the output. `status` and `error` are img2dataset's: a row whose status is not `success` has no
-    image, and `sha256` is then that of the image before it was resized. `image_encoding` is
-    `base64` where every image is that, and `auto` where base64 text is told by how it begins.
+    image, and `sha256` is then that of the image before it was resized.
     """
 
     uid: str | None = None
@@ -51,19 +87,17 @@ class Columns:
     status: str | None = None
     error: str | None = None
     kept: tuple[str, ...] = ()
-    image_encoding: str = AUTO
 
 
 @dataclass(frozen=True)
-class ColumnOverrides:
-    """What the user says: `image_column`, `text_column`, `id_column`, `keep_columns`, and
-    `image_encoding`."""
+class ColumnOverrides(Dialect):
+    """What the user says: `image_column`, `text_column`, `id_column`, `keep_columns`, and how the
+    manifest is spelt."""
 
     image: str | None = None
     text: str | None = None
     uid: str | None = None
     kept: tuple[str, ...] = ()
-    image_encoding: str = AUTO
 
 
 def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> Columns:
@@ -86,7 +120,7 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
         image_bytes = found.first(IMAGE_BYTES_NAMES, found.is_bytes)
         # Where bytes are text, a URL beside them only says where they came from.
         first = IMAGE_BYTES_NAMES if overrides.image_encoding == BASE64 else ()
-        image_uri = found.first((*first, *IMAGE_URI_NAMES), found.is_text)
+        image_uri = found.first((*first, *IMAGE_URI_NAMES), found.is_text_of_image)
     if image_bytes is None and image_uri is None:
         raise found.absent("image", "image_column", (*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES))
     text = found.override("text_column", overrides.text) or found.first(TEXT_NAMES, found.is_text)
@@ -102,7 +136,7 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
         status=status if error else None,
         error=error if status else None,
         kept=tuple(str(found.override("keep_columns", name)) for name in overrides.kept),
-        image_encoding=overrides.image_encoding,
+        **overrides.dialect(),
     )
 
 
@@ -116,7 +150,7 @@ class _Found:
         for name in (field.name for field in fields):
             is_twin = name.lower() in self._spelt
             twin = self._spelt.setdefault(name.lower(), name)
-            if is_twin and name.lower() in _RECOGNISED:
+            if is_twin and name.lower() in RECOGNISED:
                 raise ManifestError(
                     f"expected one column {name.lower()!r}, got {twin!r} and {name!r}; rename one"
                 )
@@ -152,17 +186,35 @@ class _Found:
         return "columns " + ", ".join(sorted(self._types)) if self._types else "no columns"
 
     def is_bytes(self, name: str) -> bool:
-        """Binary, or Hugging Face's struct of bytes and path."""
-        kind = self._types[name]
+        """Binary, or Hugging Face's struct of bytes and path; or a list of one."""
+        kind = element_type(self._types[name])
         if pa.types.is_struct(kind):
             return bool(kind.get_field_index("bytes") >= 0)
         return plain_type(kind) in (pa.binary(), pa.large_binary())
 
     def is_text(self, name: str) -> bool:
-        return plain_type(self._types[name]) in (pa.string(), pa.large_string(), pa.null())
+        return _is_text(self._types[name])
+
+    def is_text_of_image(self, name: str) -> bool:
+        """Text, or a list of one."""
+        return plain_type(element_type(self._types[name])) in (
+            pa.string(),
+            pa.large_string(),
+            pa.null(),
+        )
 
     def is_scalar(self, name: str) -> bool:
         return not pa.types.is_nested(self._types[name])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return plain_type(kind) in (pa.string(), pa.large_string(), pa.null())
+
+
+def element_type(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of a list's elements; of what is no list the type itself."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return kind.value_type if any(is_such(kind) for is_such in lists) else kind
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -171,9 +223,12 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def mapped_type(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """Returns the type with what is no list and no struct, at any depth, replaced by `leaf`."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    """Returns the type with what is no list, map or struct, at any depth, replaced by `leaf`; lists
+    of a fixed size are lists like others."""
+    if element_type(kind) is not kind:
         return pa.list_(mapped_type(kind.value_type, leaf))
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, mapped_type(kind.item_type, leaf))
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(f.name, mapped_type(f.type, leaf)) for f in kind])
     return leaf(kind)
@@ -185,6 +240,6 @@ def _plain_leaf(kind: pa.DataType) -> pa.DataType:
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
-_RECOGNISED = frozenset(
+RECOGNISED = frozenset(
     (*UID_NAMES, *IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES, *TEXT_NAMES, *SHA256_NAMES)
 )

@@ -17,7 +17,6 @@ from pipelines.storage import listing, uris
 from pipelines.storage.stores import is_local
 
 _HOME = re.compile(r"(?P<flag>--\w+=)?(?P<scheme>(?:file|local)://)?(?P<path>~.*)", re.DOTALL)
-_FILE = re.compile(r"^(?:file|local)://", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/:]")  # of two letters at least: `C:/` is a disk
 _COMMA = re.compile(r",(?![^{]*})")  # not between braces, where it is a pattern's
 
@@ -27,18 +26,19 @@ class PlaceError(argparse.ArgumentTypeError, ValueError):
 
 
 def place(value: str) -> str:
-    """Returns a path or URI with a leading `~` expanded, which a shell does not do behind `=`.
+    """Returns a path or URI by its one name, with a leading `~` expanded, which a shell does not do
+    behind `=`.
 
     Raises:
         PlaceError: if there is no such home directory, and no file of that name either.
     """
     found = _HOME.fullmatch(value)
     if found is None or found["flag"]:
-        return value
+        return uris.canonical(value)
     path = os.path.expanduser(found["path"])
     if path.startswith("~") and not os.path.exists(path):
         raise PlaceError(f"there is no home directory for {value!r}; for that name, write ./{path}")
-    return (found["scheme"] or "") + path
+    return path
 
 
 def local_place(value: str) -> Path:
@@ -48,8 +48,7 @@ def local_place(value: str) -> Path:
         PlaceError: as `place`; and if it is empty, or names a store, of which a path would make a
             folder called `gs:`.
     """
-    value = place(value)
-    path = _FILE.sub("", value, count=1)
+    path = place(value)
     if not path.strip():
         raise PlaceError(f"expected a directory, got {value!r}")
     if _SCHEME.match(path):

@@ -25,7 +25,7 @@ from pipelines.curation.list_lines import (
     same_url,
 )
 from pipelines.curation.rules import Rule
-from pipelines.manifests.text_records import open_text
+from pipelines.manifests.text.records import open_text
 from pipelines.storage import reading, uris
 from pipelines.storage.compression import DamagedStream
 from pipelines.storage.redaction import redact

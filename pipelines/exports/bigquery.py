@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.exports.exported_run import ExportedRun, ExportError
 from pipelines.output.layout import EMBEDDINGS, REJECTS
 from pipelines.output.scored_tables import file_schema
-from pipelines.storage import uris, writing
-from schemas.bigquery import bigquery_schema
+from pipelines.storage import reading, uris, writing
+from schemas.bigquery import bigquery_schema, bounds_of
 
 
 class BigQuery:
     """Writes OUTPUT/<table>.schema.json for both tables; the Parquet files are loaded as they are.
 
     Raises:
-        ExportError: if a column has a type that BigQuery lacks.
+        ExportError: if a column has a type or a name that BigQuery lacks, or a value that its type
+            there does not hold, as the files' own statistics tell.
     """
 
     outputs = (f"{EMBEDDINGS}.schema.json", f"{REJECTS}.schema.json")
@@ -29,6 +32,8 @@ class BigQuery:
             self._schemas = {name: bigquery_schema(schema) for name, schema in _tables(run).items()}
         except ValueError as error:
             raise ExportError(str(error)) from error
+        for uri in (*run.tables.embeddings, *run.tables.rejects):
+            _check_ranges(uri)
 
     def start(self) -> None:
         """Writes the schemas."""
@@ -59,3 +64,42 @@ def _tables(run: ExportedRun) -> dict[str, pa.Schema]:
     if run.tables.rejects:
         tables[REJECTS] = file_schema(run.tables.rejects[0])
     return tables
+
+
+def _check_ranges(uri: str) -> None:
+    """Compares the least and the largest values of a file with what BigQuery's types hold.
+
+    Raises:
+        ExportError: names the column.
+    """
+    with reading.open_input(uri) as file:
+        metadata = pq.read_metadata(file)
+    for field in metadata.schema.to_arrow_schema():
+        bounds = bounds_of(field.type)
+        if bounds is None or _is_within(metadata, field.name, bounds):
+            continue
+        raise ExportError(
+            f"column {field.name!r} of {uri} has values beyond {bounds[0]} to {bounds[1]}, which "
+            f"BigQuery does not hold as {field.type}; leave the column out of `keep_columns`, or "
+            "convert it"
+        )
+
+
+def _is_within(metadata: pq.FileMetaData, name: str, bounds: tuple[Any, Any]) -> bool:
+    try:
+        found = list(_extremes(metadata, name))
+    except (ValueError, OverflowError):  # Python ends where BigQuery does: with the year 9999
+        return False
+    return all(bounds[0] <= low and high <= bounds[1] for low, high in found)
+
+
+def _extremes(metadata: pq.FileMetaData, name: str) -> Iterator[tuple[Any, Any]]:
+    """Yields the least and the largest value of a column in each row group that tells."""
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for index in range(row_group.num_columns):
+            column = row_group.column(index)
+            is_own = column.path_in_schema.split(".")[0] == name
+            told = column.statistics if is_own else None
+            if told is not None and told.has_min_max:
+                yield told.min, told.max

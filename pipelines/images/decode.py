@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from clip_core.preprocess import Preprocess
+from pipelines.images.foreign_formats import HEIC, ends_inside_a_box, foreign_format
 from pipelines.records import RowFault
 from pipelines.storage.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_SIGNATURE_BYTES = 16  # as many as Pillow shows a plugin to recognise its format by
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_ORIENTATION = 0x0112  # the tag of EXIF
+# What makes an image upright that was stored with this orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _DEEP_MODES = ("I", "F")  # and I;16, I;16B, ...; Pillow itself scales colours of 16 bits
 
 
@@ -41,6 +52,15 @@ class DecodeLimits:
     max_seconds: float = 30.0
     max_memory_bytes: int = 2 << 30
     reject_deep: bool = False
+    apply_orientation: bool = False
+
+
+def limits_of(options: Mapping[str, object]) -> DecodeLimits:
+    """Returns what the options, or the fingerprint, of a run say about decoding."""
+    return DecodeLimits(
+        reject_deep=options.get("deep_images") == "reject",
+        apply_orientation=options.get("exif_orientation") == "apply",
+    )
 
 
 @dataclass(frozen=True)
@@ -71,9 +91,11 @@ def decode_image(
             "cut images would be scored as if they were whole"
         )
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        with _opened(data) as opened:
+            width, height = opened.size
             _check_size(width, height, preprocesses, limits)
+            image = _upright(opened) if limits.apply_orientation else opened
+            width, height = image.size
             if limits.reject_deep and image.mode.startswith(_DEEP_MODES):
                 raise _fault(Reason.DEEP_PIXELS, f"pixels of mode {image.mode} exceed 8 bits")
             # The largest first, as a JPEG decoder may halve the image for the first one.
@@ -83,14 +105,15 @@ def decode_image(
     except RowFault:
         raise
     except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
+        detail = f"{len(data)} bytes, not recognised as any of {FORMATS}"
+        raise _fault(Reason.NOT_AN_IMAGE, detail) from error
     # The warning is raised where a process has made errors of warnings.
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _fault(Reason.TOO_MANY_PIXELS, str(error)) from error
     # The boundary where arbitrary bytes meet native decoders, which raise what they like:
     # ValueError, SyntaxError, NotImplementedError, struct.error, MemoryError, ... (measured).
     except Exception as error:  # noqa: BLE001
-        raise _undecodable(error) from error
+        raise _undecodable(error, data) from error
 
 
 def _scale(size: tuple[int, int], preprocess: Preprocess) -> float:
@@ -112,24 +135,59 @@ def _check_size(
         )
 
 
-def _unidentified(data: bytes) -> RowFault:
-    """Tells an image of a format that is not decoded here from what is no image.
+def _opened(data: bytes) -> Image.Image:
+    """Opens an image of a format that is decoded here.
 
-    By its first bytes alone: no decoder outside the allowlist gets to parse it.
+    Raises:
+        RowFault: `unsupported_format`, with the name of the format that it is.
+        Exception: whatever Pillow raises.
     """
-    Image.init()
-    signature = data[:_SIGNATURE_BYTES].ljust(_SIGNATURE_BYTES, b"\0")
-    for name, (_, accept) in Image.OPEN.items():
-        if name not in FORMATS and accept and accept(signature):
-            return _fault(Reason.UNSUPPORTED_FORMAT, f"begins like {name}; expected {FORMATS}")
-    return _fault(Reason.NOT_AN_IMAGE, f"{len(data)} bytes, not recognised as any of {FORMATS}")
+    formats: tuple[str, ...] = FORMATS
+    if data[4:8] == b"ftyp" and foreign_format(data, ()) == HEIC:  # which AVIF's decoder would try
+        formats = _heif_formats()
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        name = foreign_format(data, FORMATS)
+        if name is None:
+            raise
+        if name in FORMATS:  # by its beginning, and yet it cannot be opened
+            raise _undecodable(error, data) from error
+        remedy = "; install `clip-beam[heif]`" if name == HEIC and not formats else ""
+        detail = f"begins like {name}; expected {FORMATS}{remedy}"
+        raise _fault(Reason.UNSUPPORTED_FORMAT, detail) from error
 
 
-def _undecodable(error: Exception) -> RowFault:
+@lru_cache(maxsize=1)
+def _heif_formats() -> tuple[str, ...]:
+    """Returns the name of the format HEIC is decoded as; none where the extra is not installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return ()
+    register_heif_opener()
+    return ("HEIF",)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns an image as its EXIF says it is looked at; as it is stored where that says nothing
+    that makes sense."""
+    if image.format != "JPEG":  # whose EXIF comes first, so that it may still be read in half size
+        image.load()  # after which TIFF and HEIF are upright by themselves
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # noqa: BLE001 - what damaged EXIF makes Pillow raise; the pixels are there
+        return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _undecodable(error: Exception, data: bytes) -> RowFault:
     cut = isinstance(error, OSError | EOFError | struct.error) and (
         "truncated" in str(error).lower() or isinstance(error, EOFError)
     )
-    reason = Reason.TRUNCATED_IMAGE if cut else Reason.DECODE_FAILED
+    is_cut = cut or ends_inside_a_box(data)
+    reason = Reason.TRUNCATED_IMAGE if is_cut else Reason.DECODE_FAILED
     return _fault(reason, f"{type(error).__name__}: {error}")
 
 

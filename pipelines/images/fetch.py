@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipelines.images.http import TooManyBytes, read_http
-from pipelines.images.sources import HTTP_SCHEMES, RefusedURL, is_under, parse_url
+from pipelines.images.sources import RefusedURL, is_under, parse_url
 from pipelines.records import Row, RowFault
 from pipelines.storage import reading, stores, uris
 from pipelines.storage.redaction import scrub
 from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, http_code, with_retries
 from schemas.rejects import Reason
 
-SCHEMES = ("file", "memory", "gs", "gcs", "s3", "s3a")
 MAX_IMAGE_BYTES = 64 << 20
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 # What else begins with a word and a colon is a name, such as `img:12.jpg`, save these.
@@ -121,20 +120,16 @@ def _is_http(uri: str) -> bool:
 
 def _resolve(reference: str, root: str) -> str:
     """Makes an absolute URI, with `..` and links resolved, so that prefixes can be compared."""
+    reference = uris.canonical(reference)
+    if _is_http(reference):
+        return reference
     match = _SCHEME.match(reference)
-    scheme = match.group(1).lower() if match else None
     path = reference[match.end() :] if match else reference
-    if scheme in HTTP_SCHEMES:
-        return f"{scheme}://{path}"
     if _MALFORMED.search(reference) or "://" in path:
         raise _fault(Reason.NOT_ALLOWED, "images from a chained or malformed URI are not allowed")
-    if scheme and scheme not in SCHEMES:  # it may open anything at all
-        raise _fault(Reason.NOT_ALLOWED, f"images from {scheme} are not allowed")
-    if _OPAQUE.match(reference) and not scheme:
+    if _OPAQUE.match(reference) and not match:
         raise _fault(Reason.NOT_ALLOWED, "expected a path or a URI with `://`")
-    if match and scheme:
-        reference = scheme + reference[len(scheme) :]
-    elif not (stores.is_local(root) and os.path.isabs(reference)):
+    if not match and not (stores.is_local(root) and os.path.isabs(reference)):
         reference = uris.join(root, reference)
     return reference if _is_http(reference) else _canonical(reference)
 
@@ -142,7 +137,7 @@ def _resolve(reference: str, root: str) -> str:
 def _canonical(uri: str) -> str:
     if stores.is_local(uri):
         return os.path.realpath(uris.normalize(uri))
-    scheme, _, path = uri.partition("://")
+    scheme, _, path = uris.canonical(uri).partition("://")
     return f"{scheme}://{_without_dots(path)}"
 
 
@@ -154,7 +149,8 @@ def _without_dots(path: str) -> str:
             del kept[-1:]
         elif segment != ".":
             kept.append(segment)
-    return "/".join(kept).strip("/")
+    root = "/" if path.startswith("/") else ""  # of hdfs:///x, whose host is a default
+    return root + "/".join(kept).strip("/")
 
 
 def _is_under(uri: str, root: str) -> bool:

@@ -1,14 +1,21 @@
-"""URLs of images: taken apart in one way only, and compared with the prefixes that are allowed."""
+"""Where images may come from: URLs taken apart in one way only, and prefixes that can match."""
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
+
+from pipelines.storage import stores, uris
+from pipelines.storage.redaction import redact
 
 HTTP_SCHEMES = ("http", "https")
 _PORTS = {"http": 80, "https": 443}
 # What a URL may hold unquoted (RFC 3986); the per cent sign is part of what is quoted already.
 _URL_CHARACTERS = "/%:=&?~+!$,;'@()*[]"
+_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/?(?!/)")  # of two letters at least: `C:/` is not
+_FILE = re.compile("(?:file|local):/", re.IGNORECASE)
 
 
 class RefusedURL(ValueError):
@@ -85,7 +92,7 @@ def is_under(url: Url, prefix: str) -> bool:
 
 
 def check_prefix(prefix: str, flag: str = "--allow_images_from") -> None:
-    """Refuses an http(s) prefix that no URL can lie under.
+    """Refuses a prefix that no place can lie under.
 
     Args:
         flag: the one that was given the prefix.
@@ -93,8 +100,37 @@ def check_prefix(prefix: str, flag: str = "--allow_images_from") -> None:
     Raises:
         ValueError: says what is expected.
     """
-    scheme, _, rest = prefix.partition("://")
-    if scheme.lower() not in HTTP_SCHEMES or not rest.strip("/"):
+    scheme, _, rest = uris.canonical(prefix).partition("://")
+    if not prefix.strip():
+        raise ValueError(f"`{flag}` is empty; name a directory or a URI prefix")
+    if "::" in prefix:
+        raise ValueError(f"`{flag}` takes one filesystem, got the chain {redact(prefix)!r}")
+    if stores.is_local(uris.canonical(prefix)):
+        return _check_local(prefix, flag)
+    if scheme in HTTP_SCHEMES:
+        return _check_http(prefix, rest, flag)
+    if "*" in rest:
+        raise ValueError(f"`{flag}` takes a prefix and no pattern; leave the `*` of {prefix!r} out")
+    if remedy := stores.missing_filesystem(scheme):
+        raise ValueError(
+            f"`{flag}` names {scheme}://, of which no filesystem is installed; {remedy}"
+        )
+
+
+def _check_local(prefix: str, flag: str) -> None:
+    path = uris.normalize(prefix)
+    if os.path.isfile(path):
+        raise ValueError(f"`{flag}` takes a directory or a URI prefix, got the file {prefix!r}")
+    if os.path.lexists(path):
+        return
+    if _ONE_SLASH.match(prefix) and not _FILE.match(prefix):
+        raise ValueError(f"`{flag}` takes a path or a URI with `://`, got {prefix!r}")
+    if "*" in path:
+        raise ValueError(f"`{flag}` takes a prefix and no pattern; leave the `*` of {prefix!r} out")
+
+
+def _check_http(prefix: str, rest: str, flag: str) -> None:
+    if not rest.strip("/"):
         return
     remedy = f"`{flag}` takes `https://host/path/`, without user name and query"
     try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.manifests import braces
 from pipelines.manifests.formats import format_names, format_of, suffixes
-from pipelines.manifests.text import holds_json_lines
-from pipelines.manifests.webdataset import IMAGE_FIELDS
+from pipelines.manifests.image_folder import IMAGES, is_image
+from pipelines.manifests.text.reader import json_kind
 from pipelines.output.layout import is_of_tables
 from pipelines.storage import listing, uris
 from schemas.manifest import ManifestError
-
-_IMAGES = tuple(f".{field}" for field in IMAGE_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -42,36 +41,66 @@ def find_manifests(patterns: Sequence[str], kind: str | None, output: str | None
     found: dict[str, str] = {}
     left_out: dict[str, None] = {}
     for pattern in patterns:
-        files, linked = listing.expand_all(pattern)
+        files, linked = braces.expand_all(pattern)
         if output is not None:
             files = [uri for uri in files if not is_of_tables(uri, output)]
-        known = {uri: kind or format_of(uri) for uri in files}
-        if not any(known.values()):  # else what has no ending is an index or a note
-            known = {uri: _told_by_content(uri) for uri in files}
-        unknown = [uri for uri, form in known.items() if form is None]
-        if unknown and len(files) == 1:  # a directory or a glob may hold other things beside
-            raise ManifestError(
-                f"the format of {unknown[0]} does not show in its name; "
-                f"pass `format`: {', '.join(format_names())}"
-            )
-        if len(unknown) == len(files):
-            raise ManifestError(
-                f"no manifest files matched {pattern!r}; expected files named "
-                f"{', '.join(suffixes())}, perhaps compressed"
-            )
-        found.update({uri: form for uri, form in known.items() if form is not None})
-        others = [uri for uri in unknown if not _is_image(uri)]
+        known, others = _known(pattern, files, kind)
+        found.update(known)
         left_out.update(dict.fromkeys([*others, *linked]))
     return FoundFiles(tuple(found.items()), tuple(left_out))
 
 
-def _told_by_content(uri: str) -> str | None:
-    """Returns the format of a file without an ending that is known: JSON Lines need none."""
-    return None if _is_image(uri) or not holds_json_lines(uri) else "jsonl"
+def _known(
+    pattern: str, files: Sequence[str], kind: str | None
+) -> tuple[dict[str, str], list[str]]:
+    """Returns the manifests among files that a pattern matched, with their formats, and the rest.
+
+    A folder with any manifest in it is a manifest; with none, and images, a folder of images.
+    """
+    if kind == IMAGES.name:
+        return _folders(pattern, files), []
+    forms = {uri: kind or format_of(uri) for uri in files}
+    if not any(forms.values()):  # else what has no ending is an index or a note
+        forms = _told_by_content(files)
+    known = {uri: form for uri, form in forms.items() if form is not None}
+    if not known and any(map(is_image, files)):
+        return _folders(pattern, files), _strangers(files)
+    if not known and len(files) == 1:  # a directory or a glob may hold other things beside
+        raise ManifestError(
+            f"the format of {files[0]} does not show in its name; "
+            f"pass `format`: {', '.join(format_names())}"
+        )
+    if not known:
+        raise ManifestError(
+            f"no manifest files matched {pattern!r}; expected files named "
+            f"{', '.join(suffixes())}, perhaps compressed, or a folder of images"
+        )
+    return known, [uri for uri in files if uri not in known and not is_image(uri)]
 
 
-def _is_image(uri: str) -> bool:
-    return uri.lower().endswith(_IMAGES)
+def _told_by_content(files: Sequence[str]) -> dict[str, str | None]:
+    """Finds JSON, which needs no ending that is known, among files that belong to no image."""
+    return dict.fromkeys(files) | {uri: json_kind(uri) for uri in _strangers(files)}
+
+
+def _strangers(files: Sequence[str]) -> list[str]:
+    """Returns the files that are no image and lie beside none with the same stem."""
+    stems = {uri.rpartition(".")[0] for uri in files if is_image(uri)}
+    return [uri for uri in files if not is_image(uri) and uri.rpartition(".")[0] not in stems]
+
+
+def _folders(pattern: str, files: Sequence[str]) -> dict[str, str]:
+    """Returns the folders of images that a pattern names."""
+    folders = [uris.normalize(name) for name in braces.names_of(pattern)]
+    if not any(map(is_image, files)):
+        raise ManifestError(f"expected a folder with images in it, got {pattern!r}")
+    if any(folder in files or not listing.exists(folder) for folder in folders):
+        first = next(filter(is_image, files))
+        raise ManifestError(
+            f"{pattern!r} matches images and no manifest; to take the images of a folder, name it: "
+            f"{uris.parent(first)}"
+        )
+    return dict.fromkeys(folders, IMAGES.name)
 
 
 def left_out_line(left_out: Sequence[str]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pipelines.manifests.image_folder import IMAGES
 from pipelines.manifests.parquet.reader import LEDGER, PARQUET
 from pipelines.manifests.request import ManifestFormat
-from pipelines.manifests.text import TEXT_FORMATS
-from pipelines.manifests.webdataset import WEBDATASET
+from pipelines.manifests.tars.webdataset import WEBDATASET
+from pipelines.manifests.text.reader import TEXT_FORMATS
 from pipelines.storage.compression import SUFFIXES
 from schemas.manifest import ManifestError
 
-_OWN = (PARQUET, *TEXT_FORMATS, WEBDATASET, LEDGER)
+_OWN = (PARQUET, *TEXT_FORMATS, WEBDATASET, IMAGES, LEDGER)
 _FORMATS = {form.name: form for form in _OWN}
 
 
@@ -47,7 +48,7 @@ def format_called(name: str) -> ManifestFormat:
 
 def format_names() -> tuple[str, ...]:
     """Returns the formats that a whole manifest can have."""
-    return tuple(dict.fromkeys(suffixes().values()))
+    return tuple(name for name, form in _FORMATS.items() if form is not LEDGER)
 
 
 def suffixes() -> dict[str, str]:

@@ -11,10 +11,13 @@ import pyarrow as pa
 
 from pipelines.manifests.files import FoundFiles, find_manifests
 from pipelines.manifests.formats import format_called
+from pipelines.manifests.image_folder import IMAGES
 from pipelines.manifests.request import FilePlan, ManifestRequest, unit_id
 from pipelines.manifests.run_tables import joined
+from pipelines.manifests.text.reader import JSON_KINDS
 from pipelines.records import Unit
-from pipelines.storage import reading, uris
+from pipelines.storage import listing, reading, uris
+from pipelines.storage.reading import FileState
 from schemas.common_types import common_json_column, common_type
 from schemas.manifest import Columns, ManifestError
 
@@ -85,12 +88,17 @@ def merged_units(units: Iterable[Unit]) -> list[Unit]:
 
 
 def manifest_files(request: ManifestRequest) -> list[tuple[str, str]]:
-    """Returns the files of a manifest with the format of each, every file once.
+    """Returns the files of a manifest with the format of each, every file once; of a folder of
+    images all that are in it.
 
     Raises:
         ManifestError: if a pattern matches no file, or a file's format is not known.
     """
-    return list(_found(request).files)
+    found: list[tuple[str, str]] = []
+    for uri, kind in _found(request).files:
+        files = listing.expand(uri) if kind == IMAGES.name else [uri]
+        found += [(file, kind) for file in files]
+    return found
 
 
 def _found(request: ManifestRequest) -> FoundFiles:
@@ -102,7 +110,7 @@ def _stem(uri: str) -> str:
 
 
 def _plan_file(uri: str, kind: str, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
-    state = reading.file_state(uri)
+    state = FileState(0, "") if kind == IMAGES.name else reading.file_state(uri)
     whole = Unit(
         unit_id=unit_id(uri, 0),
         uri=uri,
@@ -128,7 +136,7 @@ def _common_kept(files: Iterable[tuple[str, str, list[pa.Field]]]) -> pa.Schema:
     columns: dict[str, dict[tuple[bool, pa.Field], str]] = {}
     for uri, kind, kept in files:
         for field in kept:
-            columns.setdefault(field.name, {}).setdefault((kind == "jsonl", field), uri)
+            columns.setdefault(field.name, {}).setdefault((kind in JSON_KINDS, field), uri)
     return pa.schema([(name, _common(name, found)) for name, found in columns.items()])
 
 

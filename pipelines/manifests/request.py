@@ -12,20 +12,19 @@ from pipelines.manifests.rows import RawRow
 from pipelines.records import Unit
 from pipelines.storage import uris
 from pipelines.storage.foreign_names import escaped, safe_stem
-from schemas.manifest import AUTO, ColumnOverrides, Columns, ManifestError, resolve_columns
+from schemas.manifest import ColumnOverrides, Columns, Dialect, ManifestError, resolve_columns
 from schemas.rejects import Reason
 
 DEFAULT_ROWS_PER_UNIT = 10_000
 
 
 @dataclass(frozen=True)
-class ManifestRequest:
+class ManifestRequest(Dialect):
     """What the user asked for; None means what is recognised.
 
     Attributes:
         patterns: URIs of files, directories or globs.
         format: the name of a format, or None to go by each file's name.
-        image_encoding: `base64` if every image is base64 text, `auto` if that is told by content.
         image_root: where relative image references start, or None for each manifest's directory.
         only_reasons: of a rejects table, only rows with one of these; empty for all.
         output: directory whose tables are no manifests, should it lie where the manifest is.
@@ -40,7 +39,6 @@ class ManifestRequest:
     text_column: str | None = None
     id_column: str | None = None
     keep_columns: tuple[str, ...] = ()
-    image_encoding: str = AUTO
     image_root: str | None = None
     rows_per_unit: int = DEFAULT_ROWS_PER_UNIT
     only_reasons: tuple[str, ...] = ()
@@ -56,7 +54,7 @@ class ManifestRequest:
             self.text_column,
             self.id_column,
             self.keep_columns,
-            self.image_encoding,
+            **self.dialect(),
         )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -33,10 +35,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class RawRow:
-    """Row `number` of a manifest, 0-based, as values by column name or as a fault."""
+    """Row `number` of a manifest, 0-based, as values by column name or as a fault.
+
+    `hint` says why it may lack an image or a caption, should it lack one.
+    """
 
     number: int
     values: Mapping[str, Any] | Fault
+    hint: str | None = None
 
 
 def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
@@ -44,14 +50,18 @@ def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
     if isinstance(raw.values, Fault):
         return reject(unit, raw.number, raw.values)
     row, fault = _row(unit, raw.number, raw.values)
-    return row if fault is None else RowFault("read", fault.reason, fault.detail).to_reject(row)
+    if fault is None:
+        return row
+    lacks = raw.hint is not None and fault.reason in (Reason.MISSING_IMAGE, Reason.EMPTY_TEXT)
+    detail = f"{fault.detail}; {raw.hint}" if lacks else fault.detail
+    return RowFault("read", fault.reason, detail).to_reject(row)
 
 
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     """Returns the reject of a row of which nothing but its place is known."""
     row = Row(
-        uid=_position_uid(unit.uri, number),
-        source=source_of(unit.uri),
+        uid=_position_uid(unit.source, number),
+        source=source_of(unit.source),
         source_row=number,
         url=None,
         text=fault.text,
@@ -60,11 +70,13 @@ def reject(unit: Unit, number: int, fault: Fault) -> Reject:
 
 
 def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault | None]:
-    columns = unit.columns
+    columns, given = unit.columns, values
+    values, list_fault = _with_one_image(columns, values)
     inline = _base64_image(columns, values)
     if inline is not None:
         values = _with_image(columns, values, inline)
     values, fault = _valid_text(columns, values)
+    fault = list_fault or fault
     url, image_bytes = _image(columns, values)
     if inline is not None:
         image_bytes, fault = inline.data, fault or _base64_fault(inline)
@@ -81,15 +93,15 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
         reference = None if inline is not None and url == inline.shown else url
         uid = content_uid(reference, image_bytes, text) if fault is None else None
     row = Row(
-        uid=_position_uid(unit.uri, number) if uid is None else uid,
-        source=source_of(unit.uri),
+        uid=_position_uid(unit.source, number) if uid is None else uid,
+        source=source_of(unit.source),
         source_row=number,
         url=url,
         text=text,
         image_root=unit.image_root,
         image_bytes=image_bytes if fault is None else None,
         expected_sha256=sha256[:_HASH_CHARS] if isinstance(sha256, str) and sha256 else None,
-        kept={name: values.get(name) for name in columns.kept},
+        kept={name: _kept(given.get(name), values.get(name)) for name in columns.kept},
     )
     return row, fault
 
@@ -143,10 +155,43 @@ def source_of(uri: str) -> str:
 def _uid(value: Any) -> tuple[str | None, Fault | None]:
     """Returns an id as text, or None for a row without one."""
     try:
-        text = value.decode() if isinstance(value, bytes) else str(value)
+        return uid_text(value), None
     except UnicodeDecodeError:
         return None, Fault(Reason.MALFORMED_ROW, "the id is not valid UTF-8")
-    return (None if value is None or not text else text), None
+
+
+def uid_text(value: Any) -> str | None:
+    """Returns an id as the tables hold it; None where there is none.
+
+    A whole number is written as one, also where a missing value beside it made fractions of all.
+
+    Raises:
+        UnicodeDecodeError: if it is bytes that are no UTF-8.
+    """
+    if isinstance(value, float | Decimal):
+        if math.isnan(value):
+            return None
+        value = int(value) if math.isfinite(value) and value == int(value) else value
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return None if value is None or not text else text
+
+
+def _with_one_image(
+    columns: Columns, values: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Fault | None]:
+    """Takes the image out of a list of one."""
+    names = [name for name in (columns.image_uri, columns.image_bytes) if name]
+    lists = {name: values[name] for name in names if isinstance(values.get(name), list)}
+    if not lists:
+        return values, None
+    most = max(map(len, lists.values()))
+    fault = Fault(Reason.MALFORMED_ROW, f"expected one image, got {most}") if most > 1 else None
+    return {**values, **{name: found[0] if found else None for name, found in lists.items()}}, fault
+
+
+def _kept(given: Any, value: Any) -> Any:
+    """Returns a kept value as it is, where the list of one image was taken apart."""
+    return given if isinstance(given, list) else value
 
 
 def _image(columns: Columns, values: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.images.fetch import allowed_file
+from pipelines.manifests.image_folder import state_of
 from pipelines.manifests.request import FilePlan, ManifestRequest
 from pipelines.output.layout import EMBEDDINGS, KEPT, REJECTS
 from pipelines.output.unit_record import UNIT_KEY, NotARecordError, find_record, unit_from_json
@@ -52,7 +53,7 @@ def unit_of_table(uri: str, schema: pa.Schema, unit: Unit, reasons: Collection[s
             "that manifest instead"
         )
     try:
-        state = reading.file_state(unit.uri)
+        state = state_of(unit)
     except FileNotFoundError as error:
         raise ManifestError(
             f"the manifest {unit.uri}, which the rows of {uri} came from, is not there any more"
@@ -121,9 +122,12 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
     if trusted or MASK in unit.uri:
         return unit
     places = (run_directory(table), *allowed)
-    uri = allowed_file(unit.uri, places)
-    if uri is None:
-        raise _refused(table, f"the manifest {redact(unit.uri)}", uris.parent(unit.uri))
+    is_folder = unit.between is not None  # in which any file is to be opened
+    found = allowed_file(uris.join(unit.uri, "x") if is_folder else unit.uri, places)
+    if found is None:
+        place = unit.uri if is_folder else uris.parent(unit.uri)
+        raise _refused(table, f"the manifest {redact(unit.uri)}", place)
+    uri = uris.parent(found) if is_folder else found
     # Images start at the manifest, or where it is allowed, too.
     root = allowed_file(uris.join(unit.image_root, "x"), (uris.parent(uri), *places))
     if root is None:

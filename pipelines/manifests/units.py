@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
 from pipelines.manifests.formats import format_called
+from pipelines.manifests.image_folder import state_of
 from pipelines.manifests.rows import Fault, RawRow, reject, to_row
 from pipelines.output.merging import selected_rows
 from pipelines.records import Chunk, End, Reject, Row, Selection, Unit
-from pipelines.storage import reading
 
 
 class ManifestChangedError(OSError):
@@ -52,7 +52,7 @@ def check_unchanged(unit: Unit) -> None:
     """
     if not unit.manifest_version:
         return
-    if reading.file_state(unit.uri) != (unit.manifest_bytes, unit.manifest_version):
+    if state_of(unit) != (unit.manifest_bytes, unit.manifest_version):
         raise ManifestChangedError(
             f"the manifest {unit.uri} has changed since the run was planned; finished units are "
             "kept, run again, and what has other rows now is done again"

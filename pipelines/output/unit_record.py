@@ -79,9 +79,13 @@ def unit_from_json(text: str | bytes) -> Unit:
         ValueError, TypeError, KeyError: if it is something else.
     """
     values: dict[str, Any] = json.loads(text)
-    columns = _known(Columns, values["columns"])
-    columns["kept"] = tuple(columns["kept"])
-    return Unit(**{**_known(Unit, values), "columns": Columns(**columns), "only": None})
+    columns: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in _known(Columns, values["columns"]).items()
+    }
+    between = values.get("between")
+    about = {"columns": Columns(**columns), "only": None, "between": between and tuple(between)}
+    return Unit(**{**_known(Unit, values), **about})
 
 
 def metadata_of(

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from clip_core.preprocess import Preprocess
-from pipelines.images.decode import DecodeLimits, decode_image
+from pipelines.images.decode import DecodeLimits, decode_image, limits_of
 from pipelines.images.fetch import FetchPolicy
 from pipelines.images.trust import TRUST, NotTrustedError, Trust
 from pipelines.records import Row, RowFault, Unit
@@ -48,11 +48,11 @@ def thumbnails(
         options, units, trust: as `original_rows` takes them.
         progress: called with 1 for each image.
     """
-    policy = trust.fetch_policy(options)
+    policy, limits = trust.fetch_policy(options), limits_of(options)
     hashes = {(row.source, row.source_row): row.sha256 for row in rows}
     found: dict[tuple[str, int], Thumbnail] = {}
     for source, number, original in original_rows(rows, options, units, trust):
-        found[source, number] = _thumbnail(original, hashes[source, number], policy)
+        found[source, number] = _thumbnail(original, hashes[source, number], policy, limits)
         progress(1)
     return [found[row.source, row.source_row] for row in rows]
 
@@ -67,22 +67,24 @@ def remedy_lines(pictures: Sequence[Thumbnail]) -> list[str]:
     return [*lines, f"           or all that the run names with `{TRUST}`"] if lines else []
 
 
-def _thumbnail(original: Row | RowFault, sha256: str | None, policy: FetchPolicy) -> Thumbnail:
+def _thumbnail(
+    original: Row | RowFault, sha256: str | None, policy: FetchPolicy, limits: DecodeLimits
+) -> Thumbnail:
     try:
-        return Thumbnail(thumbnail_uri(fetch_original(original, sha256, policy)))
+        return Thumbnail(thumbnail_uri(fetch_original(original, sha256, policy), limits))
     except NotTrustedError as fault:
         return Thumbnail(None, f"not allowed; pass {fault.remedy}", fault.remedy)
     except RowFault as fault:
         return Thumbnail(None, fault.reason.value.replace("_", " "))
 
 
-def thumbnail_uri(data: bytes) -> str:
+def thumbnail_uri(data: bytes, limits: DecodeLimits) -> str:
     """Returns an encoded image's thumbnail as a data URI.
 
     Raises:
         RowFault: as `decode_image` does.
     """
-    pixels = decode_image(data, [Preprocess(SIDE)], DecodeLimits()).pixels[0]
+    pixels = decode_image(data, [Preprocess(SIDE)], limits).pixels[0]
     buffer = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "JPEG", quality=JPEG_QUALITY)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")

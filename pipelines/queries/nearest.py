@@ -19,14 +19,8 @@ from pipelines.output.scored_tables import (
     rows_at,
 )
 
-<<<<<<< HEAD
-=======
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
 IMAGES, CAPTIONS = "image_embedding", "text_embedding"
 
->>>>>>> h31
 
 def nearest_rows(
     tables: ScoredTables,
@@ -44,7 +38,7 @@ def nearest_of_each(
     queries: np.ndarray,
     top_k: int,
     column: str = IMAGES,
-    options: PipelineOptions | None = None,
+    options: Workers | None = None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> list[list[ScoredRow]]:
     """Returns for each query the rows whose embedding has the largest cosine to it, largest first.
@@ -52,14 +46,9 @@ def nearest_of_each(
     Equal ones are ordered by uid, so that the answer does not depend on files or batches.
 
     Args:
-<<<<<<< HEAD
-        query: [dim] float32, L2-normalised.
-        options: slots or workers of Beam that are to search; None for this process.
-=======
         queries: [queries, dim] float32, L2-normalised; the table is read once for all.
         column: `IMAGES` or `CAPTIONS`.
-        options: of Beam, if its workers are to search.
->>>>>>> h31
+        options: slots or workers of Beam that are to search; None for this process.
         progress: called with the number of rows of each file.
     """
     best: list[list[ScoredRow]] = [[] for _ in queries]

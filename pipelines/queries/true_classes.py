@@ -8,7 +8,8 @@ import json
 from collections.abc import Iterator
 
 from pipelines.manifests.formats import format_of
-from pipelines.manifests.text_records import DELIMITERS
+from pipelines.manifests.rows import uid_text
+from pipelines.manifests.text.records import DELIMITERS
 from pipelines.output.scored_tables import iterate_batches
 from pipelines.storage import reading
 from pipelines.storage.compression import decompressed
@@ -42,7 +43,10 @@ def read_truth(uri: str, column: str) -> dict[str, str]:
 
 def _text(uid: object) -> str:
     """Returns an id as the tables hold it, which a manifest may have as a number or as bytes."""
-    return uid.decode("utf-8", "replace") if isinstance(uid, bytes) else str(uid)
+    try:
+        return uid_text(uid) or ""
+    except UnicodeDecodeError:  # of no row
+        return ""
 
 
 def _parquet_pairs(uri: str, column: str) -> Iterator[tuple[object, object]]:

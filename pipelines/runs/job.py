@@ -15,7 +15,7 @@ from pipelines.encoding.models import ModelSpec, RunModels
 from pipelines.engine.chunks import chunk_rows
 from pipelines.engine.slots.choice import LOCAL
 from pipelines.images.columns import added_columns, image_columns
-from pipelines.images.decode import DecodeLimits
+from pipelines.images.decode import limits_of
 from pipelines.images.fetch import FetchPolicy
 from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.read import ReadManifest, UnitSource
@@ -61,13 +61,13 @@ def manifest_request(config: EmbedConfig) -> ManifestRequest:
         text_column=config.text_column,
         id_column=config.id_column,
         keep_columns=config.keep_columns,
-        image_encoding=config.image_encoding,
         image_root=config.image_root,
         rows_per_unit=config.rows_per_unit,
         only_reasons=config.only_reasons,
         output=config.output,
         allowed=config.allow_manifests_from,
         trust_run=config.trust_run,
+        **config.dialect(),
     )
 
 
@@ -117,7 +117,7 @@ def embed_rows_of(
         models,
         batch_size=config.batch_size,
         fetch_policy=FetchPolicy(allowed=allowed),
-        decode_limits=DecodeLimits(reject_deep=config.deep_images == "reject"),
+        decode_limits=limits_of(vars(config)),
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding or isolate,
         run=run,
@@ -194,8 +194,8 @@ def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
 
     Which of its columns hold what stands in the record of each unit.
     """
-    names = ("decode", "deep_images", "embedding_dtype", "keep_columns", "scores_only")
-    values = {name: getattr(config, name) for name in names}
+    names = ("decode", "deep_images", "embedding_dtype", "exif_orientation", "keep_columns")
+    values = {name: getattr(config, name) for name in (*names, "scores_only")}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     added: dict[str, Any] = {}
     if added_columns():

@@ -17,15 +17,15 @@ from pipelines.command_line.model_flags import (
     models_of,
 )
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
-from pipelines.command_line.places import manifest_place, place
+from pipelines.command_line.places import place
 from pipelines.engine.beam_options import named_runner, read_beam_flags
 from pipelines.engine.slots.choice import EngineChoice, add_engine_flags, engine_choice
 from pipelines.images.sources import check_prefix
-from pipelines.images.trust import MANIFESTS, add_replay_flags
-from pipelines.manifests.formats import format_names
+from pipelines.images.trust import MANIFESTS
+from pipelines.manifests.flags import add_input_flags
 from pipelines.ownership.parts import Part, add_part_flag
 from pipelines.probes.heads_of import add_head_flags
-from schemas.manifest import AUTO, IMAGE_ENCODINGS
+from schemas.manifest import Dialect
 from schemas.rejects import Reason
 
 REQUIRED, REASONS = ("manifest", "output", "model"), tuple(reason.value for reason in Reason)
@@ -36,48 +36,10 @@ class EmbedOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        _add_input_flags(parser)
+        add_input_flags(parser)
         _add_model_flags(parser)
         _add_output_flags(parser)
         _add_running_flags(parser)
-
-
-def _add_input_flags(parser: argparse.ArgumentParser) -> None:
-    flags = group(parser, "input")
-    add = flags.add_argument
-    add(
-        "--manifest",
-        action="append",
-        type=manifest_place,
-        metavar="URI",
-        help="image-text manifest: file, directory or glob on any fsspec filesystem; repeatable",
-    )
-    add("--manifest_format", choices=format_names(), help="form of the manifest [its extension]")
-    for column, what in (
-        ("image", "image URIs, paths or bytes; in tars an extension [a recognised name]"),
-        ("text", "captions; in tars an extension or a .json's field [a recognised name]"),
-        ("id", "row ids [a recognised name, else a hash of image and text]"),
-    ):
-        add(f"--{column}_column", metavar="NAME", help=f"column of {what}")
-    add(
-        "--image_encoding",
-        choices=IMAGE_ENCODINGS,
-        default=AUTO,
-        help="base64: every image is that, as text or bytes; auto: `data:` URIs and base64 text of "
-        "over 1,024 characters that begins as an image does [auto]",
-    )
-    root = "where relative image paths start [the manifest's directory]"
-    add("--image_root", type=place, metavar="URI", help=root)
-    add(
-        "--allow_images_from",
-        action="append",
-        type=place,
-        default=[],
-        metavar="URI",
-        help="further prefix that images may come from, such as gs://bucket/img/ or "
-        "https://host/img/; `https://` alone allows every public host; repeatable [the image root]",
-    )
-    add_replay_flags(flags)
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +75,13 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "or rejected [clip]",
     )
     add_head_flags(group(parser, "model"))
+    add(
+        "--exif_orientation",
+        choices=("ignore", "apply"),
+        default="ignore",
+        help="score images as they are stored, as the original does, or as they are looked at "
+        "[ignore]",
+    )
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -127,10 +96,17 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "as text; repeatable [none]",
     )
     add(
+        "--keep_nanoseconds",
+        action="store_true",
+        help="keep timestamps that are finer than microseconds, which Spark cannot read; else "
+        "they are refused",
+    )
+    add(
         "--embedding_dtype",
         choices=("float32", "float16"),
         default="float32",
-        help="type of the embeddings' numbers [float32]",
+        help="type of the embeddings' numbers; Spark 3.5, Delta and BigQuery cannot read float16 "
+        "[float32]",
     )
     add("--scores_only", action="store_true", help="leave the two embedding columns out")
     add(
@@ -182,8 +158,8 @@ def _add_running_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True)
-class EmbedConfig:
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(Dialect):
     """Checked options of the main job; the flags' names and meanings."""
 
     manifest: tuple[str, ...]
@@ -192,7 +168,6 @@ class EmbedConfig:
     text_column: str | None
     id_column: str | None
     keep_columns: tuple[str, ...]
-    image_encoding: str
     image_root: str | None
     allow_images_from: tuple[str, ...]
     allow_manifests_from: tuple[str, ...]
@@ -218,6 +193,7 @@ class EmbedConfig:
     image_policy: str
     isolate_decoding: bool
     deep_images: str
+    exif_orientation: str
     head: tuple[str, ...]
     head_activation: tuple[str, ...]
     engine: EngineChoice
@@ -239,6 +215,8 @@ class EmbedConfig:
             check_prefix(prefix)
         for prefix in self.allow_manifests_from:
             check_prefix(prefix, MANIFESTS)
+        if self.image_root is not None:
+            check_prefix(self.image_root, "--image_root")
         if self.retry_rejects and self.overwrite:
             raise ValueError(
                 "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "
@@ -296,6 +274,7 @@ def _config(found: argparse.Namespace) -> EmbedConfig:
     values: dict[str, Any] = vars(found)
     values["model"] = models_of(values["model"])
     values["part"] = Part.parse(found.part) if found.part else None
+    values["column_names"] = values["column_names"] or ()
     for name in (
         "manifest",
         "allow_images_from",

@@ -6,20 +6,19 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import pyarrow as pa
-
 from pipelines.command_line.exits import in_flags
 from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.parquet.costs import largest_page
 from pipelines.manifests.planning import Plan
+from pipelines.manifests.tars.advice import advice_on_tar
 from pipelines.ownership.lock import check_unlocked, lock_uri
 from pipelines.ownership.planned import read_planned
 from pipelines.records import Unit
@@ -32,11 +31,11 @@ from pipelines.runs.resume import (
     pending_of,
     retried_reasons,
 )
-from pipelines.runs.trial import SampleResult, dotted_keys, embed_sample
+from pipelines.runs.trial import SampleResult, embed_sample
 from pipelines.storage import stores, uris, writing
 from pipelines.storage.redaction import redact
-from schemas.bigquery import bigquery_schema
 from schemas.manifest import Columns
+from schemas.warehouses import unreadable
 
 MAX_FILES_SHOWN = 5
 LARGE_PAGE_BYTES = 32 << 20
@@ -55,7 +54,7 @@ REMEDIES = {
     "manifest_truncated": "write the manifest file again",
     "manifest_unreadable": "write the manifest file again",
     "deep_pixels": "scale these images to 8 bits, or pass `--deep_images clip`",
-    "unsupported_format": "convert these images to JPEG, PNG or WebP",
+    "unsupported_format": "convert these images to JPEG, PNG or WebP; HEIC needs `clip-beam[heif]`",
 }
 
 
@@ -92,7 +91,7 @@ def check(config: EmbedConfig, sample: int, findings: Findings) -> None:
 
 def _check_manifest(plan: Plan, findings: Findings) -> None:
     files = {unit.uri: unit for unit in plan.units}
-    known = f"{plan.rows} rows" if plan.rows is not None else "rows are counted when tars are read"
+    known = f"{plan.rows} rows" if plan.rows is not None else "rows are counted as they are read"
     print(f"manifest   {number(len(files), 'file')}, {number(len(plan.units), 'unit')}, {known}")
     by_file = Counter[str]()
     for unit in plan.units:
@@ -101,36 +100,25 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
             uri = redact(unit.uri)
             findings.problems.append(f"{uri} is damaged: {unit.damage}; write it again")
     for uri, unit in list(files.items())[:MAX_FILES_SHOWN]:
-        rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else "tar"
+        uncounted = "tar" if unit.between is None else "images"
+        rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else uncounted
         print(f"           {redact(uri)}: {rows}; {_columns(unit.columns)}")
-        _check_keys(unit, findings)
+        _check_names(unit, findings)
         _check_pages(unit, findings)
     if len(files) > MAX_FILES_SHOWN:
         print(f"           and {len(files) - MAX_FILES_SHOWN} more")
-    for line in _not_for_warehouses(plan):
-        print(f"           {line}")
     if plan.left_out:
         print(f"           left out: {left_out_line(plan.left_out)}")
+    for line in unreadable(plan.kept):
+        print(f"           {line}")
     if not plan.units:
         findings.problems.append("the manifest has no rows")
 
 
-def _not_for_warehouses(plan: Plan) -> Iterator[str]:
-    """Says which kept columns BigQuery cannot load; the run itself can have them."""
-    for column in plan.kept:
-        try:
-            bigquery_schema(pa.schema([column]))
-        except ValueError as error:
-            yield in_flags(f"{error}, if BigQuery is to load the tables")
-
-
-def _check_keys(unit: Unit, findings: Findings) -> None:
-    dotted = findings.attempt(lambda: dotted_keys(unit))
-    if dotted:
-        findings.problems.append(
-            f"{redact(unit.uri)} has keys with dots, such as {dotted[0]!r}: a sample's key ends at "
-            "the first dot, so its image is not found; write the tar with other keys"
-        )
+def _check_names(unit: Unit, findings: Findings) -> None:
+    if unit.format == "webdataset":
+        for problem in findings.attempt(lambda: advice_on_tar(unit)) or ():
+            findings.problems.append(f"{redact(unit.uri)} has {problem}")
 
 
 def _check_pages(unit: Unit, findings: Findings) -> None:

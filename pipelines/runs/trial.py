@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +13,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline
 from pipelines.engine.tally import TALLY
-from pipelines.manifests.webdataset import IMAGE_FIELDS
 from pipelines.output.layout import EMBEDDINGS, REJECTS, OutputLayout
 from pipelines.output.parquet import parquet_bytes, read_table
 from pipelines.records import Unit
 from pipelines.runs.job import build, reader_of
-from pipelines.storage import listing, reading, uris
-from pipelines.storage.compression import DamagedStream, decompressed
+from pipelines.storage import listing, uris
 from schemas.embeddings import model_column
 
 MAX_UNITS = 10  # that a sample is taken from
-MEMBERS_LOOKED_AT = 200
 
 
 @dataclass
@@ -81,20 +76,6 @@ def _first_rows(unit: Unit, limit: int) -> Unit:
     if unit.rows is None or unit.rows <= limit:
         return unit
     return replace(unit, rows=limit, damage=None)
-
-
-def dotted_keys(unit: Unit) -> list[str]:
-    """Returns members of a tar whose image is not seen because their key holds a dot."""
-    if unit.format != "webdataset":
-        return []
-    with reading.open_input(unit.uri) as file:
-        try:
-            with tarfile.open(fileobj=decompressed(unit.uri, file), mode="r|") as tar:
-                names = [member.name for member in islice(tar, MEMBERS_LOOKED_AT)]
-        except (tarfile.TarError, EOFError, DamagedStream):  # the sample tells of it
-            return []
-    fields = {name: uris.base_name(name).lower().split(".")[1:] for name in names}
-    return [name for name, parts in fields.items() if len(parts) > 1 and parts[-1] in IMAGE_FIELDS]
 
 
 def _table(layout: OutputLayout, name: str) -> pa.Table:

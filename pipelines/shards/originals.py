@@ -17,7 +17,7 @@ from pipelines.output.scored_tables import file_schema
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json
 from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.storage import uris
-from schemas.manifest import AUTO, BASE64, Columns, ManifestError
+from schemas.manifest import BASE64, Columns, Dialect, ManifestError
 from schemas.rejects import Reason
 
 
@@ -129,7 +129,7 @@ def _recognised(source: str, form: ManifestFormat | None, options: Mapping[str, 
         (source,),
         image_column=options.get("image_column"),
         text_column=options.get("text_column"),
-        image_encoding=options.get("image_encoding") or AUTO,
+        **{name: options[name] for name in Dialect().dialect() if options.get(name)},
     )
     planned = form.plan(replace(unit, rows=0), request, ())
     return replace(unit, columns=planned.units[0].columns)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.registry import known_implementations, registry
 from fsspec.utils import get_protocol
 
 from pipelines.storage.redaction import redact, scrub
@@ -19,7 +22,7 @@ T = TypeVar("T")
 
 STALL_S = 30.0  # a connection on which nothing arrives for so long is given up
 RETRIES = RetryPolicy()
-GCS, S3 = ("gs", "gcs"), ("s3", "s3a")
+GCS, S3, HTTP = ("gs", "gcs"), ("s3", "s3a"), ("http", "https")
 _LOCAL = ("file", "local")
 _BUFFER_BYTES = 1 << 20
 
@@ -47,9 +50,32 @@ def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         filesystem, path = url_to_fs(uri, **_options(protocol))
     except (ImportError, ValueError) as error:
-        remedy = 'run `pip install "clip-beam[s3]"`' if protocol in S3 else "check its spelling"
+        remedy = missing_filesystem(protocol) or str(error)
         raise StorageError(f"no filesystem for {protocol}:// is installed; {remedy}") from error
     return filesystem, path
+
+
+def missing_filesystem(protocol: str) -> str | None:
+    """Says what to do about a scheme that cannot be opened here; None if it can.
+
+    Packages of stores are looked for and not imported, which takes seconds of some.
+    """
+    known = known_implementations.get(protocol)
+    if protocol in registry or protocol in HTTP:
+        return None
+    if known is None:
+        return "check its spelling"
+    module = str(known["class"]).rpartition(".")[0]
+    own = module.startswith("fsspec.")
+    try:
+        found = importlib.import_module(module) if own else find_spec(module.partition(".")[0])
+    except ImportError:
+        found = None
+    if found is not None:
+        return None
+    if protocol in S3:
+        return 'run `pip install "clip-beam[s3]"`'
+    return str(known.get("err") or f"install the package of {module.partition('.')[0]}")
 
 
 def retried(function: Callable[P, T]) -> Callable[P, T]:

@@ -25,7 +25,10 @@ def home(tmp_path, monkeypatch):
     [
         ("~", "HOME"),
         ("~/scores", "HOME/scores"),
-        ("file://~/scores", "file://HOME/scores"),
+        ("file://~/scores", "HOME/scores"),
+        ("file:/x/a%20b", "/x/a b"),
+        ("gcs://b/x", "gs://b/x"),
+        ("S3N://b/x", "s3://b/x"),
         ("./~/scores", "./~/scores"),
         ("a~b", "a~b"),
         ("gs://bucket/~/x", "gs://bucket/~/x"),

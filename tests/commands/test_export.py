@@ -324,6 +324,28 @@ def test_bigquery_refuses_what_it_cannot_load(run, capsys):
     assert "no type for list" in told and "'face_bboxes'" in told
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "fits"),
+    [
+        (pa.uint64(), 2**63 - 1, True),
+        (pa.uint64(), 2**63, False),
+        (pa.list_(pa.uint64()), [1, 2**64 - 1], False),
+        (pa.timestamp("us"), 2**60, False),
+        (pa.timestamp("ms", "Nowhere/Land"), 0, True),
+        (pa.timestamp("s"), 253_402_300_800, False),
+        (pa.date32(), 2_932_896, True),
+        (pa.date32(), 2_932_897, False),
+    ],
+)
+def test_bigquery_refuses_values_that_its_types_do_not_hold(tmp_path, capsys, kind, value, fits):
+    write_scored(tmp_path / "run", [[{"x": value}]], kept=[pa.field("x", kind)])
+    if fits:
+        exported(tmp_path / "run", "bigquery")
+        return
+    told = refused(capsys, tmp_path / "run", "--format", "bigquery")
+    assert "column 'x' of" in told and "which BigQuery does not hold as" in told
+
+
 @pytest.mark.parametrize("layout", ["datacomp", "laion"])
 def test_output_is_kept_unless_it_may_be_overwritten(run, layout, capsys):
     output = exported(run, layout)

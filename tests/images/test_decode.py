@@ -56,7 +56,7 @@ def test_golden_images_decode_equal_or_are_refused(golden):
     }
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_every_allowed_format_is_decoded(kind):
     found = decode_image(encode_image(make_image(90, 50), kind), [PREPROCESS], LIMITS)
     assert found.pixels[0].shape == (3, 32, 32)
@@ -140,7 +140,7 @@ def test_every_short_beginning_is_refused(name):
         assert fault_of(data[:length]).detail
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_cut_image_is_refused(kind, share):
     data = encode_image(make_image(200, 200), kind)
@@ -173,7 +173,7 @@ def test_bomb_is_named_where_warnings_are_errors():
 
 def test_bit_flips_and_cuts_never_raise_anything_else():
     rng = np.random.default_rng(0)
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
         whole = encode_image(make_image(40, 30), kind)
         for _ in range(60):
             data = bytearray(whole[: rng.integers(1, len(whole) + 1)])

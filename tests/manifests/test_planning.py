@@ -128,7 +128,8 @@ def test_json_lines_are_told_by_their_content(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "content", ['{"count": 3}\n', '[{"url": "a.jpg"}]', '{"url": "a', "", "url text\n", "\xff\xfe"]
+    "content",
+    ['{"count": 3}\n', '[{"name": "a.jpg"}]', "[3, 4]", '{"url": "a', "", "url text\n", "\xff\xfe"],
 )
 def test_other_content_is_no_manifest(tmp_path, content):
     (tmp_path / "stats.json").write_text(content)

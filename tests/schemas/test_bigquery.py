@@ -4,6 +4,7 @@ import pytest
 from schemas.bigquery import bigquery_schema
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
+from schemas.warehouses import unreadable
 
 
 def field(name, kind, mode="NULLABLE", **more):
@@ -81,3 +82,53 @@ def test_types_that_bigquery_lacks_are_refused(kind, told):
     with pytest.raises(ValueError, match="column 'x'") as refused:
         of(kind)
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my col",
+        "a.b",
+        "_TABLE_x",
+        "_table_x",
+        "_PARTITIONTIME",
+        "__ROOT__",
+        "prix €",
+        "1st",
+        "",
+        "x" * 301,
+        "a-b",
+    ],
+)
+def test_names_that_bigquery_does_not_take_are_refused(name):
+    for kind in (pa.int64(), pa.list_(pa.string())):
+        with pytest.raises(ValueError, match="BigQuery takes no columns called") as refused:
+            bigquery_schema(pa.schema([("fine", pa.int64()), (name, kind)]))
+        assert repr(name) in str(refused.value) and "'fine'" not in str(refused.value)
+    nested = pa.schema([("outer", pa.list_(pa.struct([("fine", pa.int64()), (name, pa.int64())])))])
+    with pytest.raises(ValueError) as refused:
+        bigquery_schema(nested)
+    assert repr(f"outer.{name}") in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a", "_a", "A1_", "x" * 300, "TABLE_", "partition"])
+def test_other_names_are_taken(name):
+    assert bigquery_schema(pa.schema([(name, pa.int64())]))[0]["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "engines"),
+    [
+        (pa.timestamp("ns"), {"Spark 3.5"}),
+        (pa.struct([("at", pa.timestamp("ns", "UTC"))]), {"Spark 3.5"}),
+        (pa.time64("us"), {"Spark 3.5"}),
+        (pa.float16(), {"BigQuery", "Spark 3.5"}),
+        (pa.duration("s"), {"BigQuery"}),
+        (pa.list_(pa.list_(pa.int8())), {"BigQuery"}),
+        (pa.timestamp("us", "Nowhere/Land"), set()),
+        (pa.list_(pa.string()), set()),
+    ],
+)
+def test_engines_that_cannot_read_a_column_are_named(kind, engines):
+    told = unreadable([pa.field("x", kind)])
+    assert {line.partition(" cannot read column 'x': ")[0] for line in told} == engines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -13,8 +12,13 @@ import pyarrow.parquet as pq
 
 from pipelines.images.base64_text import MAX_BASE64_CHARS, may_be_long
 from pipelines.manifests.parquet.pages import TooManyRows, WatchedFile
+from pipelines.manifests.parquet.types import (
+    FinerThanMicroseconds,
+    has_fixed_lists,
+    plain_metadata,
+    travelling,
+)
 from pipelines.manifests.rows import MAX_TEXT_BYTES
-from schemas.manifest import mapped_type
 
 BUFFER_BYTES = 8 << 20  # read at once of a column; else it would be a whole row group's
 MAX_BATCH_ROWS = 4096
@@ -39,7 +43,7 @@ def damage_named() -> Iterator[None]:
     """
     try:
         yield
-    except (DamagedParquet, MemoryError):
+    except (DamagedParquet, FinerThanMicroseconds, MemoryError):
         raise
     except OSError as error:  # Arrow's own have no number; those of filesystems have, or a class
         if type(error) is not OSError or error.errno is not None:
@@ -61,23 +65,28 @@ class ParquetBatches:
         file: seekable.
         is_limited: whether this process may take only so much memory, so that it unfolds anything.
 
+    Attributes:
+        schema: the columns.
+
     Raises:
         Exception: whatever Arrow raises of a damaged file; see `damage_named`.
     """
 
     def __init__(self, file: BinaryIO, is_limited: bool = False) -> None:
         self._pages = WatchedFile(file, is_limited)
-        self._parquet = pq.ParquetFile(
+        self._parquet = self._open()
+        self.schema: pa.Schema = self._parquet.schema_arrow
+        if has_fixed_lists(self.schema):
+            self._parquet = self._open(metadata=plain_metadata(file))
+
+    def _open(self, **more: Any) -> pq.ParquetFile:
+        return pq.ParquetFile(
             self._pages,
             page_checksum_verification=True,
             buffer_size=BUFFER_BYTES,
             pre_buffer=False,  # else it holds a whole row group
+            **more,
         )
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns."""
-        return self._parquet.schema_arrow
 
     @property
     def rows(self) -> int:
@@ -96,7 +105,12 @@ class ParquetBatches:
         return [_column_bytes(metadata.row_group(n), name) for n in range(metadata.num_row_groups)]
 
     def read(
-        self, group: int, wanted: range, names: list[str], whole: Collection[str]
+        self,
+        group: int,
+        wanted: range,
+        names: list[str],
+        whole: Collection[str] = (),
+        in_us: Collection[str] = (),
     ) -> Iterator[pa.RecordBatch]:
         """Yields the wanted rows of a row group in types that travel, long texts cut.
 
@@ -105,8 +119,10 @@ class ParquetBatches:
             names: columns to read.
             whole: columns of images among them, whose base64 text is cut only where no image is as
                 long.
+            in_us: columns of timestamps among them that are to be microseconds.
 
         Raises:
+            FinerThanMicroseconds: if one is not.
             SuspiciousPages: if only a process with a limit should read on.
             Exception: whatever Arrow raises.
         """
@@ -116,7 +132,7 @@ class ParquetBatches:
             try:
                 for batch in self._pieces(group, rows, wanted, names):
                     wanted = wanted[batch.num_rows :]
-                    yield _cut(_travelling(batch), whole)
+                    yield _cut(travelling(batch, self.schema, in_us), whole)
                 return
             except TooManyRows as error:
                 rows = error.rows
@@ -144,29 +160,6 @@ class ParquetBatches:
         size = sum(max(column.total_uncompressed_size, 0) for column in read)
         mean = size // max(metadata.num_rows, 1) + 1
         return min(max(BATCH_BYTES // mean, 1), MAX_BATCH_ROWS)
-
-
-def _travelling(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return batch.cast(_travelling_schema(batch.schema))
-
-
-@lru_cache(maxsize=16)
-def _travelling_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([(field.name, _travelling_type(field.type)) for field in schema])
-
-
-def _travelling_type(kind: pa.DataType) -> pa.DataType:
-    """Returns the type in which values travel: no categories, and nanoseconds as numbers.
-
-    Python's own times end at microseconds; Arrow would need pandas, or drop the rest. It takes the
-    numbers back for what they were.
-    """
-
-    def leaf(one: pa.DataType) -> pa.DataType:
-        is_in_ns = pa.types.is_temporal(one) and getattr(one, "unit", None) == "ns"
-        return pa.int64() if is_in_ns else one
-
-    return mapped_type(kind.value_type if pa.types.is_dictionary(kind) else kind, leaf)
 
 
 def _cut(batch: pa.RecordBatch, whole: Collection[str]) -> pa.RecordBatch:

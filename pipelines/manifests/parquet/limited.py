@@ -45,7 +45,13 @@ def check_footer(uri: str, file: BinaryIO) -> None:
 
 
 def limited_batches(
-    uri: str, file: BinaryIO, group: int, wanted: range, names: list[str], whole: Collection[str]
+    uri: str,
+    file: BinaryIO,
+    group: int,
+    wanted: range,
+    names: list[str],
+    whole: Collection[str],
+    in_us: Collection[str] = (),
 ) -> Iterator[pa.RecordBatch]:
     """Does what `ParquetBatches.read` does, in a process with a limit.
 
@@ -57,6 +63,7 @@ def limited_batches(
     """
     bounds = (wanted.start, wanted.stop)
     job = {"group": group, "wanted": bounds, "names": names, "whole": list(whole)}
+    job["in_us"] = list(in_us)
     with _process(uri, file, job) as process:
         try:
             with pa.ipc.open_stream(process.stdout) as stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,6 +14,7 @@ from pipelines.images.base64_text import MAX_KEY_CHARS
 from pipelines.manifests.parquet.batches import DamagedParquet, ParquetBatches, damage_named
 from pipelines.manifests.parquet.limited import check_footer, limited_batches
 from pipelines.manifests.parquet.pages import SuspiciousPages
+from pipelines.manifests.parquet.types import FinerThanMicroseconds, in_microseconds
 from pipelines.manifests.request import (
     FilePlan,
     ManifestFormat,
@@ -24,7 +26,7 @@ from pipelines.manifests.rows import Fault, RawRow
 from pipelines.manifests.run_tables import is_output_table, plan_rows_again
 from pipelines.records import Unit
 from pipelines.storage import reading
-from schemas.manifest import DOWNLOADED, Columns, plain_type
+from schemas.manifest import DOWNLOADED, Columns, ManifestError, plain_type
 from schemas.rejects import Reason
 
 # What Arrow makes of a footer may take 500 times its bytes: one that is larger is tried first in a
@@ -105,7 +107,40 @@ def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str])
         for index, (group, piece) in enumerate(_pieces(footer.group_rows, request.rows_per_unit))
     ]
     kept = [pa.field(name, plain_type(schema.field(name).type)) for name in columns.kept]
+    if not columns.keep_nanoseconds:
+        kept = [_in_microseconds(field, whole.uri) for field in kept]
     return FilePlan(units, kept)
+
+
+def _in_microseconds(field: pa.Field, uri: str) -> pa.Field:
+    """Returns a kept column whose timestamps are microseconds, which every engine reads.
+
+    Raises:
+        ManifestError: if one of them is finer.
+    """
+    kind = in_microseconds(field.type)
+    if kind == field.type:
+        return field
+    if _is_finer(uri, field.name):
+        raise ManifestError(
+            f"{uri}: column {field.name!r} has nanoseconds, which Spark cannot read; pass "
+            "`keep_nanoseconds`, or leave it out of `keep_columns`"
+        )
+    return field.with_type(kind)
+
+
+def _is_finer(uri: str, name: str) -> bool:
+    """Reads a column for timestamps that are no whole microseconds."""
+    with suppress(DamagedParquet), reading.open_input(uri) as file, damage_named():
+        parquet = ParquetBatches(file)
+        for group, rows in enumerate(parquet.group_rows):
+            with suppress(SuspiciousPages):  # a page that unfolds to too much
+                try:
+                    for _ in parquet.read(group, range(rows), [name], in_us=[name]):
+                        pass
+                except FinerThanMicroseconds:
+                    return True
+    return False
 
 
 def _large_groups(footer: Footer, columns: Columns) -> set[int]:
@@ -186,7 +221,7 @@ def _read_group(
                 for values in _values(batch):
                     yield values
                     done += 1
-    except DamagedParquet as error:
+    except (DamagedParquet, FinerThanMicroseconds) as error:
         damage = str(error)
     fault = Fault(Reason.MANIFEST_UNREADABLE, f"row group {group} is damaged: {damage}")
     yield from (fault for _ in wanted[done:])
@@ -197,12 +232,13 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     names, columns = _names(unit.columns), unit.columns
     whole = [name for name in (columns.image_bytes, columns.image_uri) if name is not None]
+    in_us = () if columns.keep_nanoseconds else columns.kept
     try:
-        for batch in parquet.read(group, wanted, names, whole):
+        for batch in parquet.read(group, wanted, names, whole, in_us):
             wanted = wanted[batch.num_rows :]
             yield batch
     except SuspiciousPages:
-        yield from limited_batches(unit.uri, file, group, wanted, names, whole)
+        yield from limited_batches(unit.uri, file, group, wanted, names, whole, in_us)
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | Fault]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.engine.memory import limit_memory
 from pipelines.manifests.parquet.batches import DamagedParquet, ParquetBatches, damage_named
+from pipelines.manifests.parquet.types import FinerThanMicroseconds
 
 DAMAGED, TOO_LARGE = 3, 4  # exit status
 
@@ -34,7 +35,7 @@ def _write(batches: ParquetBatches, job: dict[str, Any]) -> None:
     if not job:
         return
     writer = None
-    for batch in batches.read(job["group"], range(*job["wanted"]), job["names"], job["whole"]):
+    for batch in batches.read(**{**job, "wanted": range(*job["wanted"])}):
         writer = writer or pa.ipc.new_stream(sys.stdout.buffer, batch.schema)
         writer.write_batch(batch)
     if writer is not None:
@@ -51,7 +52,7 @@ def _run(max_bytes: int, work: Callable[[], None]) -> NoReturn:
             work()
     except MemoryError:
         status = TOO_LARGE
-    except (DamagedParquet, OSError) as error:
+    except (DamagedParquet, FinerThanMicroseconds, OSError) as error:
         status = DAMAGED
         os.write(2, str(error)[:1000].encode("utf-8", "replace"))
     os._exit(status)

@@ -99,7 +99,7 @@ def test_binary_ids_are_text_and_others_are_malformed(tmp_path):
 def test_kept_times_are_exact(tmp_path, kind, value):
     when = pa.array([value], kind)
     path = write(tmp_path / "m.parquet", columns_of(1) | {"when": when})
-    found = plan(path, keep_columns=("when",))
+    found = plan(path, keep_columns=("when",), keep_nanoseconds=True)
     row = next(iter(read_unit(found.units[0])))
     reject = RowFault("fetch", Reason.NOT_FOUND, "").to_reject(row)
     chunk = make_chunk([row, reject], found.kept)
@@ -124,7 +124,10 @@ def test_kept_nanoseconds_need_no_pandas(tmp_path):
         from pipelines.manifests.planning import ManifestRequest, plan_units
         from pipelines.manifests.units import read_unit
 
-        plan = plan_units(ManifestRequest((sys.argv[1],), keep_columns=("when",)))
+        request = ManifestRequest(
+            (sys.argv[1],), keep_columns=("when",), keep_nanoseconds=True
+        )
+        plan = plan_units(request)
         (row,) = read_unit(plan.units[0])
         found = pa.array([row.kept["when"]], plan.kept.field("when").type)
         assert found.cast(pa.int64()).to_pylist() == [1]

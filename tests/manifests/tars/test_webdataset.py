@@ -5,7 +5,7 @@ import tarfile
 import pytest
 
 from helpers import plan
-from pipelines.manifests import webdataset
+from pipelines.manifests.tars import webdataset
 from pipelines.records import Reject, Row
 from pipelines.storage import reading
 from pipelines.storage.retries import AttemptsFailed

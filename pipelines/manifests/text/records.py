@@ -13,16 +13,18 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from pipelines.images.base64_text import MAX_BASE64_CHARS
 from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault
 from pipelines.storage import reading
 from pipelines.storage.compression import decompressed, is_compressed
-from schemas.manifest import AUTO, BASE64, ManifestError
+from schemas.manifest import BASE64, NONE, Dialect, ManifestError
 from schemas.rejects import Reason
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+_QUOTES_ARE_TEXT = "where quotes are part of the text, pass `--csv_quoting none`"
+_PLAIN = Dialect()
 MAX_RECORD_LINES = 64
 TOO_LONG = "\x00line too long: "  # and the most there may be, stand for such a line
 # A line of text with no more in it is an image's base64, of which a quoted field may have many.
@@ -41,6 +43,11 @@ def open_text(uri: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES))
 
 
+def most_of_record(dialect: Dialect) -> int:
+    """Returns the bytes that a record has at most; a longer one is rejected."""
+    return MAX_RECORD_BYTES + (MAX_BASE64_CHARS if dialect.image_encoding == BASE64 else 0)
+
+
 class _Line(NamedTuple):
     """A line, or what stands for one that is too long, and the bytes it has in the file."""
 
@@ -55,13 +62,13 @@ class TextRecords(Iterator[Any]):
     not UTF-8 arrive as surrogates, so that the reader of a record can refuse it alone.
 
     Args:
-        image_encoding: `base64` lets a record be as long as an image is.
+        dialect: the delimiter and the quoting; images in base64 let a record be as long as one is.
     """
 
-    def __init__(self, file: BinaryIO, kind: str, uri: str, image_encoding: str = AUTO) -> None:
+    def __init__(self, file: BinaryIO, kind: str, uri: str, dialect: Dialect = _PLAIN) -> None:
         self._file = file
         self._uri = uri
-        self._most = MAX_RECORD_BYTES + (MAX_BASE64_CHARS if image_encoding == BASE64 else 0)
+        self._most = most_of_record(dialect)
         self.offset = 0
         self._returned: deque[_Line] = deque()
         self._records: Iterator[Any]
@@ -70,7 +77,9 @@ class TextRecords(Iterator[Any]):
         else:
             # Of all readers of the process; what a line or a record has in bytes is bounded here.
             csv.field_size_limit(MAX_RECORD_BYTES + MAX_BASE64_CHARS)
-            self._records = self._csv_records(DELIMITERS[kind])
+            self._mark = dialect.csv_delimiter or DELIMITERS[kind]
+            self._is_plain = dialect.csv_quoting == NONE
+            self._records = self._csv_records()
 
     def __next__(self) -> Any:
         return next(self._records)
@@ -87,11 +96,13 @@ class TextRecords(Iterator[Any]):
                 left -= len(skipped)
         self.offset = offset
 
-    def _csv_records(self, delimiter: str) -> Iterator[list[str] | Fault]:
+    def _csv_records(self) -> Iterator[list[str] | Fault]:
         while True:
             taken: list[_Line] = []  # of the record that is being read
             # Strict: else a quoted field cut short by the end of the file passes for a whole one.
-            reader = csv.reader(self._lines_of_record(taken), delimiter=delimiter, strict=True)
+            lines = self._lines_of_record(taken)
+            quoting: Literal[0, 3] = csv.QUOTE_NONE if self._is_plain else csv.QUOTE_MINIMAL
+            reader = csv.reader(lines, delimiter=self._mark, quoting=quoting, strict=True)
             try:
                 for record in reader:
                     taken.clear()
@@ -100,7 +111,7 @@ class TextRecords(Iterator[Any]):
                 return
             except csv.Error as error:
                 self._give_back(taken[1:])
-                yield Fault(Reason.MALFORMED_ROW, str(error))
+                yield Fault(Reason.MALFORMED_ROW, f"{error}; {_QUOTES_ARE_TEXT}")
 
     def _lines_of_record(self, taken: list[_Line]) -> Iterator[str]:
         others, size = 0, 0
@@ -133,7 +144,7 @@ class TextRecords(Iterator[Any]):
             return None
         if len(line) == self._most and not line.endswith(b"\n"):
             return _Line(len(line) + self._drop_rest_of_line(), f"{TOO_LONG}{self._most}\n")
-        text = _without_bom(line, self._uri) if self.offset == 0 else line
+        text = without_bom(line, self._uri) if self.offset == 0 else line
         return _Line(len(line), text.decode("utf-8", "surrogateescape"))
 
     def _drop_rest_of_line(self) -> int:
@@ -153,7 +164,12 @@ def too_long(text: str) -> Fault | None:
     return Fault(Reason.MALFORMED_ROW, f"the line is longer than {most.strip()} bytes")
 
 
-def _without_bom(line: bytes, uri: str) -> bytes:
+def without_bom(line: bytes, uri: str) -> bytes:
+    """Returns how a file begins, without its byte order mark.
+
+    Raises:
+        ManifestError: if it is UTF-16.
+    """
     # Without a mark, every other byte of UTF-16 is zero where the text is plain.
     if line.startswith(_UTF16_BOMS) or (len(line) > 3 and b"\0\0" in (line[:4:2], line[1:4:2])):
         raise ManifestError(

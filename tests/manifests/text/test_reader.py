@@ -12,7 +12,7 @@ import zstandard
 
 from helpers import plan
 from pipelines.manifests import rows as raw_rows
-from pipelines.manifests import text_records
+from pipelines.manifests.text import records as text_records
 from pipelines.manifests.units import read_unit
 from pipelines.records import Reject, Row
 from pipelines.storage import reading

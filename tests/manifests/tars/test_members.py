@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from pipelines.manifests.tar_members import MAX_HEADER_BYTES, DamagedTar, TarMembers
+from pipelines.manifests.tars.members import MAX_HEADER_BYTES, DamagedTar, TarMembers
 from pipelines.records import Reject
 from schemas.rejects import Reason
 from tars import make_tar, read, sample
@@ -178,7 +178,7 @@ def test_caption_that_is_too_long_leaves_its_beginning(tmp_path):
 
 
 def test_picture_that_is_not_used_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.manifests.webdataset.MAX_MEMBER_BYTES", 20)
+    monkeypatch.setattr("pipelines.manifests.tars.webdataset.MAX_MEMBER_BYTES", 20)
     row = read(tmp_path, make_tar(*sample("1"), ("1.png", b"x" * 30)))[0]
     assert row.url.endswith("1.jpg")
 
@@ -195,7 +195,7 @@ def test_faults_that_are_not_the_tars_stay_what_they_are(tmp_path, monkeypatch, 
     def failing(*_):
         raise error
 
-    monkeypatch.setattr("pipelines.manifests.webdataset._read", failing)
+    monkeypatch.setattr("pipelines.manifests.tars.webdataset._read", failing)
     with pytest.raises(type(error)):
         read(tmp_path, make_tar(*sample("1")))
 

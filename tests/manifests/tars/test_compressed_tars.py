@@ -7,7 +7,7 @@ import random
 import pytest
 import zstandard
 
-from pipelines.manifests import webdataset
+from pipelines.manifests.tars import webdataset
 from pipelines.records import Row
 from schemas.rejects import Reason
 from tars import make_tar, read, sample

@@ -1,6 +1,6 @@
-"""Reads WebDataset tars: samples of adjacent members whose names share a key.
+"""Reads WebDataset tars into rows, one a sample.
 
-The key ends at the first dot of the base name. Members are read into memory and never extracted.
+Members are read into memory and never extracted.
 A damaged header could pass for the end of the archive, so the end is checked: two zero blocks, and
 nothing but zeros behind them (POSIX.1-1988, ustar).
 """
@@ -8,9 +8,8 @@ nothing but zeros behind them (POSIX.1-1988, ustar).
 from __future__ import annotations
 
 import io
-import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
@@ -25,7 +24,9 @@ from pipelines.manifests.rows import (
     Fault,
     RawRow,
 )
-from pipelines.manifests.tar_members import DamagedTar, Member, TarMembers
+from pipelines.manifests.tars.fields import columns_of, text_fields, values_of
+from pipelines.manifests.tars.members import DamagedTar, Member, TarMembers
+from pipelines.manifests.tars.samples import Sample, Samples
 from pipelines.records import Unit
 from pipelines.storage import reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed, is_compressed
@@ -33,40 +34,15 @@ from pipelines.storage.foreign_json import read_json
 from pipelines.storage.foreign_names import escaped
 from pipelines.storage.redaction import redact
 from pipelines.storage.retries import AttemptsFailed, is_transient
-from schemas.manifest import (
-    ERROR_NAME,
-    STATUS_NAME,
-    TEXT_NAMES,
-    UID_NAMES,
-    ColumnOverrides,
-    Columns,
-)
 from schemas.rejects import Reason
 
-IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_MEMBER_BYTES = 64 << 20  # no larger image is decoded
-MAX_SAMPLE_MEMBERS = 1000
 # What a compressed tar may unpack to: so many times its size or so much, whichever is more, up to a
 # limit. Else a few MB of packed zeros would fill the disk; images hardly shrink at all.
 MAX_UNPACKED_RATIO = 32
 ALWAYS_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 64 << 30
 _CHECK_BYTES = 1 << 20
-
-# The names under which this reader hands out what it found in a sample: of members and of json's
-# fields none begins with a slash.
-COLUMNS = Columns(
-    uid="/uid", image_uri="/url", image_bytes="/image", text="/text", sha256="/sha256"
-)
-
-
-def columns_of(overrides: ColumnOverrides) -> Columns:
-    """Returns where a tar's fields are: what a flag names is a member's extension or json's field
-    (of an image, base64 text), and the rest is recognised in each sample."""
-    named = {"uid": overrides.uid, "image_bytes": overrides.image, "text": overrides.text}
-    given = {column: name for column, name in named.items() if name is not None}
-    encoding = overrides.image_encoding
-    return replace(COLUMNS, kept=overrides.kept, image_encoding=encoding, **given)
 
 
 def plan_webdataset(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
@@ -82,8 +58,12 @@ def read_webdataset(unit: Unit) -> Iterator[RawRow]:
     try:
         with _seekable(unit.uri) as (file, damage):
             members = TarMembers(file)
-            for sample in _samples(members):
-                yield RawRow(number, _sample(file, sample, unit))
+            samples = Samples(members, unit.columns.key_until)
+            for sample in samples:
+                yield RawRow(number, _values_of(file, sample, unit), sample.hint(unit.columns))
+                number += 1
+            if number == 0 and samples.left_out:
+                yield RawRow(number, _nameless(samples))
                 number += 1
             damage = damage or members.damage_at_end() or _wrong_count(unit.uri, number)
     except DamagedTar as error:
@@ -101,20 +81,11 @@ def webdataset_rows_at(unit: Unit, numbers: Collection[int]) -> Iterator[RawRow]
             return
 
 
-def _samples(tar: TarMembers) -> Iterator[dict[str, Member]]:
-    """Yields the members of each sample by field; a field that comes again begins another one."""
-    sample: dict[str, Member] = {}
-    key = ""
-    for member in tar:
-        if member.kind == "directory":
-            continue
-        found, field = _split(member.name)
-        if sample and (found != key or field in sample or len(sample) == MAX_SAMPLE_MEMBERS):
-            yield sample
-            sample = {}
-        key, sample[field] = found, member
-    if sample:
-        yield sample
+def _nameless(samples: Samples) -> Fault:
+    """Stands for a tar that has members and no sample, so that nobody takes it for an empty one."""
+    first = escaped(samples.first_left_out or "")
+    detail = f"none of {samples.left_out} members is named KEY.EXTENSION; the first is {first!r}"
+    return Fault(Reason.MALFORMED_ROW, detail)
 
 
 @contextmanager
@@ -169,10 +140,10 @@ def _wrong_count(uri: str, found: int) -> str | None:
     return f"the tar holds {found} samples, {uris.base_name(stats)} counts {expected}"
 
 
-def _sample(file: BinaryIO, members: dict[str, Member], unit: Unit) -> dict[str, Any] | Fault:
+def _values_of(file: BinaryIO, sample: Sample, unit: Unit) -> dict[str, Any] | Fault:
     """Reads one sample: its image, its caption, and what its json says."""
-    image = _image_field(unit.columns, members)
-    texts = {"txt", str(unit.columns.text).lower(), str(unit.columns.uid).lower()}
+    image, members = sample.image_field(unit.columns), sample.members
+    texts = text_fields(unit.columns)
     found: dict[str, bytes] = {}
     for field, member in members.items():
         name = escaped(member.name)
@@ -188,17 +159,14 @@ def _sample(file: BinaryIO, members: dict[str, Member], unit: Unit) -> dict[str,
             return Fault(Reason.TOO_LARGE, detail, _beginning(file, member, field in texts))
         found[field] = _read(file, member, member.size)
     try:
-        key = escaped(_split(next(iter(members.values())).name)[0])
-        return _values(found, image, members[image].name if image else "", key, unit)
+        values = values_of(found, uris.base_name(escaped(sample.key)), unit.columns)
     except ValueError as error:
         return Fault(Reason.MALFORMED_ROW, f"damaged text or json: {error}")
-
-
-def _image_field(columns: Columns, members: Mapping[str, Member]) -> str | None:
-    """Returns the field that is the image; a sample may have others, which are not read."""
-    own = columns.image_bytes != COLUMNS.image_bytes
-    fields = (str(columns.image_bytes).lower(),) if own else IMAGE_FIELDS
-    return next((field for field in fields if field in members), None)
+    if image is not None:
+        values[str(unit.columns.image_bytes)] = found[image]
+        url = f"{redact(unit.uri)}#{members[image].name}"
+        values[str(unit.columns.image_uri)] = escaped(url)
+    return values
 
 
 def _most_bytes(field: str, image: str | None) -> int:
@@ -215,62 +183,12 @@ def _beginning(file: BinaryIO, member: Member, is_text: bool) -> str | None:
     return begins.decode("utf-8", "ignore")[:SHOWN_TEXT_CHARS]
 
 
-def _values(
-    found: dict[str, bytes], image: str | None, name: str, key: str, unit: Unit
-) -> dict[str, Any] | Fault:
-    about = read_json(found["json"]) if "json" in found else {}
-    if not isinstance(about, dict):
-        return Fault(Reason.MALFORMED_ROW, f"expected a json object, got {type(about).__name__}")
-    columns = unit.columns
-    values: dict[str, Any] = {name: _plain(about.get(name)) for name in columns.kept}
-    uid = None if columns.uid == COLUMNS.uid else _named(str(columns.uid), found, about)
-    values[str(columns.uid)] = uid or _first(about, UID_NAMES) or uris.base_name(key)
-    values[str(columns.text)] = _caption(columns, found, about)
-    # img2dataset takes the hash of the image that it then resizes.
-    is_resized = STATUS_NAME in about and ERROR_NAME in about
-    values[str(columns.sha256)] = None if is_resized else about.get("sha256")
-    if image is not None:
-        values[str(columns.image_bytes)] = found[image]
-        values[str(columns.image_uri)] = escaped(f"{redact(unit.uri)}#{name}")
-    elif isinstance(text := about.get(str(columns.image_bytes)), str):
-        values[str(columns.image_bytes)] = text
-    return values
-
-
-def _caption(columns: Columns, found: dict[str, bytes], about: dict[str, Any]) -> Any:
-    if columns.text != COLUMNS.text:
-        return _named(str(columns.text), found, about)
-    return found["txt"].decode("utf-8") if "txt" in found else _first(about, TEXT_NAMES)
-
-
-def _named(column: str, found: dict[str, bytes], about: dict[str, Any]) -> Any:
-    """Returns what a flag names: a member's text, else a field of json."""
-    member = found.get(column.lower())
-    return about.get(column) if member is None else member.decode("utf-8")
-
-
 def _read(file: BinaryIO, member: Member, size: int) -> bytes:
     file.seek(member.offset)
     data = file.read(size)
     if len(data) != size:
         raise DamagedTar(f"the archive ends inside {member.name!r}")
     return data
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Splits a member's name into key and lower-case field: "a/b.c.JPG" is ("a/b", "c.jpg")."""
-    folder, slash, base = name.rpartition("/")
-    key, _, field = base.partition(".")
-    return folder + slash + key, field.lower()
-
-
-def _first(about: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((about[name] for name in names if about.get(name) not in (None, "")), None)
-
-
-def _plain(value: Any) -> str | None:
-    """Kept fields of json members are text, as their types differ from sample to sample."""
-    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 WEBDATASET = ManifestFormat(
