@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import pyarrow as pa
 
+from pipelines.engine.per_file import Workers, over_files
 from pipelines.manifests.files import FoundFiles, find_manifests
-from pipelines.manifests.formats import format_called
+from pipelines.manifests.formats import format_called, register_format, registered_formats
 from pipelines.manifests.image_folder import IMAGES
-from pipelines.manifests.request import FilePlan, ManifestRequest, unit_id
+from pipelines.manifests.request import FilePlan, ManifestFormat, ManifestRequest, unit_id
 from pipelines.manifests.run_tables import joined
 from pipelines.manifests.text.reader import JSON_KINDS
 from pipelines.records import Unit
@@ -20,6 +23,10 @@ from pipelines.storage import listing, reading, uris
 from pipelines.storage.reading import FileState
 from schemas.common_types import common_json_column, common_type
 from schemas.manifest import Columns, ManifestError
+
+PLANNERS = 32  # files that are looked at side by side
+SCAN_BYTES = 1 << 30  # of text, from which on workers read it, which first have to start
+_File = tuple[str, str, frozenset[str]]  # URI, format, and formats of files of its stem
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,14 @@ class Plan:
     left_out: tuple[str, ...] = ()
 
 
-def plan_units(request: ManifestRequest) -> Plan:
+def plan_units(request: ManifestRequest, workers: Workers | None = None) -> Plan:
     """Cuts a manifest into units, which depend on the manifest and `rows_per_unit` alone.
 
-    Reads Parquet footers, and text manifests once from end to end; memory grows with the number of
-    units, not of rows.
+    Reads Parquet footers side by side, and text manifests once from end to end; memory grows with
+    the number of units, not of rows.
+
+    Args:
+        workers: that read text manifests, if these are large; None for this process.
 
     Raises:
         ManifestError: if no file matches or none is readable, or a column is absent or ambiguous.
@@ -53,7 +63,8 @@ def plan_units(request: ManifestRequest) -> Plan:
     beside: defaultdict[str, set[str]] = defaultdict(set)
     for uri, kind in files:
         beside[_stem(uri)].add(kind)
-    plans = [_plan_file(uri, kind, request, beside[_stem(uri)]) for uri, kind in files]
+    asked = [(uri, kind, frozenset(beside[_stem(uri)])) for uri, kind in files]
+    plans = _plan_files(asked, request, workers)
     if not any(plan.readable for plan in plans):
         damage = plans[0].units[0].damage
         raise ManifestError(f"no manifest file is readable; {files[0][0]}: {damage}")
@@ -109,8 +120,38 @@ def _stem(uri: str) -> str:
     return uri.rpartition(".")[0]
 
 
-def _plan_file(uri: str, kind: str, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
-    state = FileState(0, "") if kind == IMAGES.name else reading.file_state(uri)
+def _plan_files(
+    files: Sequence[_File], request: ManifestRequest, workers: Workers | None
+) -> list[FilePlan]:
+    """Plans files side by side, as a store takes its time for each; large text files by workers."""
+    with ThreadPoolExecutor(PLANNERS) as pool:
+        states = list(pool.map(_state, files))
+        scanned = [
+            (file, state)
+            for file, state in zip(files, states, strict=True)
+            if workers is not None and format_called(file[1]).is_scanned
+        ]
+        if sum(state.size for _, state in scanned) < SCAN_BYTES:
+            scanned = []
+        work = partial(_plan_file, request, registered_formats())
+        elsewhere = {file for file, _ in scanned}
+        here = [both for both in zip(files, states, strict=True) if both[0] not in elsewhere]
+        plans = [*over_files(work, scanned, workers if scanned else None), *pool.map(work, here)]
+    of_file = {file: plan for (file, _), plan in zip([*scanned, *here], plans, strict=True)}
+    return [of_file[file] for file in files]
+
+
+def _state(file: _File) -> FileState:
+    return FileState(0, "") if file[1] == IMAGES.name else reading.file_state(file[0])
+
+
+def _plan_file(
+    request: ManifestRequest, formats: Sequence[ManifestFormat], found: tuple[_File, FileState]
+) -> FilePlan:
+    """Args: formats: that have to be known where this runs."""
+    for form in formats:
+        register_format(form)
+    (uri, kind, beside), state = found
     whole = Unit(
         unit_id=unit_id(uri, 0),
         uri=uri,

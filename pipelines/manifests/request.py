@@ -85,6 +85,7 @@ class ManifestFormat:
         read: yields the rows of a unit, in order.
         rows_at: yields the rows of a unit that have one of the numbers; None if a scored row says
             by itself where its image is.
+        is_scanned: whether planning reads a file from its beginning to its end.
         damage: the reason of the reject that stands for what planning found wrong with a file.
         names_images: whether a scored row says so unless its image is base64 text, so that others
             need no `rows_at`.
@@ -95,6 +96,7 @@ class ManifestFormat:
     plan: Callable[[Unit, ManifestRequest, Collection[str]], FilePlan]
     read: Callable[[Unit], Iterator[RawRow]]
     rows_at: Callable[[Unit, Collection[int]], Iterator[RawRow]] | None = None
+    is_scanned: bool = False
     damage: Reason = Reason.MANIFEST_TRUNCATED
     names_images: bool = False
 

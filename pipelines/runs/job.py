@@ -13,6 +13,7 @@ from clip_core.load_options import LoadOptions
 from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.encoding.models import ModelSpec, RunModels
 from pipelines.engine.chunks import chunk_rows
+from pipelines.engine.per_file import Workers
 from pipelines.engine.slots.choice import LOCAL
 from pipelines.images.columns import added_columns, image_columns
 from pipelines.images.decode import limits_of
@@ -71,15 +72,18 @@ def manifest_request(config: EmbedConfig) -> ManifestRequest:
     )
 
 
-def plan_of(config: EmbedConfig) -> Plan:
+def plan_of(config: EmbedConfig, workers: Workers | None = None) -> Plan:
     """Plans the units of a run.
+
+    Args:
+        workers: that may read large text manifests; None for this process.
 
     Raises:
         ValueError, OSError: if the manifest, or a flag about it, makes no sense.
     """
     writing.check_directory(config.output)
     check_not_own(config)
-    plan = plan_units(manifest_request(config))
+    plan = plan_units(manifest_request(config), workers)
     check_replay(plan.units, config)
     return plan
 

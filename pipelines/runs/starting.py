@@ -100,7 +100,8 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
     Raises:
         ValueError, OSError: what is wrong, in one sentence with the remedy.
     """
-    plan = plan_of(config)
+    workers = workers_that_read(config.engine, options)
+    plan = plan_of(config, workers)
     models = load_run_models(config)
     layout = layout_of(plan, models, config, lock.run)
     lock.acquire()
@@ -114,7 +115,7 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
     units = plan.units[config.part.number - 1 :: config.part.of] if config.part else plan.units
     own = {unit.unit_id for unit in units}
     finished = [record for record in finished if record.result.unit_id in own]
-    changed = changed_units(finished, units, workers_that_read(config.engine, options))
+    changed = changed_units(finished, units, workers)
     pending = pending_of(
         units, finished, planned.own, config.output, retried_reasons(config), changed.units
     )

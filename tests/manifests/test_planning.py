@@ -7,11 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import plan
+from pipelines.engine.slots.choice import EngineChoice
+from pipelines.manifests import planning
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.formats import format_of
-from pipelines.manifests.planning import merged_units
+from pipelines.manifests.planning import merged_units, plan_units
 from pipelines.manifests.read import _Read
-from pipelines.manifests.request import unit_id
+from pipelines.manifests.request import ManifestRequest, unit_id
 from pipelines.manifests.units import read_unit
 from pipelines.records import Selection, Unit
 from schemas.manifest import Columns, ManifestError
@@ -240,3 +242,21 @@ def test_first_chunk_is_read_where_a_unit_is_opened(tmp_path, monkeypatch):
     units = plan(tmp_path / "m.jsonl").units
     _Read(pa.schema([]), 64, None, None, "")._open(units)
     assert read == list(units)
+
+
+def test_large_text_manifests_are_read_by_workers_with_the_same_plan(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text('{"url": "a.jpg", "text": "a"}\n' * 5)
+    (tmp_path / "b.csv").write_text("url,text\n" + "b.jpg,b\n" * 3)
+    pq.write_table(pa.table({"url": ["c.jpg"], "text": ["c"]}), tmp_path / "c.parquet")
+    request = ManifestRequest((str(tmp_path),), rows_per_unit=2)
+    expected = plan_units(request)
+    monkeypatch.setattr(planning, "SCAN_BYTES", 1)
+    given = []
+
+    def over(work, items, workers):
+        given.extend(file for (file, _, _), _ in items)
+        return map(work, items)
+
+    monkeypatch.setattr(planning, "over_files", over)
+    assert plan_units(request, EngineChoice("processes")) == expected
+    assert [uri.rpartition("/")[2] for uri in given] == ["a.jsonl", "b.csv"]

@@ -230,7 +230,9 @@ def _header_fields(
 
 
 TEXT_FORMATS = tuple(
-    ManifestFormat(name, suffixes, plan_text, read_text, text_rows_at, names_images=True)
+    ManifestFormat(
+        name, suffixes, plan_text, read_text, text_rows_at, is_scanned=True, names_images=True
+    )
     for name, suffixes in (
         ("jsonl", (".jsonl", ".ndjson")),
         ("json", ()),  # told by its content: most files in .json are something else
