@@ -148,3 +148,12 @@ def test_statements_give_what_their_comments_say(run):
     assert [row[1] for row in captions] == [15, 15, 14, 14, 14, 14, 14]
     assert [row[0] for row in together] == list(range(103))
     assert together[-1] == (102, None, "not_found")
+
+
+def test_image_of_workers_has_every_extra():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    [named] = re.findall(r"/opt/clip-beam\[([a-z0-9,]+)\]", text)
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    extras = set(re.findall(r'^    "([a-z0-9]+)": \[', setup, re.MULTILINE))
+    # Beam's own cloud clients are installed beside it.
+    assert set(named.split(",")) == extras - {"dataflow", "dev", "test"} != set()

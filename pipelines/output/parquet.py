@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines.storage import reading, writing
 
+BATCH_BYTES, LEAST_BATCH_ROWS = 1 << 20, 64
 ROW_GROUP_BYTES = 64 << 20  # warehouses ask for 16 MiB and more
 
 
@@ -20,24 +21,30 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, str]) -> pa.Buffer:
     return sink.getvalue()
 
 
-def write_parquet(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def write_parquet(
+    uri: str,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    group_bytes: int = ROW_GROUP_BYTES,
+) -> None:
     """Writes a file from batches, which are gathered to row groups; whole or not at all.
 
     Args:
         schema: with the metadata of the file; the batches are cast to it.
+        group_bytes: of a row group, which is held in memory.
     """
     with (
         writing.open_output(uri) as file,
         pq.ParquetWriter(file, schema, **parquet_options(schema)) as writer,
     ):
         group: list[pa.RecordBatch] = []
-        group_bytes = 0
+        size = 0
         for batch in batches:
             group.append(batch.cast(schema))
-            group_bytes += batch.nbytes
-            if group_bytes >= ROW_GROUP_BYTES:
+            size += batch.nbytes
+            if size >= group_bytes:
                 writer.write_table(pa.Table.from_batches(group))
-                group, group_bytes = [], 0
+                group, size = [], 0
         if group:
             writer.write_table(pa.Table.from_batches(group))
 
@@ -54,6 +61,14 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
         "write_statistics": plain,
         "write_page_checksum": True,
     }
+
+
+def batch_rows(schema: pa.Schema, columns: Iterable[str], most: int) -> int:
+    """Returns how many rows are read at once, so that their embeddings take a few megabytes."""
+    kinds = [schema.field(name).type for name in columns]
+    lists = [kind for kind in kinds if pa.types.is_fixed_size_list(kind)]
+    width = sum(kind.list_size * kind.value_type.bit_width // 8 for kind in lists)
+    return min(most, max(LEAST_BATCH_ROWS, BATCH_BYTES // width)) if width else most
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
+from pipelines.output.parquet import batch_rows as rows_at_once
 from pipelines.output.run_json import ScoredTablesError, damaged, read_record
 from pipelines.storage import listing, reading, uris
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
@@ -212,7 +213,8 @@ def iterate_batches(
             check_columns(parquet.schema_arrow, columns, uri)
             if of_run:
                 _check_types(parquet.schema_arrow, columns, uri)
-            for batch in parquet.iter_batches(batch_rows, columns=list(columns)):
+            rows = rows_at_once(parquet.schema_arrow, columns, batch_rows)
+            for batch in parquet.iter_batches(rows, columns=list(columns)):
                 if of_run:
                     _check_keys(batch, uri)
                 yield batch.select(list(columns))
