@@ -39,6 +39,7 @@ _OF_THE_MACHINE = (
     ModelChangedError,
     NotARecordError,
     OSError,
+    StoreFault,
     WorkerLostError,
 )
 

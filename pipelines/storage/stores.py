@@ -11,6 +11,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
+from pipelines.object_stores.faults import StoreFault
 from pipelines.storage.redaction import redact, scrub
 from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, with_retries
 
@@ -26,10 +27,6 @@ _BUFFER_BYTES = 1 << 20
 
 class StorageError(ValueError):
     """A URI whose filesystem cannot be used: says what to install."""
-
-
-class StoreFault(OSError):
-    """A store that failed for good, or for longer than it was asked again."""
 
 
 def is_local(uri: str) -> bool:
