@@ -130,9 +130,11 @@ class StandIn:
             return "throttled"
         if settings.share and self.rng.random() < settings.share:
             return settings.fault
-        self.tries[request.path] += 1
-        if self.tries[request.path] <= settings.first or settings.failing == self._object(request):
-            return settings.fault
+        if settings.first or settings.failing:
+            self.tries[request.path] += 1
+            again = self.tries[request.path] > settings.first
+            if not again or settings.failing == self._object(request):
+                return settings.fault
         return "expired" if settings.token and settings.token not in request.credentials else None
 
     @staticmethod

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from pipelines.object_stores.faults import StoreFault
@@ -18,7 +20,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Renewing(Generic[T]):
-    """What `ask` returned last.
+    """What `ask` returned last. All who wait for it wait for one call.
 
     Args:
         ask: blocks; with True it must ask anew for what it has.
@@ -29,12 +31,12 @@ class Renewing(Generic[T]):
         self, ask: Callable[[bool], T], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ask, self._clock = ask, clock
+        self._lock = threading.Lock()
         self._value: T | None = None
-        self._asked = 0.0
         self._number = 0
+        self._asked = 0.0
+        self._asking: Future[None] | None = None
         self._useful = True  # whether a request has been answered since it was asked for anew
-        self._lock = asyncio.Lock()
-        self._check: asyncio.Task[None] | None = None
 
     async def get(self) -> tuple[T, int]:
         """Returns the access, and its number, by which it is told apart from what comes later.
@@ -43,11 +45,9 @@ class Renewing(Generic[T]):
             StoreFault: if there is none.
         """
         if self._value is None:
-            async with self._lock:
-                if self._value is None:
-                    await self._take(False)
-        elif self._clock() - self._asked > CHECK_S and self._check is None:
-            self._check = asyncio.create_task(self._check_in_time())
+            await _done(self._begin(False))
+        elif self._clock() - self._asked > CHECK_S:
+            self._begin(False).add_done_callback(_warn)  # what there is does for some minutes more
         assert self._value is not None
         return self._value, self._number
 
@@ -63,39 +63,51 @@ class Renewing(Generic[T]):
             said: by the store.
 
         Raises:
-            StoreFault: if what was asked for anew is refused as well.
+            StoreFault: if what was asked for anew is refused as well, or there is none.
         """
-        async with self._lock:
-            if number != self._number:
-                return
-            if not self._useful:
-                raise StoreFault(
-                    f"the store refuses the credentials ({said}), and those that were asked for "
-                    "anew as well; renew them, look at this machine's clock, and run again"
-                )
-            self._useful = False
-            await self._take(True)
-
-    async def _check_in_time(self) -> None:
-        try:
-            async with self._lock:
-                await self._take(False)
-        except StoreFault as error:  # what there is may do for some minutes more
-            _LOGGER.warning("%s", error)
-        finally:
-            self._check = None
-
-    async def _take(self, anew: bool) -> None:
-        self._asked = self._clock()
-        try:
-            value = await asyncio.to_thread(self._ask, anew)
-        except Exception as error:  # noqa: BLE001 - whatever the clients and their plugins raise
-            text = f"{type(error).__name__}: {error}"
+        if number != self._number:
+            return
+        if not self._useful and self._asking is None:
             raise StoreFault(
-                f"the store's credentials cannot be had ({text}); renew them, and run again"
-            ) from error
-        if value != self._value:
-            self._number += 1
-        self._value = value
-        if anew:  # the same ones, asked for anew, are known to be refused
-            self._number += 1
+                f"the store refuses the credentials ({said}), and those that were asked for anew "
+                "as well; renew them, look at this machine's clock, and run again"
+            )
+        self._useful = False
+        await _done(self._begin(True))
+
+    def _begin(self, anew: bool) -> Future[None]:
+        with self._lock:
+            asking = self._asking
+            if asking is None:
+                self._asked, self._asking = self._clock(), (asking := Future())
+                threading.Thread(target=self._run, args=[asking, anew], daemon=True).start()
+            return asking
+
+    def _run(self, asking: Future[None], anew: bool) -> None:
+        fault = None
+        try:
+            value = self._ask(anew)
+            # The same ones, asked for anew, are refused like the others; they get a number, too.
+            self._number += anew or value != self._value
+            self._value = value
+        except Exception as error:  # noqa: BLE001 - whatever the clients and their plugins raise
+            fault = StoreFault(
+                f"the store's credentials cannot be had ({type(error).__name__}: {error}); renew "
+                "them, and run again"
+            )
+            fault.__cause__ = error
+        with self._lock:
+            self._asking = None
+        if fault is None:
+            asking.set_result(None)
+        else:
+            asking.set_exception(fault)
+
+
+async def _done(asking: Future[None]) -> None:
+    await asyncio.shield(asyncio.wrap_future(asking))
+
+
+def _warn(asking: Future[None]) -> None:
+    if asking.exception() is not None:
+        _LOGGER.warning("%s", asking.exception())

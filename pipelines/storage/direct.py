@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pipelines.object_stores.client import Client
 
 CONCURRENCY = 256  # requests; at 50 ms each, more a second than one process can sign and read
+_LOCK = threading.Lock()
 
 
 class Place(NamedTuple):
@@ -32,14 +34,17 @@ def place_of(uri: str) -> Place | None:
     if scheme not in S3 + GCS:
         return None
     bucket, _, key = path.partition("/")
-    store = bucket_of(scheme, bucket) if key else None
+    if not key:
+        return None
+    with _LOCK:  # one instance, also where several threads ask for the first time
+        store = bucket_of(scheme, bucket)
     return Place(store, key) if store else None
 
 
 @lru_cache(maxsize=1024)
 def bucket_of(scheme: str, bucket: str) -> Store | None:
-    """Returns a bucket, one instance in a process, as its filesystem was set up when it was first
-    asked for; None where only the filesystem can read it."""
+    """Returns a bucket as its filesystem was set up when it was first asked for; None where only
+    the filesystem can read it."""
     filesystem, _ = locate(f"{scheme}://{bucket}/")
     if scheme in S3:
         from pipelines.object_stores.s3 import S3Bucket
@@ -56,12 +61,13 @@ def client(concurrency: int | None = None) -> Client:
     Args:
         concurrency: requests in flight; None for as many as one process can make use of.
     """
-    return _client(os.getpid(), concurrency or CONCURRENCY)
+    with _LOCK:
+        return _client(os.getpid(), concurrency or CONCURRENCY)
 
 
 @lru_cache(maxsize=4)
 def _client(process: int, concurrency: int) -> Client:
-    """Makes a client; a process that was forked has the other's objects and not its threads."""
+    """Makes a client; a process that was forked has the other's client and not its thread."""
     from pipelines.object_stores.client import Client
 
     return Client(concurrency)

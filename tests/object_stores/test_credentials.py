@@ -1,11 +1,16 @@
 """Credentials are those of the filesystem, and are asked for anew when a store refuses them."""
 
+import asyncio
+import threading
+from types import SimpleNamespace
+
 import google.auth.exceptions
 import pytest
 from google.oauth2.credentials import Credentials
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pipelines.object_stores.answers import Answer, Meaning
+from pipelines.object_stores.credentials import Renewing
 from pipelines.object_stores.faults import StoreFault
 
 
@@ -101,3 +106,18 @@ def answer(status, code="", headers=()):
 )
 def test_answers_of_s3_mean(s3, status, code, meaning):
     assert s3().meaning(answer(status, code)) == (meaning, f"HTTP {status} {code}")
+
+
+def test_access_is_asked_for_once_by_all_and_again_in_the_background():
+    asked, clock = [], SimpleNamespace(now=0.0)
+    renewing = Renewing(lambda anew: asked.append(anew) or len(asked), lambda: clock.now)
+
+    async def together():
+        return await asyncio.gather(*[renewing.get() for _ in range(50)])
+
+    assert set(asyncio.run(together())) == {(1, 1)}
+    clock.now = 61.0
+    asyncio.run(together())
+    while len(asked) < 2:
+        threading.Event().wait(0.001)
+    assert asked == [False, False]
