@@ -18,7 +18,7 @@ from pipelines.images.decode_pool import decode_isolated
 from pipelines.images.fetch import FetchPolicy, direct_place, fetch_image
 from pipelines.images.pixel_budget import Account
 from pipelines.records import Chunk, Row, RowFault
-from pipelines.storage.direct import Place
+from pipelines.storage.stores import Place
 
 STEPS = ("fetch", "decode", "tokenize")
 # To hand over a piece costs more than a small image does, and a chunk leaves when all its images

@@ -15,8 +15,8 @@ from pipelines.images.fetch import checked, fault_of
 from pipelines.object_stores.answers import Ask, Fetched
 from pipelines.object_stores.faults import StoreFault
 from pipelines.records import RowFault
-from pipelines.storage import direct
-from pipelines.storage.direct import Place
+from pipelines.storage import stores
+from pipelines.storage.stores import Place
 
 
 class _Cores:
@@ -119,7 +119,7 @@ class WorkThreads:
                 self._decode(job, image, data, seconds)
         if asks:
             job.expect(len(asks))
-            direct.client(self._work.fetch_policy.concurrency).begin(asks)
+            stores.direct_client(self._work.fetch_policy.concurrency).begin(asks)
 
     def _ask(self, job: Job, image: int, place: Place) -> Ask:
         def arrived(found: Fetched | BaseException) -> None:

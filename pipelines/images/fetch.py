@@ -13,7 +13,7 @@ from pipelines.images.http import TooManyBytes, read_http
 from pipelines.images.sources import HTTP_SCHEMES, RefusedURL, is_under, parse_url
 from pipelines.object_stores.faults import ObjectFault, StoreFault
 from pipelines.records import Row, RowFault
-from pipelines.storage import direct, reading, stores, uris
+from pipelines.storage import reading, stores, uris
 from pipelines.storage.redaction import scrub
 from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, http_code, with_retries
 from schemas.rejects import Reason
@@ -60,10 +60,10 @@ def fetch_image(
     data = row.image_bytes
     if data is None:
         uri = allowed_uri(row, policy)
-        place = direct.place_of(uri)
+        place = stores.place_of(uri)
         try:
             if place is not None:
-                client = direct.client(policy.concurrency)
+                client = stores.direct_client(policy.concurrency)
                 data = client.fetch(place.store, place.key, policy.max_bytes)
             else:
                 data = with_retries(lambda: _read(uri, row, policy), policy.retries, sleep)
@@ -74,7 +74,7 @@ def fetch_image(
     return checked(data, row, policy)
 
 
-def direct_place(row: Row, policy: FetchPolicy) -> direct.Place | None:
+def direct_place(row: Row, policy: FetchPolicy) -> stores.Place | None:
     """Returns where a row's image is, if one request brings it without a thread that waits.
 
     Raises:
@@ -86,7 +86,7 @@ def direct_place(row: Row, policy: FetchPolicy) -> direct.Place | None:
         and stores.is_local(row.image_root)
     ):
         return None
-    return direct.place_of(allowed_uri(row, policy))
+    return stores.place_of(allowed_uri(row, policy))
 
 
 def checked(data: bytes, row: Row, policy: FetchPolicy) -> bytes:

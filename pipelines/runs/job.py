@@ -110,7 +110,7 @@ def embed_rows_of(models: RunModels, config: EmbedConfig, run: str = "") -> Embe
     return EmbedRows(
         models,
         batch_size=config.batch_size,
-        fetch_policy=FetchPolicy(allowed=allowed),
+        fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency),
         decode_limits=DecodeLimits(reject_deep=config.deep_images == "reject"),
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding,

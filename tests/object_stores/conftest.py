@@ -9,8 +9,8 @@ import s3fs
 from bench.stand_in_store import StandIn
 from pipelines.object_stores.attempts import Patience
 from pipelines.object_stores.client import Client
-from pipelines.object_stores.gcs import GcsBucket
-from pipelines.object_stores.s3 import S3Bucket
+from pipelines.object_stores.dialects.gcs import GcsBucket
+from pipelines.object_stores.dialects.s3 import S3Bucket
 
 QUICK = Patience(object_s=30, host_s=30, first_wait_s=0.01, busy_wait_s=0.01)
 

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from asking import fetch_all
 from pipelines.object_stores.answers import Ask
 from pipelines.object_stores.attempts import Patience
 from pipelines.object_stores.faults import (
@@ -23,24 +24,6 @@ def fill(stand_in, count, size=1000):
     for key, body in bodies.items():
         stand_in.objects.put(f"/bucket/{key}", body)
     return bodies
-
-
-def fetch_all(client, bucket, keys, max_bytes=1 << 20):
-    """Fetches objects side by side; returns them, or what they raise, in their order."""
-    found, left, done = {}, set(keys), threading.Event()
-
-    def arrived(key, what):
-        found[key] = what
-        left.discard(key)
-        if not left:
-            done.set()
-
-    client.begin([Ask(bucket, key, max_bytes, lambda w, k=key: arrived(k, w)) for key in keys])
-    assert done.wait(20)
-    for one in found.values():
-        if not isinstance(one, BaseException):
-            one.give_back()
-    return [found[key] for key in keys]
 
 
 @pytest.mark.parametrize("key", ["a.jpg", "a b/ü+%2f.jpg", "x//y~(1)'&=?#;.jpg"])

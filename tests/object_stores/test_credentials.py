@@ -10,7 +10,7 @@ from google.oauth2.credentials import Credentials
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pipelines.object_stores.answers import Answer, Meaning
-from pipelines.object_stores.credentials import Renewing
+from pipelines.object_stores.dialects.credentials import Renewing
 from pipelines.object_stores.faults import StoreFault
 
 

@@ -5,8 +5,8 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from pipelines.object_stores.s3 import quoted
-from pipelines.object_stores.signing import Signer
+from pipelines.object_stores.dialects.s3 import quoted
+from pipelines.object_stores.dialects.signing import Signer
 
 NOW = 1_800_000_000.0
 MODE = {"x-amz-checksum-mode": "ENABLED"}

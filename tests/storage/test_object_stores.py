@@ -16,7 +16,7 @@ from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.object_stores.attempts import Patience
 from pipelines.object_stores.client import Client
 from pipelines.records import RowFault
-from pipelines.storage import direct, listing, partial_files, reading, uris
+from pipelines.storage import listing, partial_files, reading, uris
 from pipelines.storage import stores as filesystems
 from pipelines.storage.retries import RetryPolicy
 from schemas.rejects import Reason
@@ -86,7 +86,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=no_wait))
     monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(attempts=20, backoff_s=0))
     client = Client(64, Patience(object_s=60, host_s=60, first_wait_s=0, busy_wait_s=0))
-    monkeypatch.setattr(direct, "client", lambda concurrency=None: client)
+    monkeypatch.setattr(filesystems, "direct_client", lambda concurrency=None: client)
     yield
     client.close()
 
@@ -95,7 +95,7 @@ def impatient(monkeypatch):
 def hasty(monkeypatch):
     """One attempt at an object, if the store answers about others."""
     client = Client(64, Patience(object_s=0, host_s=0.5, first_wait_s=0, busy_wait_s=0))
-    monkeypatch.setattr(direct, "client", lambda concurrency=None: client)
+    monkeypatch.setattr(filesystems, "direct_client", lambda concurrency=None: client)
     yield
     client.close()
 
@@ -165,7 +165,7 @@ def test_store_that_answers_nothing_is_not_the_fault_of_an_image(store, data, ha
 def test_stalled_store_is_given_up_and_asked_again(store, data, impatient, monkeypatch):
     root = store.upload(data)
     monkeypatch.setattr(filesystems, "STALL_S", 0.3)
-    direct.bucket_of.cache_clear()
+    filesystems.bucket_of.cache_clear()
     fetch_image(make_row(url="images/1.jpg", image_root=root), POLICY)  # makes the connection
     stalls = iter(["stall"])
 
@@ -176,7 +176,7 @@ def test_stalled_store_is_given_up_and_asked_again(store, data, impatient, monke
         row = make_row(url="images/0.jpg", image_root=root)
         assert fetch_image(row, POLICY) == (data / "images" / "0.jpg").read_bytes()
     assert proxy.faults == ["stall"]
-    direct.bucket_of.cache_clear()
+    filesystems.bucket_of.cache_clear()
 
 
 @pytest.mark.parametrize("seed", range(3))

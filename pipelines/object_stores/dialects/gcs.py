@@ -8,8 +8,8 @@ from urllib.parse import quote
 import aiohttp
 
 from pipelines.object_stores.answers import Answer, Meaning, Request, by_status
-from pipelines.object_stores.checksums import check_gcs, unpacked
-from pipelines.object_stores.credentials import Renewing
+from pipelines.object_stores.dialects.checksums import check_gcs, unpacked
+from pipelines.object_stores.dialects.credentials import Renewing
 from pipelines.object_stores.transport import proxy_of
 
 

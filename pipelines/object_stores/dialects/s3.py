@@ -14,12 +14,12 @@ import aiohttp
 from fsspec.asyn import sync
 
 from pipelines.object_stores.answers import Answer, Meaning, Request, by_status
-from pipelines.object_stores.checksums import check_s3
-from pipelines.object_stores.credentials import Renewing
-from pipelines.object_stores.signing import Signer
+from pipelines.object_stores.dialects.checksums import check_s3
+from pipelines.object_stores.dialects.credentials import Renewing
+from pipelines.object_stores.dialects.signing import Signer
 from pipelines.object_stores.transport import proxy_of
 
-_AUTOMATIC = "aws-global"
+_FIRST_REGION = "us-east-1"
 # Access points, directory buckets and Object Lambda have endpoints and sessions of their own.
 _SPECIAL = re.compile(r"arn:|.*(--x-s3|--xa-s3|-s3alias|--ol-s3|\.mrap)$")
 _KNOWN_CONFIG = {"connect_timeout", "read_timeout", "s3", "region_name", "retries"}
@@ -31,7 +31,7 @@ _EXPIRED = {
 _MOVED = {
     "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"
 }  # fmt: skip
-_AMAZON = re.compile(r"(.*\bs3)[.-](?:[a-z0-9-]+\.)?(amazonaws\.com(?:\.cn)?)$")
+_AMAZON = re.compile(r"(.*\bs3(?:\.dualstack)?)[.-](?:[a-z0-9-]+\.)?(amazonaws\.com(?:\.cn)?)$")
 
 
 @dataclass(frozen=True)
@@ -133,25 +133,19 @@ class S3Bucket:
         return True
 
     def _base(self, access: _Access) -> str:
-        if not self._region:
-            return access.base
-        scheme, _, rest = access.base.partition("://")
-        host, _, path = rest.partition("/")
-        moved = _AMAZON.sub(rf"\1.{self._region}.\2", host)  # elsewhere one host has all regions
-        return f"{scheme}://{moved}/{path}"
+        return _in_region(access.base, self._region) if self._region else access.base
 
     def _ask(self, anew: bool) -> _Access:
         filesystem = self._filesystem
         filesystem.connect(refresh=anew)
         client = sync(filesystem.loop, filesystem.get_s3, self._bucket)
-        config, signer = client.meta.config, None
+        config, signer, region = client.meta.config, None, client.meta.region_name
+        region = _FIRST_REGION if region in (None, "aws-global") else region
         if config.signature_version == "s3v4":
             found = client._request_signer._credentials
             if found is None:
                 raise PermissionError("there are none")
             frozen = sync(filesystem.loop, found.get_frozen_credentials)
-            region = client.meta.region_name
-            region = "us-east-1" if region in (None, _AUTOMATIC) else region
             signer = Signer(frozen.access_key, frozen.secret_key, frozen.token, region)
         # Where this bucket is asked, after all that may be configured: endpoint, style, dual stack.
         asked = {"Bucket": self._bucket, "Key": "k"}
@@ -161,6 +155,8 @@ class S3Bucket:
             total=None, sock_connect=config.connect_timeout, sock_read=config.read_timeout
         )
         base = f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('k')}"
+        if region != _FIRST_REGION:  # URLs that are made ahead name none
+            base = _in_region(base, region)
         return _Access(base, signer, timeout, _verify(client), proxy_of(base))
 
     def _context(self, verify: Any) -> ssl.SSLContext | bool:
@@ -168,6 +164,14 @@ class S3Bucket:
             is_file = isinstance(verify, str)
             self._tls[verify] = ssl.create_default_context(cafile=verify) if is_file else verify
         return self._tls[verify]
+
+
+def _in_region(base: str, region: str) -> str:
+    """Returns a URL with the host of a region; only Amazon's names it."""
+    scheme, _, rest = base.partition("://")
+    host, _, path = rest.partition("/")
+    host = _AMAZON.sub(rf"\1.{region}.\2", host)
+    return f"{scheme}://{host}/{path}"
 
 
 def _verify(client: Any) -> Any:
