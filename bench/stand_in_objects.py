@@ -97,14 +97,16 @@ class Objects:
         self._found: dict[str, Answer] = {}
         self._parts: dict[str, dict[int, bytes]] = {}
         self._uploads = 0
+        self._written = 0
 
     def put(self, path: str, body: bytes, headers: str = "") -> None:
         """Keeps an object."""
         crc = base64.b64encode(google_crc32c.Checksum(body).digest()).decode()
         crc32 = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
+        self._written += 1
         head = (
             f'ETag: "{hashlib.md5(body).hexdigest()}"\r\nContent-Type: image/jpeg\r\n'
-            f"x-goog-hash: crc32c={crc}\r\nx-goog-generation: 1\r\n"
+            f"x-goog-hash: crc32c={crc}\r\nx-goog-generation: {self._written}\r\n"
             f"x-amz-checksum-crc32: {crc32}\r\n"
             f"Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n{headers}"
         )
@@ -156,11 +158,15 @@ class Objects:
             parts = self._parts[request.query["uploadId"]]
             parts[int(request.query["partNumber"])] = request.body
             return Answer(_head(200, 0, 'ETag: "0"\r\n'), b"")
-        if request.header("if-none-match") and request.path in self._found:
+        found, match = self._found.get(request.path), request.header("if-match").encode()
+        if match and not found:
+            return refusal("404", request)
+        if found and (request.header("if-none-match") or match not in found.head):
             return refusal("412", request)
         if request.path.count("/") > 1:
             self.put(request.path, request.body)
-        return Answer(_head(200, 0, 'ETag: "0"\r\n'), b"")
+        etag = hashlib.md5(request.body).hexdigest()
+        return Answer(_head(200, 0, f'ETag: "{etag}"\r\n'), b"")
 
     def _post(self, request: Request) -> Answer:
         """Begins and ends uploads in parts, and deletes several."""
@@ -229,7 +235,9 @@ class Objects:
             body = body.removesuffix(b"\n")
         else:
             key, body = request.query["name"], request.body
-        if request.query.get("ifGenerationMatch") == "0" and f"/{bucket}/{key}" in self._found:
+        found = self._found.get(f"/{bucket}/{key}")
+        wanted = request.query.get("ifGenerationMatch")
+        if wanted is not None and wanted != (_generation(found) if found else "0"):
             return refusal("412", request)
         self.put(f"/{bucket}/{key}", body)
         return _said(self._about(bucket, key))
@@ -238,7 +246,8 @@ class Objects:
         found = self._found[f"/{bucket}/{key}"]
         crc = found.head.partition(b"crc32c=")[2].partition(b"\r\n")[0].decode()
         told = {"name": key, "bucket": bucket, "size": str(len(found.body)), "crc32c": crc}
-        return {**told, "kind": "storage#object", "generation": "1", "updated": _WHEN}
+        generation = _generation(found)
+        return {**told, "kind": "storage#object", "generation": generation, "updated": _WHEN}
 
 
 def refusal(status: str, request: Request, retry_after: str | None = None) -> Answer:
@@ -252,6 +261,10 @@ def refusal(status: str, request: Request, retry_after: str | None = None) -> An
         body = json.dumps({"error": {"code": number, "message": code}}).encode()
     told = f"Retry-After: {retry_after}\r\n" if retry_after is not None else ""
     return Answer(_head(number, len(body), told), b"" if request.method == "HEAD" else body)
+
+
+def _generation(found: Answer) -> str:
+    return found.head.partition(b"x-goog-generation: ")[2].partition(b"\r\n")[0].decode()
 
 
 def _head(status: object, size: int, headers: str = "") -> bytes:

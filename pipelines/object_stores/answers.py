@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # slow to import, and needed only where a store is asked
 
 @dataclass(frozen=True)
 class Request:
-    """A GET that is ready to be sent.
+    """What is ready to be sent.
 
     Attributes:
         url: quoted as it is sent.
@@ -34,6 +34,8 @@ class Request:
     timeout: aiohttp.ClientTimeout
     tls: ssl.SSLContext | bool = True
     proxy: str | None = None
+    method: str = "GET"
+    body: bytes | None = field(default=None, repr=False)
 
 
 class Answer(NamedTuple):
@@ -42,6 +44,17 @@ class Answer(NamedTuple):
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
+
+
+class Got(NamedTuple):
+    """An object, or what is told of one that was written.
+
+    Attributes:
+        version: changes with the object; "" where the store does not tell.
+    """
+
+    data: bytes
+    version: str
 
 
 class Meaning(Enum):
@@ -54,6 +67,7 @@ class Meaning(Enum):
     PASSING = auto()  # ask again
     EXPIRED = auto()  # ask with other credentials
     MOVED = auto()  # ask elsewhere
+    CONFLICT = auto()  # it is not as it was to be
     REFUSED = auto()  # for good
 
 
@@ -69,6 +83,19 @@ class Store(Protocol):
         Raises:
             StoreFault: if there are no credentials.
         """
+
+    async def put(self, key: str, body: bytes, match: str | None) -> Request:
+        """Returns the request that writes an object.
+
+        Args:
+            match: the version that it must have until then; None if there must be none.
+
+        Raises:
+            StoreFault: if there are no credentials.
+        """
+
+    def version(self, answer: Answer) -> str:
+        """Returns the version of an object that was read or written; "" if it is not told."""
 
     def meaning(self, answer: Answer) -> tuple[Meaning, str]:
         """Tells what an answer asks for, and how the store puts it."""
@@ -102,6 +129,7 @@ class Wanted:
     Attributes:
         order: the smaller, the sooner.
         still: tells whether anybody wants it yet.
+        put: what is to be written in its place, and what version must be there until then.
     """
 
     store: Store
@@ -109,6 +137,7 @@ class Wanted:
     max_bytes: int
     order: int
     still: Callable[[], bool]
+    put: tuple[bytes, str | None] | None = None
 
 
 @dataclass(eq=False)
@@ -149,7 +178,8 @@ class Ask:
 
 _BY_STATUS = {
     401: Meaning.DENIED, 403: Meaning.DENIED, 404: Meaning.MISSING, 408: Meaning.PASSING,
-    410: Meaning.MISSING, 429: Meaning.BUSY, 503: Meaning.BUSY,
+    409: Meaning.PASSING, 410: Meaning.MISSING, 412: Meaning.CONFLICT, 429: Meaning.BUSY,
+    503: Meaning.BUSY,
 }  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import aiohttp
 
-from pipelines.object_stores.answers import Answer, Meaning, Request, Wanted
+from pipelines.object_stores.answers import Answer, Got, Meaning, Request, Wanted
 from pipelines.object_stores.faults import (
     ChangedError,
+    ConflictError,
     DeniedError,
     MissingError,
     ObjectFault,
@@ -86,11 +87,12 @@ class Attempts:
         self._transport = Transport(bodies)
         self._hosts: dict[str, Host] = {}
 
-    async def fetch(self, wanted: Wanted) -> bytes:
-        """Returns the bytes of an object, which are taken from the pool of bodies.
+    async def fetch(self, wanted: Wanted) -> Got:
+        """Returns an object, whose bytes are taken from the pool of bodies; or writes one.
 
         Raises:
             MissingError, DeniedError, TooLargeError, ObjectFault: what is wrong with the object.
+            ConflictError: if it is not of the version that is to be replaced.
             StoreFault: if no object is to blame.
         """
         trial = _Trial()
@@ -114,7 +116,7 @@ class Attempts:
         """Closes the connections."""
         await self._transport.close()
 
-    async def _attempt(self, wanted: Wanted, trial: _Trial, host: Host, number: int) -> bytes:
+    async def _attempt(self, wanted: Wanted, trial: _Trial, host: Host, number: int) -> Got:
         """Sends one request, or several where it must be signed or sent otherwise."""
         while True:
             request, answer = await self._answer(wanted, host, number)
@@ -136,13 +138,16 @@ class Attempts:
                     continue
             data = self._data(wanted, host, answer, meaning, said)
             host.answered(number)
-            host.proven = wanted
-            return data
+            host.proven = wanted if wanted.put is None else host.proven
+            return Got(data, wanted.store.version(answer))
 
     async def _answer(self, wanted: Wanted, host: Host, number: int) -> tuple[Request, Answer]:
         try:
-            request = await wanted.store.request(wanted.key)
-            return request, await self._transport.get(request, wanted.max_bytes, wanted.order)
+            if wanted.put is not None:
+                request = await wanted.store.put(wanted.key, *wanted.put)
+            else:
+                request = await wanted.store.request(wanted.key)
+            return request, await self._transport.send(request, wanted.max_bytes, wanted.order)
         except StoreFault:
             raise
         except _PASSING as error:
@@ -157,12 +162,17 @@ class Attempts:
     ) -> bytes:
         if meaning is Meaning.MISSING:
             raise MissingError(said)
+        if meaning is Meaning.CONFLICT:
+            raise ConflictError(said)
         if meaning is Meaning.DENIED:
             raise DeniedError(answer.status)
         if meaning is not Meaning.GIVEN:
             raise ObjectFault(f"the store answered {said}")
         wanted.store.worked()
         arrived = len(answer.body)
+        if wanted.put is not None:
+            self._bodies.give_back(arrived)
+            return b""
         try:
             data = wanted.store.whole(answer, wanted.max_bytes)
         except Exception as error:
@@ -209,7 +219,7 @@ class Attempts:
             request = await store.request(key)
             one_byte = {**request.headers, "Range": "bytes=0-0"}
             request = replace(request, headers=one_byte)
-            answer = await self._transport.get(request, _PROOF_BYTES, host.proven.order)
+            answer = await self._transport.send(request, _PROOF_BYTES, host.proven.order)
         except (*_PASSING, TooLargeError):
             return
         if answer.status < 300:

@@ -10,13 +10,16 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from pipelines.object_stores.answers import Ask, Fetched, Store, Wanted
 from pipelines.object_stores.attempts import Attempts, Patience
+from pipelines.object_stores.faults import ConflictError, MissingError, TooLargeError
 from pipelines.object_stores.pool import Pool
 
 BODY_BYTES = 256 << 20
 _CLOSING_S = 1.0
+_MAX_TOLD_BYTES = 1 << 20  # of the answer to what was written
 _PATIENCE = Patience()
 
 
@@ -74,6 +77,40 @@ class Client:
         self.begin([Ask(store, key, max_bytes, done)])
         return waiting.result()
 
+    def put(self, store: Store, key: str, body: bytes, match: str | None) -> str | None:
+        """Writes an object in place of one version of it, or where there is none; as one step.
+
+        Args:
+            body: unlike that of any other writer: an object that holds it already, as after an
+                answer that was lost, counts as written.
+            match: the version that is replaced; None where there must be no object.
+
+        Returns:
+            The new version, or None where there is another object, or none to be replaced.
+
+        Raises:
+            DeniedError, ObjectFault, StoreFault: as `fetch`.
+        """
+        writing = self._put(
+            Wanted(store, key, len(body), next(self._orders), lambda: True), body, match
+        )
+        return asyncio.run_coroutine_threadsafe(writing, self._loop).result()
+
+    async def _put(self, wanted: Wanted, body: bytes, match: str | None) -> str | None:
+        try:
+            put = replace(wanted, max_bytes=_MAX_TOLD_BYTES, put=(body, match))
+            return (await self._attempts.fetch(put)).version
+        except MissingError:
+            if match is None:  # not even the bucket is there
+                raise
+            return None
+        except ConflictError:
+            with suppress(MissingError, TooLargeError):
+                got = await self._attempts.fetch(wanted)
+                self._bodies.give_back(len(got.data))
+                return got.version if got.data == body else None
+            return None
+
     def _begin(self, asks: Sequence[Ask]) -> None:
         for ask in asks:
             task = self._loop.create_task(self._serve(ask, next(self._orders)))
@@ -85,7 +122,7 @@ class Client:
         found: Fetched | BaseException
         try:
             wanted = Wanted(ask.store, ask.key, ask.max_bytes, order, ask.still)
-            data = await self._attempts.fetch(wanted)
+            data = (await self._attempts.fetch(wanted)).data
             found = Fetched(data, time.monotonic() - began, self._bodies)
         except BaseException as error:  # noqa: BLE001 - it is raised where the object is wanted
             found = error

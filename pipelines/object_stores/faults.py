@@ -27,6 +27,10 @@ class DeniedError(PermissionError):
         self.status = status
 
 
+class ConflictError(Exception):
+    """An object that is not, or no longer, as it was to be when another was put in its place."""
+
+
 class ObjectFault(Exception):
     """An object that cannot be had, while its store can: refused for good, or failed too often."""
 

@@ -17,7 +17,7 @@ _AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent")
 
 
 class Transport:
-    """GETs in this process. Whatever has its one method may take its place.
+    """Sends from this process. Whatever has its one method may take its place.
 
     Args:
         bodies: bytes of bodies that may be under way.
@@ -27,7 +27,7 @@ class Transport:
         self._bodies = bodies
         self._session: aiohttp.ClientSession | None = None
 
-    async def get(self, request: Request, max_bytes: int, order: int) -> Answer:
+    async def send(self, request: Request, max_bytes: int, order: int) -> Answer:
         """Returns the answer to a request.
 
         The bytes of a body are taken from the pool when its headers have come, in the order of who
@@ -39,8 +39,10 @@ class Transport:
         """
         if self._session is None:
             self._session = _new_session()
-        async with self._session.get(
+        async with self._session.request(
+            request.method,
             URL(request.url, encoded=True),
+            data=request.body,
             headers=request.headers,
             allow_redirects=False,
             timeout=request.timeout,

@@ -96,7 +96,7 @@ def test_redirect_that_names_no_region_is_no_move():
 
 @pytest.mark.skipif(shutil.which("versitygw") is None, reason="versitygw is not on PATH")
 def test_real_server_takes_the_signatures(tmp_path):
-    """Names of every kind, some times each, side by side."""
+    """Of reading names of every kind, and of writing on conditions, which it heeds."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -115,8 +115,14 @@ def test_real_server_takes_the_signatures(tmp_path):
         _until_it_listens(port)
         for key in keys:
             files.pipe_file(f"bucket/{key}", key.encode())
-        found = fetch_all(client, S3Bucket.of(files, "bucket"), keys)
+        bucket = S3Bucket.of(files, "bucket")
+        found = fetch_all(client, bucket, keys)
         assert [one.data.decode() for one in found] == keys
+        first = client.put(bucket, "é/lock", b"one", None)
+        assert client.put(bucket, "é/lock", b"two", None) is None
+        assert client.put(bucket, "é/lock", b"two", first)
+        assert client.put(bucket, "é/lock", b"three", first) is None
+        assert files.cat_file("bucket/é/lock") == b"two"
     finally:
         client.close()
         server.kill()

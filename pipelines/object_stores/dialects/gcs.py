@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +12,8 @@ from pipelines.object_stores.answers import Answer, Meaning, Request, by_status
 from pipelines.object_stores.dialects.checksums import check_gcs, unpacked
 from pipelines.object_stores.dialects.credentials import Renewing
 from pipelines.object_stores.transport import proxy_of
+
+_TOLD_BYTES = 4096  # an upload is answered by less
 
 
 class GcsBucket:
@@ -24,8 +27,9 @@ class GcsBucket:
         self._filesystem, self._bucket = filesystem, bucket
         self._access: Renewing[dict[str, str]] = Renewing(self._ask)
         self._base = f"{filesystem._location}/storage/v1/b/{quote(bucket, safe='')}/o/"
+        self._uploads = f"{filesystem._location}/upload/storage/v1/b/{quote(bucket, safe='')}/o"
         payer = filesystem._get_params({}).get("userProject")
-        self._query = "?alt=media" + (f"&userProject={quote(payer, safe='')}" if payer else "")
+        self._payer = f"&userProject={quote(payer, safe='')}" if payer else ""
         timeout = filesystem.requests_timeout
         self._timeout = timeout if isinstance(timeout, aiohttp.ClientTimeout) else _default(timeout)
         self._proxy = proxy_of(self._base) if filesystem.session_kwargs.get("trust_env") else None
@@ -47,8 +51,26 @@ class GcsBucket:
         access, number = await self._access.get()
         # Else a body that is stored gzipped would be unpacked on the way, and have no checksum.
         headers = {**access, "Accept-Encoding": "gzip"}
-        url = f"{self._base}{quote(key, safe='')}{self._query}"
+        url = f"{self._base}{quote(key, safe='')}?alt=media{self._payer}"
         return Request(url, headers, number, self._timeout, proxy=self._proxy)
+
+    async def put(self, key: str, body: bytes, match: str | None) -> Request:
+        """Returns an authorised upload on a condition; raises `StoreFault` without credentials."""
+        access, number = await self._access.get()
+        query = f"?uploadType=media&name={quote(key, safe='')}&ifGenerationMatch={match or 0}"
+        url = f"{self._uploads}{query}{self._payer}"
+        proxy = self._proxy
+        return Request(
+            url, dict(access), number, self._timeout, proxy=proxy, method="POST", body=body
+        )
+
+    def version(self, answer: Answer) -> str:
+        """Returns the generation."""
+        told = answer.headers.get("x-goog-generation")
+        if told:
+            return told
+        found = re.search(rb'"generation"\s*:\s*"?([0-9]+)', answer.body[:_TOLD_BYTES])
+        return found[1].decode() if found else ""
 
     def meaning(self, answer: Answer) -> tuple[Meaning, str]:
         """Tells a refusal of a token from one of the object."""

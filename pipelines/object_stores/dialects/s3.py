@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import ssl
 import time
@@ -62,9 +63,7 @@ class S3Bucket:
         self._filesystem, self._bucket, self._now = filesystem, bucket, now
         self._access = Renewing(self._ask)
         self._region: str | None = None  # where the bucket turned out to be
-        self._extra = {"x-amz-checksum-mode": "ENABLED"}
-        if filesystem.req_kw:
-            self._extra["x-amz-request-payer"] = "requester"
+        self._extra = {"x-amz-request-payer": "requester"} if filesystem.req_kw else {}
         self._tls: dict[Any, ssl.SSLContext | bool] = {}
 
     @classmethod
@@ -84,19 +83,36 @@ class S3Bucket:
         return self._base(access).partition("://")[2]
 
     async def request(self, key: str) -> Request:
-        """Returns a signed request; raises `StoreFault` without credentials."""
+        """Returns a signed GET; raises `StoreFault` without credentials."""
+        return await self._signed("GET", key, None, {"x-amz-checksum-mode": "ENABLED"})
+
+    async def put(self, key: str, body: bytes, match: str | None) -> Request:
+        """Returns a signed PUT on a condition; raises `StoreFault` without credentials."""
+        request = await self._signed("PUT", key, body, {})
+        request.headers["If-None-Match" if match is None else "If-Match"] = match or "*"
+        return request
+
+    def version(self, answer: Answer) -> str:
+        """Returns the ETag, as s3fs has it."""
+        return answer.headers.get("ETag", "")
+
+    async def _signed(
+        self, method: str, key: str, body: bytes | None, extra: dict[str, str]
+    ) -> Request:
         access, number = await self._access.get()
         url = self._base(access) + quoted(key)
-        headers = dict(self._extra)
+        headers = {**self._extra, **extra}
         if access.signer is not None:
             signer = access.signer
             if self._region:
                 signer = replace(signer, region=self._region)
             scheme, _, rest = url.partition("://")
             host, _, path = rest.partition("/")
-            headers = signer.signed(_without_port(scheme, host), f"/{path}", headers, self._now())
+            digest = hashlib.sha256(body or b"").hexdigest()
+            host = _without_port(scheme, host)
+            headers = signer.signed(host, f"/{path}", headers, self._now(), method, digest)
         tls = self._context(access.verify)
-        return Request(url, headers, number, access.timeout, tls, access.proxy)
+        return Request(url, headers, number, access.timeout, tls, access.proxy, method, body)
 
     def meaning(self, answer: Answer) -> tuple[Meaning, str]:
         """Tells a refusal of credentials or of a region from one of the object."""
