@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 BASE = [
+    "aiohttp>=3.11,<4",  # gcsfs needs it, too
     "apache-beam>=2.77,<3",
     "cloudpickle>=3",
     "fsspec>=2024.6",

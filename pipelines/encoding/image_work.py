@@ -1,10 +1,8 @@
-"""Threads that fetch and decode the images of chunks, and tokenise their captions."""
+"""What is done with each image of a chunk, and what becomes of a chunk that it is done with."""
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,35 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.encoding.model_inputs import ModelInputs
-from pipelines.engine.cores import threads_for, usable_cores
 from pipelines.images.columns import ImageColumn, image_columns
 from pipelines.images.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
 from pipelines.images.decode_pool import decode_isolated
-from pipelines.images.fetch import FetchPolicy, fetch_image
+from pipelines.images.fetch import FetchPolicy, direct_place, fetch_image
 from pipelines.images.pixel_budget import Account
 from pipelines.records import Chunk, Row, RowFault
+from pipelines.storage.stores import Place
 
-
-class _Cores:
-    """Lets as many threads compute at once as there are cores; others wait for a token.
-
-    More threads fetch than decode, since a decoded image may take a quarter of a gigabyte. Python's
-    own semaphore costs ten times as much, which counts where images are small.
-    """
-
-    def __init__(self) -> None:
-        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(usable_cores()):
-            self._tokens.put(None)
-
-    def __enter__(self) -> None:
-        self._tokens.get()
-
-    def __exit__(self, *_: object) -> None:
-        self._tokens.put(None)
-
-
-_CORES = _Cores()
 STEPS = ("fetch", "decode", "tokenize")
 # To hand over a piece costs more than a small image does, and a chunk leaves when all its images
 # are done, so they gain nothing from one piece each.
@@ -77,6 +54,14 @@ class ImageWork:
             RowFault: as `fetch_image`.
         """
         return fetch_image(row, self.fetch_policy)
+
+    def fetched_ahead(self, row: Row) -> Place | None:
+        """Returns where an image is that is fetched while no thread waits for it, else None.
+
+        Raises:
+            RowFault: `not_allowed`.
+        """
+        return direct_place(row, self.fetch_policy)
 
     def decode(self, data: bytes) -> DecodedImage:
         """Returns the pixels for each distinct preprocessing.
@@ -114,6 +99,11 @@ class Job:
     def __lt__(self, other: Job) -> bool:
         return self.order < other.order
 
+    def expect(self, pieces: int) -> None:
+        """Notes that there is more to be done; by who has a piece in hand."""
+        with self._lock:
+            self._missing += pieces
+
     def done(self, seconds: Sequence[float]) -> None:
         """Notes that a piece of work has ended; the last one tells the bundle."""
         with self._lock:
@@ -146,78 +136,3 @@ class Job:
             chunk.pixels = ()
         if chunk.lease is not None:
             chunk.lease.give_back(inline if chunk.pixels else None)
-
-
-class WorkThreads:
-    """Threads that take the pieces of jobs, in order.
-
-    Args:
-        count: None for as many as `threads_for` lets fetch.
-    """
-
-    def __init__(self, work: ImageWork, count: int | None = None) -> None:
-        self._work = work
-        self._tasks: queue.SimpleQueue[tuple[Job, range | None] | None] = queue.SimpleQueue()
-        self._count = count or threads_for().fetch
-        for _ in range(self._count):
-            threading.Thread(target=self._run, daemon=True).start()
-
-    def begin(self, job: Job) -> None:
-        """Hands over the pieces of a job: its captions, and its images some at a time."""
-        self._tasks.put((job, None))
-        images = range(len(job.chunk.images))
-        for first in images[::IMAGES_A_PIECE]:
-            self._tasks.put((job, images[first : first + IMAGES_A_PIECE]))
-
-    def close(self) -> None:
-        """Ends the threads once they have done what lies before them."""
-        for _ in range(self._count):
-            self._tasks.put(None)
-
-    def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            job, images = task
-            if job.account.closed:
-                continue
-            seconds = [0.0] * len(STEPS)
-            try:
-                if images is None:
-                    self._tokenize(job, seconds)
-                else:
-                    self._prepare(job, images, seconds)
-            except BaseException as error:  # noqa: BLE001 - it is raised in the bundle's thread
-                job.error = error
-            job.done(seconds)
-
-    def _prepare(self, job: Job, images: range, seconds: list[float]) -> None:
-        for image in images:
-            try:
-                began = time.perf_counter()
-                try:
-                    data = self._work.fetch(job.chunk.images[image])
-                finally:
-                    seconds[0] += time.perf_counter() - began
-                with _CORES:
-                    began = time.thread_time()
-                    try:
-                        job.known[image] = self._decode(job, image, data)
-                    finally:
-                        seconds[1] += time.thread_time() - began
-            except RowFault as fault:
-                job.faults[image] = fault
-
-    def _decode(self, job: Job, image: int, data: bytes) -> tuple[Any, ...]:
-        """Puts the pixels of an image where they belong; returns what is known of it."""
-        found = self._work.decode(data)
-        for pixels, into in zip(found.pixels, job.chunk.pixels, strict=True):
-            into[image] = pixels
-        return tuple(column.compute(data, found) for column in self._work.columns)
-
-    def _tokenize(self, job: Job, seconds: list[float]) -> None:
-        texts = [text or "" for text in job.chunk.rows.column("text").to_pylist()]
-        with _CORES:
-            began = time.thread_time()
-            found = [tokenizer.tokenize_rows(texts) for tokenizer in self._work.inputs.tokenizers]
-            seconds[2] += time.thread_time() - began
-        job.chunk.tokens = tuple(tokens for tokens, _ in found)
-        job.chunk.truncated = tuple(truncated for _, truncated in found)

@@ -16,7 +16,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines.encoding.image_work import STEPS, ImageWork, Job, WorkThreads
+from pipelines.encoding.image_work import STEPS, ImageWork, Job
+from pipelines.encoding.work_threads import WorkThreads
 from pipelines.engine import failures
 from pipelines.engine.ledger import Ledger
 from pipelines.images.pixel_budget import BUDGET, Account

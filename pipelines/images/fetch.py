@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pipelines.images.http import TooManyBytes, read_http
 from pipelines.images.sources import RefusedURL, is_under, parse_url
+from pipelines.object_stores.faults import ObjectFault, StoreFault
 from pipelines.records import Row, RowFault
 from pipelines.storage import reading, stores, uris
 from pipelines.storage.redaction import scrub
@@ -33,13 +34,16 @@ class FetchPolicy:
         allowed: URI prefixes beyond each row's own `image_root`.
         allow_image_root: whether that is allowed; not where strangers say what it is.
         max_bytes: larger images are rejected unread.
-        retries: how long transient faults are tried again.
+        retries: how long transient faults are tried again; S3 and GCS have rules of their own.
+        concurrency: images of S3 and GCS that are asked for at once; None for as many as a process
+            can make use of.
     """
 
     allowed: tuple[str, ...] = ()
     allow_image_root: bool = True
     max_bytes: int = MAX_IMAGE_BYTES
     retries: RetryPolicy = RetryPolicy()
+    concurrency: int | None = None
 
 
 def fetch_image(
@@ -50,14 +54,46 @@ def fetch_image(
     Raises:
         RowFault: `not_allowed`, `not_found`, `forbidden`, `too_large`, `fetch_failed` when
             transient faults outlast the attempts, `hash_mismatch`.
+        StoreFault: if no image can be had of its store.
     """
     data = row.image_bytes
     if data is None:
         uri = allowed_uri(row, policy)
+        place = stores.place_of(uri)
         try:
-            data = with_retries(lambda: _read(uri, row, policy), policy.retries, sleep)
+            if place is not None:
+                client = stores.direct_client(policy.concurrency)
+                data = client.fetch(place.store, place.key, policy.max_bytes)
+            else:
+                data = with_retries(lambda: _read(uri, row, policy), policy.retries, sleep)
+        except StoreFault:
+            raise
         except Exception as error:  # noqa: BLE001 - each store has error types of its own
-            raise _permanent(error) from error
+            raise fault_of(error) from error
+    return checked(data, row, policy)
+
+
+def direct_place(row: Row, policy: FetchPolicy) -> stores.Place | None:
+    """Returns where a row's image is, if one request brings it without a thread that waits.
+
+    Raises:
+        RowFault: `not_allowed`.
+    """
+    if (
+        row.image_bytes is not None
+        or stores.is_local(row.url or "")
+        and stores.is_local(row.image_root)
+    ):
+        return None
+    return stores.place_of(allowed_uri(row, policy))
+
+
+def checked(data: bytes, row: Row, policy: FetchPolicy) -> bytes:
+    """Returns the encoded image of a row, once it is known to be what the row says.
+
+    Raises:
+        RowFault: `too_large`, `hash_mismatch`.
+    """
     if len(data) > policy.max_bytes:
         raise _fault(Reason.TOO_LARGE, f"more than {policy.max_bytes} bytes")
     _check_hash(data, row.expected_sha256)
@@ -170,7 +206,8 @@ def _read(uri: str, row: Row, policy: FetchPolicy) -> bytes:
     return read_http(uri, lambda url: any(is_under(url, p) for p in prefixes), policy.max_bytes)
 
 
-def _permanent(error: Exception) -> RowFault:
+def fault_of(error: Exception) -> RowFault:
+    """Returns what the error of fetching an image makes of its row."""
     code = http_code(error)
     answered = f" (HTTP {code})" if code else ""
     if isinstance(error, RefusedURL):
@@ -185,7 +222,8 @@ def _permanent(error: Exception) -> RowFault:
     if isinstance(error, PermissionError) or code in (401, 403) or forbidden:
         answered = " (HTTP 403)" if forbidden else answered
         return _fault(Reason.FORBIDDEN, f"access denied{answered}")
-    text = str(error) if isinstance(error, AttemptsFailed) else describe(error)
+    told = isinstance(error, AttemptsFailed | ObjectFault)
+    text = str(error) if told else describe(error)
     return _fault(Reason.FETCH_FAILED, text)
 
 

@@ -15,6 +15,7 @@ from pipelines.manifests.units import ManifestChangedError
 from pipelines.output.unit_record import NotARecordError
 from pipelines.output.unit_writer import ConservationError
 from pipelines.ownership.lock import LockLostError
+from pipelines.storage.stores import StoreFault
 
 # Errors that would be the same in every worker.
 _EVERYWHERE = (
@@ -23,6 +24,7 @@ _EVERYWHERE = (
     ManifestChangedError,
     ModelChangedError,
     OSError,
+    StoreFault,
     WorkerLostError,
 )
 # Errors that say in one sentence what is wrong; any other is a fault of this program.

@@ -120,7 +120,7 @@ def embed_rows_of(
     return EmbedRows(
         models,
         batch_size=config.batch_size,
-        fetch_policy=FetchPolicy(allowed=allowed),
+        fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency),
         decode_limits=limits_of(vars(config)),
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding or isolate,

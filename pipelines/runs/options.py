@@ -127,6 +127,12 @@ def _add_running_flags(parser: argparse.ArgumentParser) -> None:
     rows = "rows encoded at once [64 on a CPU, 512 on a GPU]"
     add("--batch_size", type=int, metavar="N", help=rows)
     add(
+        "--fetch_concurrency",
+        type=int,
+        metavar="N",
+        help="images of S3 and GCS that one process asks for at once [256]",
+    )
+    add(
         "--compile",
         action="store_true",
         help="on a GPU, compile the model first, which takes up to a minute: for long runs",
@@ -188,6 +194,7 @@ class EmbedConfig(Dialect):
     device: str
     precision: str
     batch_size: int | None
+    fetch_concurrency: int | None
     compile: bool
     decode: str
     image_policy: str
@@ -203,7 +210,7 @@ class EmbedConfig(Dialect):
         for name, uris in (("manifest", self.manifest), ("output", (self.output,))):
             if not all(map(str.strip, uris)):
                 raise ValueError(f"`--{name}` is empty; give a path or URI")
-        for name in ("rows_per_unit", "batch_size"):
+        for name in ("rows_per_unit", "batch_size", "fetch_concurrency"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`--{name}` must be a positive int, got {value}")

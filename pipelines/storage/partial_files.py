@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 from pipelines.storage import uris
 from pipelines.storage.local_files import PARTIAL, sync
 from pipelines.storage.stores import is_local, locate, retried
+from pipelines.storage.writing import make_parent
 
 _NAME = re.compile(re.escape(PARTIAL) + "([0-9a-z]*)-[0-9a-f]{8}")
 
@@ -68,7 +69,7 @@ class PartialFile:
 def _upload(uri: str, file: BinaryIO) -> None:
     """Sends a file; a store shows it once all of it is there."""
     filesystem, target = locate(uri)
-    filesystem.makedirs(filesystem._parent(target), exist_ok=True)
+    make_parent(filesystem, target, uri)
     file.seek(0)
     handle = f"/dev/fd/{file.fileno()}"
     if os.path.exists(handle):

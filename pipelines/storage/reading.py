@@ -8,18 +8,11 @@ from typing import BinaryIO, NamedTuple, cast
 
 from fsspec.utils import get_protocol
 
+from pipelines.object_stores.faults import ChangedError, TooLargeError
 from pipelines.storage.stores import S3, is_local, locate, open_retried, retried
 
 # What stores call the version of an object, the surest first.
 _VERSIONS = ("generation", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "created", "mtime")
-
-
-class TooLargeError(ValueError):
-    """A file that is larger than the caller takes."""
-
-
-class ChangedError(ConnectionError):
-    """A body that is not what the store said it has; reading again may help."""
 
 
 @retried

@@ -1,21 +1,29 @@
-"""Finds the fsspec filesystem of a URI, and makes a store's passing faults pass unnoticed."""
+"""Finds the fsspec filesystem of a URI, or the bucket that can be asked without it, and makes a
+store's passing faults pass unnoticed."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import io
+import os
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, ParamSpec, TypeVar, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations, registry
 from fsspec.utils import get_protocol
 
+from pipelines.object_stores.answers import Store
+from pipelines.object_stores.faults import StoreFault
 from pipelines.storage.redaction import redact, scrub
 from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, with_retries
+
+if TYPE_CHECKING:
+    from pipelines.object_stores.client import Client
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,16 +31,15 @@ T = TypeVar("T")
 STALL_S = 30.0  # a connection on which nothing arrives for so long is given up
 RETRIES = RetryPolicy()
 GCS, S3, HTTP = ("gs", "gcs"), ("s3", "s3a"), ("http", "https")
+DIRECT_CONCURRENCY = 256  # at 50 ms, more a second than one process can sign and read
 _LOCAL = ("file", "local")
+_KINDS_OF_BUCKETS = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 _BUFFER_BYTES = 1 << 20
+_LOCK = threading.Lock()
 
 
 class StorageError(ValueError):
     """A URI whose filesystem cannot be used: says what to install."""
-
-
-class StoreFault(OSError):
-    """A store that failed for good, or for longer than it was asked again."""
 
 
 def is_local(uri: str) -> bool:
@@ -48,6 +55,8 @@ def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     protocol = get_protocol(uri)
     try:
+        if protocol in GCS and _KINDS_OF_BUCKETS not in os.environ:
+            return _plain_gcs(uri, _options(protocol))
         filesystem, path = url_to_fs(uri, **_options(protocol))
     except (ImportError, ValueError) as error:
         remedy = missing_filesystem(protocol) or str(error)
@@ -76,6 +85,18 @@ def missing_filesystem(protocol: str) -> str | None:
     if protocol in S3:
         return 'run `pip install "clip-beam[s3]"`'
     return str(known.get("err") or f"install the package of {module.partition('.')[0]}")
+
+
+def _plain_gcs(uri: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Does what fsspec does, but for one question.
+
+    gcsfs asks each bucket for its kind over gRPC, and waits a minute where nobody answers that, as
+    behind proxies and of emulators. Only zonal buckets need it; who has some sets the variable.
+    """
+    from gcsfs.core import GCSFileSystem
+
+    options = options | GCSFileSystem._get_kwargs_from_urls(uri)
+    return GCSFileSystem(**options), GCSFileSystem._strip_protocol(uri)
 
 
 def retried(function: Callable[P, T]) -> Callable[P, T]:
@@ -147,6 +168,62 @@ def _read_again(uri: str, file: BinaryIO, size: int) -> bytes:
     except BaseException:
         file.seek(start)
         raise
+
+
+class Place(NamedTuple):
+    """Where an object is."""
+
+    store: Store
+    key: str
+
+
+def place_of(uri: str) -> Place | None:
+    """Returns where an object is, or None where only its filesystem can read it.
+
+    Raises:
+        StorageError: if the filesystem is not installed.
+    """
+    scheme, _, path = uri.partition("://")
+    if scheme not in S3 + GCS:
+        return None
+    bucket, _, key = path.partition("/")
+    if not key:
+        return None
+    with _LOCK:  # one instance, also where several threads ask for the first time
+        store = bucket_of(scheme, bucket)
+    return Place(store, key) if store else None
+
+
+@functools.lru_cache(maxsize=1024)
+def bucket_of(scheme: str, bucket: str) -> Store | None:
+    """Returns a bucket as its filesystem was set up when it was first asked for; None where only
+    the filesystem can read it."""
+    filesystem, _ = locate(f"{scheme}://{bucket}/")
+    if scheme in S3:
+        from pipelines.object_stores.dialects.s3 import S3Bucket
+
+        return S3Bucket.of(filesystem, bucket)
+    from pipelines.object_stores.dialects.gcs import GcsBucket
+
+    return GcsBucket.of(filesystem, bucket)
+
+
+def direct_client(concurrency: int | None = None) -> Client:
+    """Returns the client of this process.
+
+    Args:
+        concurrency: requests in flight; None for as many as one process can make use of.
+    """
+    with _LOCK:
+        return _new_client(os.getpid(), concurrency or DIRECT_CONCURRENCY)
+
+
+@functools.lru_cache(maxsize=4)
+def _new_client(process: int, concurrency: int) -> Client:
+    """Makes a client; a process that was forked has the other's client and not its thread."""
+    from pipelines.object_stores.client import Client
+
+    return Client(concurrency)
 
 
 def _options(protocol: str) -> dict[str, Any]:

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
+from fsspec import AbstractFileSystem
+from fsspec.utils import get_protocol
+
 from pipelines.storage import local_files
 from pipelines.storage.listing import exists
-from pipelines.storage.stores import is_local, locate, retried
+from pipelines.storage.reading import file_state
+from pipelines.storage.stores import GCS, S3, direct_client, is_local, locate, place_of, retried
 from pipelines.storage.uris import normalize
 
 
@@ -24,7 +28,7 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
     """
     if not is_local(uri):
         filesystem, path = locate(uri)
-        filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+        make_parent(filesystem, path, uri)
         filesystem.pipe_file(path, bytes(data))
         return
     with local_files.replacing(normalize(uri)) as file:
@@ -51,7 +55,7 @@ def open_output(uri: str) -> Iterator[BinaryIO]:
 @retried
 def _upload(uri: str, path: str) -> None:
     filesystem, target = locate(uri)
-    filesystem.makedirs(filesystem._parent(target), exist_ok=True)
+    make_parent(filesystem, target, uri)
     filesystem.put_file(path, target)
 
 
@@ -65,15 +69,28 @@ def check_directory(uri: str) -> None:
         raise NotADirectoryError(f"expected a directory to write to, got the file {uri}")
 
 
-@retried
 def create_exclusively(uri: str, data: bytes) -> bool:
     """Creates a file unless there is one; returns whether it did.
 
-    As one step, content and all, on local disks and where the filesystem offers it (Google Cloud
-    Storage, S3); elsewhere two callers in the same moment may both be told so.
+    As one step, content and all, on local disks, on GCS and on S3; elsewhere, and on servers that
+    speak like S3 and leave conditions unheeded, two callers in the same moment may both be told so.
+
+    Args:
+        data: unlike that of any other caller; a file that holds it already counts as created.
     """
-    filesystem, path = locate(normalize(uri))
-    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+    uri = normalize(uri)
+    place = place_of(uri)
+    if place is None:
+        return _create_as_the_filesystem_can(uri, data)
+    if exists(uri):  # for servers that do not heed the condition
+        return False
+    return direct_client().put(place.store, place.key, data, None) is not None
+
+
+@retried
+def _create_as_the_filesystem_can(uri: str, data: bytes) -> bool:
+    filesystem, path = locate(uri)
+    make_parent(filesystem, path, uri)
     try:
         if is_local(uri):
             local_files.create_whole(path, data)
@@ -85,6 +102,43 @@ def create_exclusively(uri: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def replace_if_match(uri: str, data: bytes, version: str) -> str | None:
+    """Replaces a file if it is still of a version.
+
+    As one step on GCS and on S3; elsewhere another's file that comes in the same moment is lost.
+
+    Args:
+        data: unlike that of any other caller; a file that holds it already counts as replaced.
+        version: what `reading.file_state` told, or this function.
+
+    Returns:
+        The new version; None if the file is another one by now, or gone.
+    """
+    uri = normalize(uri)
+    if version_of(uri) != version:
+        return None
+    place = place_of(uri)
+    if place is not None:
+        return direct_client().put(place.store, place.key, data, version)
+    write_atomically(uri, data)
+    return version_of(uri)
+
+
+def version_of(uri: str) -> str | None:
+    """Returns the version of a file, or None if there is none."""
+    try:
+        return file_state(uri).version
+    except FileNotFoundError:
+        return None
+
+
+def make_parent(filesystem: AbstractFileSystem, path: str, uri: str) -> None:
+    """Makes the directory of a file, where there are directories: S3 and GCS have none, and asking
+    for them costs requests."""
+    if get_protocol(uri) not in S3 + GCS:
+        filesystem.makedirs(filesystem._parent(path), exist_ok=True)
 
 
 @retried

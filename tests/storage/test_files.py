@@ -70,6 +70,18 @@ def test_file_is_created_once_with_its_content(tmp_path, memory):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["lock"]
 
 
+def test_file_is_replaced_while_it_is_of_the_version(tmp_path, memory):
+    for uri in (str(tmp_path / "a" / "lock"), "memory://box/lock"):
+        writing.create_exclusively(uri, b"first")
+        first = reading.file_state(uri).version
+        second = writing.replace_if_match(uri, b"second", first)
+        assert second == reading.file_state(uri).version != first
+        assert writing.replace_if_match(uri, b"third", first) is None
+        assert reading.read_whole(uri, 10) == b"second"
+        writing.remove(uri)
+        assert writing.replace_if_match(uri, b"third", second) is None
+
+
 def test_file_being_created_is_not_there_before_its_content(tmp_path, monkeypatch):
     uri, link, seen = str(tmp_path / "lock"), os.link, []
 

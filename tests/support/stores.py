@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import fsspec
 import pytest
 
+from pipelines.storage.stores import locate
+
 BUCKET = "dataset"
 ENVIRONMENT = {
-    # gcsfs would ask every bucket for its kind over gRPC, which no emulator answers.
-    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     "NO_GCE_CHECK": "true",
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing-secret-key",
@@ -141,7 +141,7 @@ class Store:
     def __init__(self, scheme: str, proxy: FaultyProxy) -> None:
         self.root = f"{scheme}://{BUCKET}"
         self.proxy = proxy
-        self.files = fsspec.filesystem(scheme)
+        self.files, _ = locate(self.root)
 
     def upload(self, folder) -> str:
         """Copies a folder's files into the bucket, under the folder's name."""

@@ -1,0 +1,190 @@
+"""What is asked of stores, and what their answers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from pipelines.object_stores.pool import Pool
+
+if TYPE_CHECKING:  # slow to import, and needed only where a store is asked
+    import ssl
+
+    import aiohttp
+    from multidict import CIMultiDictProxy
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is ready to be sent.
+
+    Attributes:
+        url: quoted as it is sent.
+        access: the number of the credentials that it is signed with.
+        timeout: of a connection on which nothing arrives.
+        tls: what TLS trusts; True for the system's authorities, False for anybody.
+        proxy: the URL of the proxy to go through, or None.
+    """
+
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    access: int
+    timeout: aiohttp.ClientTimeout
+    tls: ssl.SSLContext | bool = True
+    proxy: str | None = None
+    method: str = "GET"
+    body: bytes | None = field(default=None, repr=False)
+
+
+class Answer(NamedTuple):
+    """An answer that has arrived, whole."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+
+class Got(NamedTuple):
+    """An object, or what is told of one that was written.
+
+    Attributes:
+        version: changes with the object; "" where the store does not tell.
+    """
+
+    data: bytes
+    version: str
+
+
+class Meaning(Enum):
+    """What an answer asks for."""
+
+    GIVEN = auto()
+    MISSING = auto()
+    DENIED = auto()
+    BUSY = auto()  # ask less
+    PASSING = auto()  # ask again
+    EXPIRED = auto()  # ask with other credentials
+    MOVED = auto()  # ask elsewhere
+    CONFLICT = auto()  # it is not as it was to be
+    REFUSED = auto()  # for good
+
+
+class Store(Protocol):
+    """One bucket: how it is asked, and how it answers."""
+
+    async def host(self) -> str:
+        """Returns what shares one rate of requests."""
+
+    async def request(self, key: str) -> Request:
+        """Returns the request for an object.
+
+        Raises:
+            StoreFault: if there are no credentials.
+        """
+
+    async def put(self, key: str, body: bytes, match: str | None) -> Request:
+        """Returns the request that writes an object.
+
+        Args:
+            match: the version that it must have until then; None if there must be none.
+
+        Raises:
+            StoreFault: if there are no credentials.
+        """
+
+    def version(self, answer: Answer) -> str:
+        """Returns the version of an object that was read or written; "" if it is not told."""
+
+    def meaning(self, answer: Answer) -> tuple[Meaning, str]:
+        """Tells what an answer asks for, and how the store puts it."""
+
+    def whole(self, answer: Answer, max_bytes: int) -> bytes:
+        """Returns the object that an answer holds.
+
+        Raises:
+            ChangedError: if it did not arrive whole.
+            TooLargeError: if it is larger once it is unpacked.
+        """
+
+    def worked(self) -> None:
+        """Notes that the credentials are good."""
+
+    async def renew(self, access: int, said: str) -> None:
+        """Gets other credentials.
+
+        Raises:
+            StoreFault: if they are no better.
+        """
+
+    def moved(self, answer: Answer) -> bool:
+        """Takes up where the bucket is; returns whether that is news."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An object.
+
+    Attributes:
+        order: the smaller, the sooner.
+        still: tells whether anybody wants it yet.
+        put: what is to be written in its place, and what version must be there until then.
+    """
+
+    store: Store
+    key: str
+    max_bytes: int
+    order: int
+    still: Callable[[], bool]
+    put: tuple[bytes, str | None] | None = None
+
+
+@dataclass(eq=False)
+class Fetched:
+    """An object that has arrived.
+
+    Attributes:
+        seconds: since it was asked for.
+    """
+
+    data: bytes
+    seconds: float
+    _bodies: Pool = field(repr=False)
+
+    def give_back(self) -> None:
+        """Lets as many bytes of others come; once, when these are not held any more."""
+        self._bodies.give_back(len(self.data))
+
+
+Done = Callable[["Fetched | BaseException"], None]
+
+
+@dataclass(eq=False)
+class Ask:
+    """An object that is wanted.
+
+    Attributes:
+        done: hears what came of it, on the loop, which it must not block.
+        still: tells before each attempt whether anybody wants it yet.
+    """
+
+    store: Store
+    key: str
+    max_bytes: int
+    done: Done
+    still: Callable[[], bool] = lambda: True
+
+
+_BY_STATUS = {
+    401: Meaning.DENIED, 403: Meaning.DENIED, 404: Meaning.MISSING, 408: Meaning.PASSING,
+    409: Meaning.PASSING, 410: Meaning.MISSING, 412: Meaning.CONFLICT, 429: Meaning.BUSY,
+    503: Meaning.BUSY,
+}  # fmt: skip
+
+
+def by_status(status: int) -> Meaning:
+    """Tells what a status alone means."""
+    if 200 <= status < 300:
+        return Meaning.GIVEN
+    return _BY_STATUS.get(status, Meaning.PASSING if status >= 500 else Meaning.REFUSED)

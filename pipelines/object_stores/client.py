@@ -1,0 +1,129 @@
+"""Fetches objects of S3 and GCS: one request each, hundreds at once, on one loop of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from pipelines.object_stores.answers import Ask, Fetched, Store, Wanted
+from pipelines.object_stores.attempts import Attempts, Patience
+from pipelines.object_stores.faults import ConflictError, MissingError, TooLargeError
+from pipelines.object_stores.pool import Pool
+
+BODY_BYTES = 256 << 20
+_CLOSING_S = 1.0
+_MAX_TOLD_BYTES = 1 << 20  # of the answer to what was written
+_PATIENCE = Patience()
+
+
+class Client:
+    """The loop, in a thread of its own.
+
+    Args:
+        concurrency: requests to one host that may be in flight.
+        body_bytes: bytes of bodies that are held at once, until they are given back.
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        patience: Patience = _PATIENCE,
+        body_bytes: int = BODY_BYTES,
+    ) -> None:
+        self._bodies = Pool(body_bytes)
+        self._attempts = Attempts(concurrency, self._bodies, patience)
+        self._orders = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()  # which the loop itself holds weakly
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="object stores", daemon=True).start()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Closes the connections, and ends the loop; what is under way is lost."""
+        atexit.unregister(self.close)
+        if not self._loop.is_closed() and self._loop.is_running():
+            closing = asyncio.run_coroutine_threadsafe(self._attempts.close(), self._loop)
+            with suppress(concurrent.futures.TimeoutError):
+                closing.result(_CLOSING_S)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def begin(self, asks: Sequence[Ask]) -> None:
+        """Begins to fetch objects; those that were asked for first go first."""
+        self._loop.call_soon_threadsafe(self._begin, asks)
+
+    def fetch(self, store: Store, key: str, max_bytes: int) -> bytes:
+        """Returns the bytes of an object, once it has arrived.
+
+        Raises:
+            MissingError, DeniedError, TooLargeError, ObjectFault: what is wrong with the object.
+            StoreFault: if no object is to blame.
+        """
+        waiting: concurrent.futures.Future[bytes] = concurrent.futures.Future()
+
+        def done(found: Fetched | BaseException) -> None:
+            if isinstance(found, BaseException):
+                waiting.set_exception(found)
+            else:
+                found.give_back()
+                waiting.set_result(found.data)
+
+        self.begin([Ask(store, key, max_bytes, done)])
+        return waiting.result()
+
+    def put(self, store: Store, key: str, body: bytes, match: str | None) -> str | None:
+        """Writes an object in place of one version of it, or where there is none; as one step.
+
+        Args:
+            body: unlike that of any other writer: an object that holds it already, as after an
+                answer that was lost, counts as written.
+            match: the version that is replaced; None where there must be no object.
+
+        Returns:
+            The new version, or None where there is another object, or none to be replaced.
+
+        Raises:
+            DeniedError, ObjectFault, StoreFault: as `fetch`.
+        """
+        writing = self._put(
+            Wanted(store, key, len(body), next(self._orders), lambda: True), body, match
+        )
+        return asyncio.run_coroutine_threadsafe(writing, self._loop).result()
+
+    async def _put(self, wanted: Wanted, body: bytes, match: str | None) -> str | None:
+        try:
+            put = replace(wanted, max_bytes=_MAX_TOLD_BYTES, put=(body, match))
+            return (await self._attempts.fetch(put)).version
+        except MissingError:
+            if match is None:  # not even the bucket is there
+                raise
+            return None
+        except ConflictError:
+            with suppress(MissingError, TooLargeError):
+                got = await self._attempts.fetch(wanted)
+                self._bodies.give_back(len(got.data))
+                return got.version if got.data == body else None
+            return None
+
+    def _begin(self, asks: Sequence[Ask]) -> None:
+        for ask in asks:
+            task = self._loop.create_task(self._serve(ask, next(self._orders)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, ask: Ask, order: int) -> None:
+        began = time.monotonic()
+        found: Fetched | BaseException
+        try:
+            wanted = Wanted(ask.store, ask.key, ask.max_bytes, order, ask.still)
+            data = (await self._attempts.fetch(wanted)).data
+            found = Fetched(data, time.monotonic() - began, self._bodies)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the object is wanted
+            found = error
+        ask.done(found)
