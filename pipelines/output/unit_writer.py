@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +15,8 @@ from pipelines.output.merging import OldRows, old_rows
 from pipelines.output.parquet import parquet_options
 from pipelines.output.unit_record import (
     Author,
+    NotARecordError,
+    UnitRecord,
     find_record,
     metadata_of,
     package_versions,
@@ -60,10 +62,22 @@ class _TableFile:
         writer.add_key_value_metadata(metadata)
         writer.close()
 
-    def publish(self) -> None:
-        """Gives the file its name."""
+    def publish(self, may_stay: Callable[[UnitRecord], bool], check: Callable[[], object]) -> None:
+        """Gives the file its name.
+
+        Args:
+            may_stay: tells whether a file that has it may keep it.
+            check: called before another's file is replaced.
+        """
         assert self._partial is not None, "a file is closed before it is published"
-        self._partial.publish()
+        self._partial.publish(lambda: self._is_there(may_stay), check)
+
+    def _is_there(self, may_stay: Callable[[UnitRecord], bool]) -> bool:
+        try:
+            found = find_record(self._uri)
+        except NotARecordError:
+            return False
+        return found is not None and may_stay(found)
 
     def discard(self) -> None:
         """Removes what was written."""
@@ -182,18 +196,26 @@ class UnitWriter:
                 file.close(result_metadata(result))
         return result
 
-    def publish(self) -> None:
+    def publish(self, check: Callable[[], object]) -> None:
         """Gives the files their names: rejects first, so a file of embeddings means a whole unit.
 
         When rows are merged it is the other way round: a kill in between leaves rows in both
         tables, which the next run resolves, but loses none.
+
+        Args:
+            check: called before another's file is replaced; raises if the output is another run's.
         """
         for name in (EMBEDDINGS, REJECTS) if self.is_merged else (REJECTS, EMBEDDINGS):
             file = self._files[name]
             if name == EMBEDDINGS or file.rows:
-                file.publish()
+                file.publish(self._may_stay, check)
             else:
                 self._remove_rejects()
+
+    def _may_stay(self, found: UnitRecord) -> bool:
+        """Tells whether a file has the same rows: one of another attempt of this very run."""
+        same = (self._layout.output_id, self._layout.run)
+        return bool(self._layout.run) and not self.is_merged and found.by[:2] == same
 
     def discard(self) -> None:
         """Removes what has no name."""

@@ -191,7 +191,7 @@ class _Write(beam.DoFn):
             with _UPLOADS:
                 self._check_going_on()
                 self._check_held()
-                writer.publish()
+                writer.publish(self._check_held)
         except BaseException as error:
             failures.stop(self._run, error)
             writer.discard()

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.command_line import exits
 from pipelines.command_line.exits import FAILED
-from pipelines.output.layout import REJECTS
-from pipelines.output.unit_record import UnitRecord, is_whole
+from pipelines.output.layout import EMBEDDINGS, REJECTS
+from pipelines.output.unit_record import UnitRecord, find_record, is_whole
 from pipelines.output.unit_writer import ConservationError
 from pipelines.ownership import record as run_record
 from pipelines.ownership.finished import finished_units
 from pipelines.ownership.planned import PlannedRun
 from pipelines.ownership.record import Totals
+from pipelines.storage import listing, uris, writing
 
 
 def finish_planned(output: str, planned: PlannedRun) -> Totals:
@@ -35,6 +36,21 @@ def finish_planned(output: str, planned: PlannedRun) -> Totals:
     return run_record.total(record.result for record in records)
 
 
+def _remove_foreign(output: str, planned: PlannedRun, records: Sequence[UnitRecord]) -> None:
+    """Removes files that a worker of an earlier, overwritten run has named meanwhile.
+
+    On disks there are none; in a store one may have looked at the lock before it changed hands.
+    """
+    own = {EMBEDDINGS: {r.result.unit_id for r in records}}
+    own[REJECTS] = {r.result.unit_id for r in records if r.result.rejects}
+    for table, names in own.items():
+        for uri in listing.list_files(uris.join(output, table)):
+            if uris.base_name(uri).removesuffix(".parquet") not in names:
+                found = find_record(uri)
+                if found is not None and found.by.output != planned.output_id:
+                    writing.remove(uri)
+
+
 def close(
     output: str,
     planned: PlannedRun,
@@ -46,6 +62,7 @@ def close(
     Raises:
         ConservationError: if they do not.
     """
+    _remove_foreign(output, planned, records)
     totals = run_record.total(record.result for record in records)
     run_record.write_run_record(output, planned, totals, seconds)
     run_record.write_attempts(output, planned.run, records)

@@ -12,16 +12,19 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextlib import suppress
 from typing import BinaryIO, cast
 
 from pipelines.storage import uris
 from pipelines.storage.local_files import PARTIAL, sync
-from pipelines.storage.stores import is_local, locate, retried
-from pipelines.storage.writing import make_parent
+from pipelines.storage.stores import is_local, locate, place_of, retried
+from pipelines.storage.writing import create_exclusively, make_parent, replace_if_match, version_of
 
 _NAME = re.compile(re.escape(PARTIAL) + "([0-9a-z]*)-[0-9a-f]{8}")
+
+
+_TRIES = 5  # at a name that others take or give up meanwhile
 
 
 class PartialFile:
@@ -46,15 +49,42 @@ class PartialFile:
         self._path = os.path.join(folder, f"{PARTIAL}{run}-{secrets.token_hex(4)}")
         self.file = open(self._path, "xb")  # noqa: SIM115
 
-    def publish(self) -> None:
-        """Gives the file its name, in the place of what had it before."""
+    def publish(
+        self,
+        may_stay: Callable[[], bool] = lambda: False,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Gives the file its name, in the place of what had it before.
+
+        In a store with conditions as one step: a file that comes in the same moment is seen.
+
+        Args:
+            may_stay: tells whether the file that has the name may keep it; this one is dropped.
+            check: called before another's file is replaced; raises if that may not be.
+        """
         self.file.flush()
-        if self._path is None:
+        if self._path is None and place_of(self._uri) is not None:
+            self._put(may_stay, check)
+        elif self._path is None:
             _upload(self._uri, self.file)
         else:
             sync(self.file)
             os.replace(self._path, uris.normalize(self._uri))
         self.file.close()
+
+    def _put(self, may_stay: Callable[[], bool], check: Callable[[], object]) -> None:
+        self.file.seek(0)
+        data = self.file.read()
+        for _ in range(_TRIES):
+            if create_exclusively(self._uri, data):
+                return
+            version = version_of(self._uri)
+            if may_stay():
+                return
+            check()
+            if version is not None and replace_if_match(self._uri, data, version):
+                return
+        raise OSError(f"{self._uri} is written by others all the time; stop them and run again")
 
     def discard(self) -> None:
         """Removes the file; nothing happens if it has its name, or is gone."""

@@ -109,3 +109,19 @@ def test_living_run_is_not_closed(manifest, tmp_path, model_dir, capsys):
     assert "another run writes to this output" in capsys.readouterr().err
     assert status.main(["--output", str(output)]) == 0
     lock.release()
+
+
+def test_what_an_overwritten_run_names_late_is_removed_before_the_run_is_closed(
+    manifest, tmp_path, model_dir
+):
+    output = tmp_path / "out"
+    run(manifest, output, model_dir, "--rows_per_unit", "4")
+    late = {path.relative_to(output): path.read_bytes() for path in output.rglob("*.parquet")}
+    assert run(manifest, output, model_dir, "--rows_per_unit", "5", "--overwrite") == 0
+    expected = embeddings(output)
+    for path, data in late.items():  # as a worker of a store may, that looked at the lock before
+        if not (output / path).exists():
+            (output / path).write_bytes(data)
+    assert run(manifest, output, model_dir, "--rows_per_unit", "5") == 0
+    assert_same(embeddings(output), expected)
+    assert finish.main(["--output", str(output)]) == 0
