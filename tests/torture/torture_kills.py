@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 from pipelines import embed
 from pipelines.encoding import handler
 from pipelines.output import unit_writer
-from pipelines.runs import execution
+from pipelines.runs import starting
 from pipelines.storage import partial_files, reading, writing
 left = int(sys.argv[1])
 def struck(owner, name):
@@ -38,7 +38,7 @@ def struck(owner, name):
         return original(*arguments, **settings)
     setattr(owner, name, wrapped)
 for owner, name in ((os, "replace"), (os, "fsync"), (writing, "remove"), (handler, "encode_rows"),
-                    (reading, "read_whole"), (execution, "remove_partials"),
+                    (reading, "read_whole"), (starting, "remove_partials"),
                     (partial_files.PartialFile, "publish"), (unit_writer._TableFile, "write_group")):
     struck(owner, name)
 sys.exit(embed.main(sys.argv[2:]))

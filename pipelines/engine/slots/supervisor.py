@@ -246,6 +246,7 @@ class Supervisor:
             if self._stillborn >= STILLBORN:
                 told = seat.fault.told if seat.fault else ""
                 raise SlotsFailedError(f"no slot becomes ready: {words}", told)
+        self._patience.say(f"slot {seat.number} has died: {words}; {_again(seat)}")
         for name, item in seat.given.items():
             self._give_back(seat, name, item, message.own, words)
         if len(self.board.seats) < len(self._left):
@@ -292,3 +293,8 @@ class Supervisor:
                     seat.slot.kill()
             elif killed and time.monotonic() > until:
                 return
+
+
+def _again(seat: Seat) -> str:
+    count = len(seat.given)
+    return f"what it held is given again ({count})" if count else "it held nothing"

@@ -238,7 +238,8 @@ def test_slot_that_finishes_nothing_is_reported_and_then_ended():
     engine = Slots(lambda slot, name: next(hung, None) if name == "unit-0" else None)
     supervisor, done = run(engine, 1, tasks(2), patience=Patience(said.append), clock=Clock(40.0))
     assert len(done) == 2 and len(engine.slots) == 2
-    assert len(said) == 1 and said[0].endswith("it works on unit-0")
+    assert said[0].endswith("it works on unit-0")
+    assert said[1].startswith("slot 0 has died: it finished nothing for") and len(said) == 2
 
 
 def test_slot_that_does_not_become_ready_in_time_is_ended():
