@@ -1,6 +1,6 @@
 """Kills slots, nodes, launchers or several of them while units are in flight, and looks what is left.
 
-    python tests/torture/chaos.py [--runs 50] [--seed 0] [--rows 240]
+    python tests/torture/chaos.py [--runs 50] [--seed 0] [--rows 400]
 
 Each run is started again until it is whole. It fails unless its tables equal those of an undisturbed
 run, no `_SUCCESS` came before its time, no partial file is left, and no more units were begun twice
@@ -65,9 +65,9 @@ class Chaos:
             launch = Launch(self.output, self._flags, program=PROGRAM)
             there = len(list(units(self.output)))
             for _ in range(self._random.choice((1, 1, 2))):
-                if not launch.wait_for_units(there + self._random.randint(0, 6)):
+                if not launch.wait_for_units(there + self._random.randint(1, 12)):
                     break
-                time.sleep(self._random.random())
+                time.sleep(self._random.random() / 4)
                 if self._strike(launch):
                     break
             if launch.end() == 0:
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     flags.add_argument("--runs", type=int, default=50)
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--rows", type=int, default=240)
+    flags.add_argument("--rows", type=int, default=400)
     options = flags.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         failed = run(options.runs, options.seed, options.rows, Path(folder))
