@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pyarrow as pa
 
-from pipelines.manifests.files import FoundFiles, find_manifests
+from pipelines.manifests.files import FoundFiles, check_dialect, find_manifests
 from pipelines.manifests.formats import format_called
 from pipelines.manifests.image_folder import IMAGES
 from pipelines.manifests.request import FilePlan, ManifestRequest, unit_id
@@ -50,6 +50,7 @@ def plan_units(request: ManifestRequest) -> Plan:
     """
     found = _found(request)
     files = found.files
+    check_dialect(request, {kind for _, kind in files})
     beside: defaultdict[str, set[str]] = defaultdict(set)
     for uri, kind in files:
         beside[_stem(uri)].add(kind)

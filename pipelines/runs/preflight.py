@@ -53,7 +53,7 @@ REMEDIES = {
     "manifest_truncated": "write the manifest file again",
     "manifest_unreadable": "write the manifest file again",
     "deep_pixels": "scale these images to 8 bits, or pass `--deep_images clip`",
-    "unsupported_format": "convert these images to JPEG, PNG or WebP; HEIC needs `clip-beam[heif]`",
+    "unsupported_format": "convert these images to JPEG, PNG or WebP",
 }
 
 

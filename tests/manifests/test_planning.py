@@ -240,3 +240,21 @@ def test_first_chunk_is_read_where_a_unit_is_opened(tmp_path, monkeypatch):
     units = plan(tmp_path / "m.jsonl").units
     _Read(pa.schema([]), 64, None, None, "")._open(units)
     assert read == list(units)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("csv_delimiter", ";", "m.csv"),
+        ("csv_quoting", "none", "m.tsv"),
+        ("column_names", ("url", "text"), "m.csv"),
+        ("key_until", "last_dot", "m.tar"),
+    ],
+)
+def test_what_is_said_of_no_file_that_is_there_is_refused(tmp_path, name, value, taken):
+    (tmp_path / "m.jsonl").write_text('{"url": "a.jpg", "text": "x"}\n')
+    with pytest.raises(ManifestError, match=f"`{name}` is about .*, and the manifest is jsonl"):
+        plan(tmp_path, **{name: value})
+    mark = ";" if name == "csv_delimiter" else "\t" if taken == "m.tsv" else ","
+    (tmp_path / taken).write_bytes(b"" if taken == "m.tar" else f"url{mark}text\n".encode())
+    plan(tmp_path, **{name: value})
