@@ -79,6 +79,8 @@ def check(config: EmbedConfig, sample: int, here: bool, findings: Findings) -> N
         _check_manifest(plan, findings)
     models = findings.attempt(lambda: _loaded(config, here))
     findings.attempt(lambda: _check_writable(config.output))
+    if config.embedding_dtype == "float16" and not config.scores_only:
+        print("           Spark 3.5, Delta and BigQuery cannot read embeddings in float16")
     if plan is None or models is None:
         return
     findings.attempt(lambda: _check_output(config, plan, models))
