@@ -35,7 +35,7 @@ def expand_all(pattern: str) -> tuple[list[str], list[str]]:
             plain = uris.normalize(name)
             files, links = ([plain], []) if plain in there else listing.expand_all(name)
             if not files:
-                raise ManifestError(f"there is no {name!r}, which {pattern!r} stands for")
+                raise ManifestError(f"no file is at {name!r}, which {pattern!r} stands for")
             found.update(files)
             linked.update(links)
     return sorted(found), sorted(linked)

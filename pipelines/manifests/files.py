@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipelines.manifests import braces
 from pipelines.manifests.formats import format_names, format_of, suffixes
 from pipelines.manifests.image_folder import IMAGES, is_image
+from pipelines.manifests.request import ManifestRequest
 from pipelines.manifests.text.reader import json_kind
 from pipelines.output.layout import is_of_tables
 from pipelines.storage import listing, uris
-from schemas.manifest import ManifestError
+from schemas.manifest import Dialect, ManifestError
+
+_CSV = ("csv", "tsv")
+_ABOUT = {
+    "csv_delimiter": _CSV,
+    "csv_quoting": _CSV,
+    "column_names": _CSV,
+    "key_until": ("webdataset",),
+}
+# A format that was added from outside may have a use for any of them.
+_OTHERS = {"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "images"}
 
 
 @dataclass(frozen=True)
@@ -109,3 +120,18 @@ def left_out_line(left_out: Sequence[str]) -> str:
     more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
     noun = "file that is no manifest" if len(left_out) == 1 else "files that are no manifests"
     return f"{len(left_out)} {noun}, by name: {shown}{more}"
+
+
+def check_dialect(request: ManifestRequest, kinds: Collection[str]) -> None:
+    """Makes sure that what is said of the spelling of files is about a file that is there.
+
+    Raises:
+        ManifestError: names what is about none.
+    """
+    plain = Dialect()
+    for name, forms in _ABOUT.items():
+        if getattr(request, name) != getattr(plain, name) and set(kinds) <= _OTHERS - set(forms):
+            raise ManifestError(
+                f"`{name}` is about {' and '.join(forms)}, and the manifest is "
+                f"{', '.join(sorted(kinds))}; leave it out, or pass `format`"
+            )

@@ -12,7 +12,7 @@ from itertools import combinations
 import pyarrow as pa
 
 from pipelines.engine.per_file import Workers, over_files
-from pipelines.manifests.files import FoundFiles, find_manifests
+from pipelines.manifests.files import FoundFiles, check_dialect, find_manifests
 from pipelines.manifests.formats import format_called, register_format, registered_formats
 from pipelines.manifests.image_folder import IMAGES
 from pipelines.manifests.request import FilePlan, ManifestFormat, ManifestRequest, unit_id
@@ -60,6 +60,7 @@ def plan_units(request: ManifestRequest, workers: Workers | None = None) -> Plan
     """
     found = _found(request)
     files = found.files
+    check_dialect(request, {kind for _, kind in files})
     beside: defaultdict[str, set[str]] = defaultdict(set)
     for uri, kind in files:
         beside[_stem(uri)].add(kind)

@@ -54,7 +54,7 @@ REMEDIES = {
     "manifest_truncated": "write the manifest file again",
     "manifest_unreadable": "write the manifest file again",
     "deep_pixels": "scale these images to 8 bits, or pass `--deep_images clip`",
-    "unsupported_format": "convert these images to JPEG, PNG or WebP; HEIC needs `clip-beam[heif]`",
+    "unsupported_format": "convert these images to JPEG, PNG or WebP",
 }
 
 
@@ -80,6 +80,8 @@ def check(config: EmbedConfig, sample: int, findings: Findings) -> None:
         _check_manifest(plan, findings)
     models = findings.attempt(lambda: _loaded(config))
     findings.attempt(lambda: _check_writable(config.output))
+    if config.embedding_dtype == "float16" and not config.scores_only:
+        print("           Spark 3.5, Delta and BigQuery cannot read embeddings in float16")
     if plan is None or models is None:
         return
     findings.attempt(lambda: _check_output(config, plan, models))

@@ -12,6 +12,7 @@ from pipelines import check, embed
 from pipelines.ownership.lock import lock_uri
 from pipelines.runs import preflight
 from pipelines.storage import writing
+from tars import make_tar
 
 
 def write_manifest(folder, rows=12, bad=()):
@@ -175,11 +176,21 @@ def test_durations_are_readable(seconds, text):
     assert preflight._duration(seconds) == text
 
 
-def test_kept_column_that_a_warehouse_cannot_read_is_told(tmp_path, found):
-    path = tmp_path / "m.parquet"
-    kind = pa.list_(pa.list_(pa.float64()))
-    table = {"url": ["a.png"], "text": ["x"], "boxes": pa.array([[[0.5]]], kind), "n": [1]}
-    pq.write_table(pa.table(table), path)
-    _, text, _ = found(path, "--keep_columns", "boxes,n")
-    assert "in column 'boxes'; leave the column out of `--keep_columns`, if BigQuery" in text
-    assert text.count("if BigQuery is to load the tables") == 1
+def test_kept_columns_that_a_warehouse_cannot_read_are_told(tmp_path, found):
+    folder = tmp_path / "data"
+    write_manifest(folder)
+    about = {"url": ["0.png"], "text": ["x"], "my col": [1], "at": pa.array([1], pa.time64("us"))}
+    pq.write_table(pa.table(about), folder / "m.parquet")
+    flags = ["--keep_columns", "my col,at", "--embedding_dtype", "float16"]
+    status, text, _ = found(folder / "m.parquet", *flags)
+    assert status == 0
+    assert "BigQuery cannot read column 'my col': it takes letters" in text
+    assert "Spark 3.5 cannot read column 'at': it has no type for time64[us]" in text
+    assert "Spark 3.5, Delta and BigQuery cannot read embeddings in float16" in text
+
+
+def test_wrong_delimiter_and_torn_samples_are_problems(tmp_path, found):
+    (tmp_path / "m.csv").write_text("url;caption\n0.png;x\n")
+    assert "pass `--csv_delimiter` semicolon" in found(tmp_path / "m.csv")[2][0]
+    (tmp_path / "m.tar").write_bytes(make_tar(("0.jpg", b"x"), ("1.jpg", b"x"), ("0.txt", b"x")))
+    assert "samples that are torn apart, such as '0'" in found(tmp_path / "m.tar")[2][0]

@@ -61,7 +61,7 @@ def test_shards_of_a_range_are_the_manifest(shards, monkeypatch):
 
 def test_shard_that_is_missing_is_never_left_out(shards):
     with pytest.raises(
-        ManifestError, match=r"there is no '.*/00003.tar', which .*\{00000..00004\}"
+        ManifestError, match=r"no file is at '.*/00003.tar', which .*\{00000..00004\}"
     ):
         plan(f"{shards}/{{00000..00004}}.tar")
 

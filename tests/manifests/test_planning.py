@@ -260,3 +260,21 @@ def test_large_text_manifests_are_read_by_workers_with_the_same_plan(tmp_path, m
     monkeypatch.setattr(planning, "over_files", over)
     assert plan_units(request, EngineChoice("processes")) == expected
     assert [uri.rpartition("/")[2] for uri in given] == ["a.jsonl", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("csv_delimiter", ";", "m.csv"),
+        ("csv_quoting", "none", "m.tsv"),
+        ("column_names", ("url", "text"), "m.csv"),
+        ("key_until", "last_dot", "m.tar"),
+    ],
+)
+def test_what_is_said_of_no_file_that_is_there_is_refused(tmp_path, name, value, taken):
+    (tmp_path / "m.jsonl").write_text('{"url": "a.jpg", "text": "x"}\n')
+    with pytest.raises(ManifestError, match=f"`{name}` is about .*, and the manifest is jsonl"):
+        plan(tmp_path, **{name: value})
+    mark = ";" if name == "csv_delimiter" else "\t" if taken == "m.tsv" else ","
+    (tmp_path / taken).write_bytes(b"" if taken == "m.tar" else f"url{mark}text\n".encode())
+    plan(tmp_path, **{name: value})

@@ -4,6 +4,7 @@ import json
 
 import pyarrow.dataset as ds
 import pytest
+from PIL import Image
 
 from helpers import encode_image, make_image
 from pipelines import cli
@@ -114,3 +115,38 @@ def test_form_goes_through_every_command(tmp_path, form, capsys):
     kept = ["embed", "--manifest", tmp_path / "kept" / "kept", "--output", tmp_path / "second"]
     call(*kept, "--model", "tiny", "--allow_manifests_from", data)
     assert len(rows(tmp_path / "second" / "embeddings", "uid")) == count
+
+
+def test_orientation_is_part_of_the_fingerprint(tmp_path, capsys):
+    (tmp_path / "img").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode_image(make_image(60, 40), "JPEG", exif=exif)
+    (tmp_path / "img" / "0.jpg").write_bytes(data)
+    (tmp_path / "img" / "0.txt").write_text("a star")
+    embed = [
+        "embed",
+        "--manifest",
+        tmp_path / "img",
+        "--output",
+        tmp_path / "out",
+        "--model",
+        "tiny",
+    ]
+    call(*embed, "--exif_orientation", "apply")
+    (row,) = rows(tmp_path / "out" / "embeddings", "original_width", "original_height")
+    assert row == {"original_width": 40, "original_height": 60}
+    assert cli.main(list(map(str, embed))) == 2
+    assert (
+        "was begun with exif_orientation 'apply', this run has 'ignore'" in capsys.readouterr().err
+    )
+    call(
+        "search",
+        "--input",
+        tmp_path / "out",
+        "--image",
+        tmp_path / "img" / "0.jpg",
+        "--model",
+        "tiny",
+    )
+    assert "1.0000" in capsys.readouterr().out

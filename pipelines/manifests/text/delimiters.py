@@ -49,6 +49,8 @@ def hint(fields: Sequence[pa.Field], kind: str, dialect: Dialect) -> str:
     names = [field.name for field in fields]
     used = dialect.csv_delimiter or DELIMITERS[kind]
     header = used.join(names)
+    if header.startswith("sep=") and len(header) == 5:
+        return "; its first line is a note for Excel: remove it, and pass `csv_delimiter`"
     for name in _LIKELY:
         if name != _name_of(used) and header.count(NAMES[name]) >= max(len(names) - 1, 1):
             return f"; its fields look separated by a {name}: pass `csv_delimiter` {name}"

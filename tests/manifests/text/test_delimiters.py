@@ -45,6 +45,7 @@ def test_fields_stand_between_any_character(tmp_path, mark, rows_per_unit):
         ("m.csv", "url;caption;n\na.jpg;x;1\n", "separated by a semicolon"),
         ("m.tsv", "url,caption\na.jpg,x\n", "separated by a comma"),
         ("m.csv", "url|caption\na.jpg|x\n", "separated by a pipe"),
+        ("m.csv", "sep=;\nurl;caption\na.jpg;x\n", "its first line is a note for Excel: remove it"),
         ("m.tsv", "a red circle\ta.jpg\n", "is no header, name the columns with `column_names`"),
     ],
 )
@@ -52,7 +53,7 @@ def test_header_of_another_form_is_told_as_such(tmp_path, name, text, says):
     with pytest.raises(ManifestError) as error:
         plan(write(tmp_path / name, text))
     assert says in str(error.value)
-    if name == "m.csv":
+    if name == "m.csv" and "sep" not in text:
         with pytest.raises(ManifestError, match="separated by"):
             plan(tmp_path / name, image_column="filepath")
 
