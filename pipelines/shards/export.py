@@ -149,9 +149,12 @@ def _remove_partials(export: ShardExport, shards: Sequence[Shard], folders: Sequ
 
 
 def _finished(export: ShardExport, shards: Sequence[Shard]) -> dict[str, ShardStats]:
-    folder = uris.join(export.output, export.form.ledger)
-    there = {uris.base_name(uri) for uri in listing.list_files(folder)}
+    folders = {export.form.ledger, export.form.data}
+    files = [f for name in folders for f in listing.list_files(uris.join(export.output, name))]
+    there = {uris.base_name(uri) for uri in files}
     done = [shard for shard in shards if f"{shard.name}{STATS}" in there]
+    if export.format != "folder":
+        done = [shard for shard in done if export.form.name(shard) in there]
     with ThreadPoolExecutor(READERS) as pool:
         texts = pool.map(
             lambda s: reading.read_retried(export.ledger_uri(s, STATS), MAX_RUN_JSON_BYTES), done

@@ -357,3 +357,10 @@ def test_killed_process_leaves_nothing_twice(tmp_path, model_dir):
     assert not list(shards.glob(".partial-*"))
     uids = [json.loads(s["json"])["uid"] for s in webdataset(sorted(shards.glob("*.tar")))]
     assert uids == [row["uid"] for row in kept_rows(root)]
+
+
+def test_shard_that_was_removed_is_written_again(plain, tmp_path):
+    assert export(plain, tmp_path) == 0
+    before = files(tmp_path)
+    (tmp_path / "shards" / "00001.tar").unlink()
+    assert export(plain, tmp_path) == 0 and files(tmp_path) == before
