@@ -26,6 +26,7 @@ from pipelines.object_stores.transport import Transport
 
 _MAX_ASKED_WAIT_S = 60.0
 _MAX_MOVES = 2
+_MAX_RENEWALS = 3  # of credentials; what is refused so often, while others are not, is the object
 _PASSING = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 _PROOF_BYTES = 1 << 20
 
@@ -54,6 +55,7 @@ class _Trial:
 
     attempts: int = 0
     moves: int = 0
+    renewals: int = 0
     spent_s: float = 0.0
     failing_since: float | None = None
 
@@ -128,7 +130,8 @@ class Attempts:
             if meaning is Meaning.PASSING:
                 host.failed()
                 raise _AgainError(said, asked_s=_asked_s(answer))
-            if meaning is Meaning.EXPIRED:
+            if meaning is Meaning.EXPIRED and trial.renewals < _MAX_RENEWALS:
+                trial.renewals += 1
                 await wanted.store.renew(request.access, said)
                 continue
             if meaning is Meaning.MOVED and trial.moves < _MAX_MOVES:

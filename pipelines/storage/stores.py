@@ -199,6 +199,8 @@ def bucket_of(scheme: str, bucket: str) -> Store | None:
     """Returns a bucket as its filesystem was set up when it was first asked for; None where only
     the filesystem can read it."""
     filesystem, _ = locate(f"{scheme}://{bucket}/")
+    if type(filesystem).__module__.partition(".")[0] not in ("s3fs", "gcsfs"):
+        return None  # somebody registered another one
     if scheme in S3:
         from pipelines.object_stores.dialects.s3 import S3Bucket
 

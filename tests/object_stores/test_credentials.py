@@ -11,7 +11,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from pipelines.object_stores.answers import Answer, Meaning
 from pipelines.object_stores.dialects.credentials import Renewing
-from pipelines.object_stores.faults import StoreFault
+from pipelines.object_stores.faults import ObjectFault, StoreFault
 
 
 class Renewable(Credentials):
@@ -52,6 +52,24 @@ def test_credentials_that_stay_refused_end_in_a_sentence(held, client, store, re
     with pytest.raises(StoreFault, match="refuses the credentials.*renew them.*run again"):
         client.fetch(bucket, "a.jpg", 10)
     assert held.counts.faults["expired"] == 2
+
+
+def test_object_that_is_refused_while_others_are_not_is_to_blame_itself(held, client, s3):
+    held.set(failing="/bucket/b.jpg", fault="expired")
+    bucket, done = s3(), threading.Event()
+
+    def go_on():
+        while not done.is_set():
+            client.fetch(bucket, "a.jpg", 10)
+
+    others = threading.Thread(target=go_on)
+    others.start()
+    try:
+        with pytest.raises((ObjectFault, StoreFault), match="ExpiredToken"):
+            client.fetch(bucket, "b.jpg", 10)
+    finally:
+        done.set()
+        others.join()
 
 
 def test_credentials_that_cannot_be_renewed_end_in_a_sentence(held, client, gs):

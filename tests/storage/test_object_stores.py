@@ -242,3 +242,14 @@ def test_store_that_stays_away_fails_the_run_in_one_sentence(
         assert run(f"{root}/m.jsonl", f"{store.root}/away", model_dir) == 1
     message = capsys.readouterr().err
     assert "m.jsonl: 2 attempts failed" in message and message.count("\n") == 1
+
+
+def test_store_that_gives_no_image_ends_the_run_and_rejects_nothing(
+    store, data, model_dir, hasty, capsys
+):
+    root, output = store.upload(data), f"{store.root}/no-image"
+    with store.proxy.failing(lambda *request: 503 if is_media(*request) else None):
+        assert run(f"{root}/m.jsonl", output, model_dir) == 1
+    message = capsys.readouterr().err
+    assert "has answered nothing for" in message and "Traceback" not in message
+    assert listing.list_files(f"{output}/rejects") == []

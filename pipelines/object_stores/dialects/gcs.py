@@ -38,7 +38,8 @@ class GcsBucket:
     def of(cls, filesystem: Any, bucket: str) -> GcsBucket | None:
         """Returns a bucket, or None where only the filesystem itself knows how to ask it."""
         own = set(filesystem.session_kwargs) - {"trust_env"}
-        if own or filesystem._use_client_cert or filesystem.version_aware:
+        certified = getattr(filesystem, "_use_client_cert", False)  # not in older releases
+        if own or certified or filesystem.version_aware:
             return None
         return cls(filesystem, bucket)
 
