@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test torture bench lint format docs quality tiny clean
+ROWS := 2000
+RUNS := 8
+
+.PHONY: demo test torture engines chaos bench lint format docs quality tiny clean
 
 demo: .venv/.installed
 	$(BIN)/clip-beam demo
@@ -14,6 +17,15 @@ test: .venv/.installed-dev
 # Thousands of bad inputs and a thousand faulty runs, in a quarter of an hour on two cores.
 torture: .venv/.installed-dev
 	$(BIN)/python tests/torture/torture.py
+
+# The same rows on every engine, with deaths in the midst; a `prism` on PATH is used, too.
+engines: .venv/.installed-dev
+	$(BIN)/python -m bench.engines --rows $(ROWS)
+	$(BIN)/python tests/torture/chaos.py --runs $(RUNS)
+
+# Fifty runs whose slots, nodes and launchers are killed while units are in flight.
+chaos: .venv/.installed-dev
+	$(BIN)/python tests/torture/chaos.py
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m bench.throughput
