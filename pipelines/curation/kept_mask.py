@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipelines.curation.rules import Rule
 from pipelines.engine.per_file import Workers, over_files
+from pipelines.output.arrow_rows import plain_array
 from pipelines.output.scored_tables import iterate_batches, row_count
 
 Progress = Callable[[int], object]
@@ -35,7 +36,7 @@ class Part:
         for batch in iterate_batches(self.uri, columns):
             found = np.flatnonzero(self.kept[first : first + len(batch)])
             if len(found):
-                yield first + found, batch.take(pa.array(found))
+                yield first + found, batch.take(plain_array(found))
             first += len(batch)
 
 
@@ -115,7 +116,7 @@ def keep_by_rules(rules: Sequence[Rule], part: Part) -> tuple[np.ndarray, np.nda
     for places, batch in part.batches(columns):
         for index, rule in enumerate(rules):
             keeps = rule.keeps(batch)
-            places, batch = places[keeps], batch.filter(pa.array(keeps))
+            places, batch = places[keeps], batch.take(plain_array(np.flatnonzero(keeps)))
             left[index] += len(places)
         found.append(places)
     return np.concatenate(found), left

@@ -15,7 +15,7 @@ from pipelines.output.whole_runs import check_apart
 from pipelines.storage import listing, uris, writing
 
 OUTPUTS = (SUCCESS, RUN_JSON, EMBEDDINGS, REJECTS)  # the mark goes first, should it be replaced
-GROUP_BYTES = 24 << 20  # warehouses ask for 16 MiB and more
+GROUP_BYTES = 16 << 20  # warehouses ask for 16 MiB and more
 DERIVED_KEY = b"clip_beam.derived"  # in the metadata of every file: the command that wrote it
 
 
@@ -49,6 +49,7 @@ def write_table(
     metadata = {**(schema.metadata or {}), DERIVED_KEY: command.encode()}
     target = uris.join(output, EMBEDDINGS, uris.base_name(uri))
     write_parquet(target, schema.with_metadata(metadata), batches, GROUP_BYTES)
+    pa.default_memory_pool().release_unused()  # else what was freed piles up from file to file
 
 
 def finish(

@@ -36,6 +36,20 @@ def embeddings_batch(
     return pa.RecordBatch.from_arrays([found[name] for name in schema.names], schema=schema)
 
 
+def plain_values(array: pa.Array) -> np.ndarray:
+    """Returns [n] numbers of an array; `to_numpy` would import pandas, where it is installed."""
+    if array.null_count or not len(array):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    found = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
+    return found[array.offset : array.offset + len(array)]
+
+
+def plain_array(values: np.ndarray) -> pa.Array:
+    """Wraps [n] numbers; `pa.array` would import pandas, where it is installed, to look at them."""
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values.tobytes())])
+
+
 def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     """Wraps a contiguous array; a list of Python floats would be thirty times as slow."""
     if not pa.types.is_fixed_size_list(kind):

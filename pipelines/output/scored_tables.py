@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.output.arrow_rows import plain_values
 from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
 from pipelines.output.parquet import batch_rows as rows_at_once
 from pipelines.output.run_json import ScoredTablesError, damaged, read_record
@@ -214,7 +215,8 @@ def iterate_batches(
             if of_run:
                 _check_types(parquet.schema_arrow, columns, uri)
             rows = rows_at_once(parquet.schema_arrow, columns, batch_rows)
-            for batch in parquet.iter_batches(rows, columns=list(columns)):
+            # Threads gain little, as vectors are most of a table, and each keeps its own buffers.
+            for batch in parquet.iter_batches(rows, columns=list(columns), use_threads=False):
                 if of_run:
                     _check_keys(batch, uri)
                 yield batch.select(list(columns))
@@ -274,17 +276,13 @@ def rows_at(
 
 def embedding_matrix(column: pa.Array) -> np.ndarray:
     """Returns [rows, dim] float32 of an embedding column."""
-    flat = column.flatten().to_numpy(zero_copy_only=False)
+    flat = plain_values(column.flatten())
     return flat.reshape(len(column), column.type.list_size).astype("float32", copy=False)
 
 
 def _parquet_files(directory: str) -> tuple[str, ...]:
-    found = listing.list_files(directory)
-    return tuple(
-        uri
-        for uri in found
-        if uri.endswith(".parquet") and not uris.base_name(uri).startswith((".", "_"))
-    )
+    files = (uri for uri in listing.list_files(directory) if uri.endswith(".parquet"))
+    return tuple(uri for uri in files if not uris.base_name(uri).startswith((".", "_")))
 
 
 def _footer_rows(uri: str) -> int:

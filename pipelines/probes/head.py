@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.output.arrow_rows import plain_array
+
 NONE, RELU, SIGMOID, SOFTMAX = "none", "relu", "sigmoid", "softmax"
 BETWEEN = (NONE, RELU, SIGMOID)
 END = (*BETWEEN, SOFTMAX)
@@ -84,12 +86,10 @@ class Head:
         if self.labels:
             best = outputs.argmax(axis=1)
             found = np.array(self.labels, object)[best]
-            return [
-                pa.array(found, pa.string()),
-                pa.array(outputs[np.arange(len(best)), best], pa.float32()),
-            ]
+            likeliest = outputs[np.arange(len(best)), best].astype(np.float32)
+            return [pa.array(found, pa.string()), plain_array(likeliest)]
         if outputs.shape[1] == 1:
-            return [pa.array(outputs[:, 0], pa.float32())]
+            return [plain_array(outputs[:, 0].astype(np.float32))]
         return [pa.FixedSizeListArray.from_arrays(outputs.reshape(-1), outputs.shape[1])]
 
 
