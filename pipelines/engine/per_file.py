@@ -10,6 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
@@ -30,6 +31,8 @@ Workers = Union[EngineChoice, "PipelineOptions"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MAX_RESULT_BYTES = 1 << 30
+MAX_ITEM_BYTES = 512  # that a graph carries itself
+WRITERS = 16  # of larger ones
 
 
 def parse_with_engine(
@@ -138,8 +141,8 @@ def _on_beam(
 
     with _scratch(options) as scratch:
         with new_pipeline(options) as pipeline:
-            created = beam.Create(packed(list(enumerate(items))), reshuffle=False)
-            numbered = beam.FlatMap(unpacked).with_output_types(tuple[int, Any])
+            created = beam.Create(packed(_laid_down(items, scratch)), reshuffle=False)
+            numbered = beam.FlatMap(unpacked).with_output_types(tuple[int, bytes | None])
             do = beam.Map(_kept_result, work=work, scratch=scratch).with_output_types(int)
             _ = (
                 pipeline
@@ -149,20 +152,41 @@ def _on_beam(
                 | "Work" >> do
             )
         for index in range(len(items)):
-            data = reading.read_retried(_result_uri(scratch, index), MAX_RESULT_BYTES)
+            data = reading.read_retried(_uri_of("result", scratch, index), MAX_RESULT_BYTES)
             yield pickle.loads(data)  # written by this very job
 
 
-def _kept_result(numbered: tuple[int, Any], work: Callable[[Item], Any], scratch: str) -> int:
+def _laid_down(items: Sequence[Any], scratch: str) -> list[tuple[int, bytes | None]]:
+    """Pickles items for a graph; what is large lies in a file, and the graph has its number only.
+
+    A filter hands on a byte a row: Dataflow's bound on a graph is that of some million rows.
+    """
+
+    def pickled(numbered: tuple[int, Any]) -> tuple[int, bytes | None]:
+        index, data = numbered[0], pickle.dumps(numbered[1])
+        if len(data) <= MAX_ITEM_BYTES:
+            return index, data
+        writing.write_atomically(_uri_of("item", scratch, index), data)
+        return index, None
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        return list(pool.map(pickled, enumerate(items)))
+
+
+def _kept_result(
+    numbered: tuple[int, bytes | None], work: Callable[[Item], Any], scratch: str
+) -> int:
     """Does the work on one item and leaves the result in a file; returns the item's number."""
-    index, item = numbered
-    result = work(item)
-    writing.write_atomically(_result_uri(scratch, index), pickle.dumps(result))
+    index, data = numbered
+    if data is None:
+        data = reading.read_retried(_uri_of("item", scratch, index), MAX_RESULT_BYTES)
+    result = work(pickle.loads(data))  # written by this very job
+    writing.write_atomically(_uri_of("result", scratch, index), pickle.dumps(result))
     return index
 
 
-def _result_uri(scratch: str, index: int) -> str:
-    return uris.join(scratch, f"{index:09}.pickle")
+def _uri_of(what: str, scratch: str, index: int) -> str:
+    return uris.join(scratch, f"{what}-{index:09}.pickle")
 
 
 @contextmanager

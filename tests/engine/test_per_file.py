@@ -69,6 +69,22 @@ def test_results_of_workers_travel_by_the_temp_location_which_is_left_empty(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_large_items_lie_beside_the_graph(tmp_path, monkeypatch):
+    made = []
+
+    def new_pipeline(options):
+        made.append(whole(options))
+        return made[-1]
+
+    whole = beam_options.new_pipeline
+    monkeypatch.setattr(beam_options, "new_pipeline", new_pipeline)
+    options = PipelineOptions([*RUNNER, "--temp_location", str(tmp_path)])
+    masks = [np.random.default_rng(n).integers(0, 2, 10_000, np.uint8) for n in range(60)]
+    assert list(over_files(np.sum, masks, options)) == [mask.sum() for mask in masks]
+    assert made[0].to_runner_api().ByteSize() < 40_000
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_results_are_read_again_when_the_store_fails_for_now(store_fails_once):
     options = PipelineOptions([*RUNNER, "--temp_location", "memory://temp"])
     assert list(over_files(double, [1, 2], options)) == [2, 4]
