@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from fsspec.utils import get_protocol
 
 from pipelines.object_stores.faults import ChangedError, TooLargeError
 from pipelines.storage.stores import S3, is_local, locate, open_retried, retried
 
+TAIL_BYTES = 1 << 16
 # What stores call the version of an object, the surest first.
 _VERSIONS = ("generation", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "created", "mtime")
 
@@ -23,6 +25,67 @@ def open_input(uri: str) -> BinaryIO:
         OSError: as the filesystem reports it.
     """
     return open_retried(uri)
+
+
+def open_at_end(uri: str, size: int) -> BinaryIO:
+    """Opens a file of which the end alone is wanted: of a store that is one request.
+
+    What lies before the last 64 kB is read when it is asked for, at the cost of more.
+
+    Args:
+        size: of the file, in bytes.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
+    if is_local(uri):
+        return open_input(uri)
+    return cast(BinaryIO, io.BufferedReader(_Ended(uri, size), TAIL_BYTES))
+
+
+class _Ended(io.RawIOBase):
+    """A file whose end is held."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self._uri, self._size, self._at = uri, size, 0
+        self._start = max(size - TAIL_BYTES, 0)
+        self._tail = _read_range(uri, self._start, size) if size else b""
+        self._whole: BinaryIO | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if self._at >= self._start:
+            data = self._tail[self._at - self._start :][: len(buffer)]
+        else:
+            self._whole = self._whole or open_input(self._uri)
+            self._whole.seek(self._at)
+            data = self._whole.read(len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if self._whole is not None:
+            self._whole.close()
+        super().close()
+
+
+@retried
+def _read_range(uri: str, start: int, end: int) -> bytes:
+    filesystem, path = locate(uri)
+    data = cast(bytes, filesystem.cat_file(path, start=start, end=end))
+    if len(data) != end - start:
+        raise ChangedError(f"got {len(data)} of {end - start} bytes")
+    return data
 
 
 class FileState(NamedTuple):

@@ -52,14 +52,18 @@ class Footer(NamedTuple):
     column_bytes: Callable[[str], list[int]]
 
 
-def read_footer(uri: str) -> Footer:
+def read_footer(uri: str, size: int | None = None) -> Footer:
     """Returns what the footer of a file says.
+
+    Args:
+        size: of the file, where that is known: a store is asked once then.
 
     Raises:
         DamagedParquet: if it is not a Parquet file, cut short, or at odds with itself.
         OSError: as the filesystem reports it.
     """
-    with reading.open_input(uri) as file, damage_named():
+    opened = reading.open_input(uri) if size is None else reading.open_at_end(uri, size)
+    with opened as file, damage_named():
         size = file.seek(0, io.SEEK_END)
         file.seek(max(size - _TAIL_BYTES, 0))
         if int.from_bytes(file.read(_TAIL_BYTES)[:4], "little") > MAX_FOOTER_BYTES:
@@ -81,7 +85,7 @@ def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str])
             read again.
     """
     try:
-        footer = read_footer(whole.uri)
+        footer = read_footer(whole.uri, whole.manifest_bytes)
     except DamagedParquet as error:
         damage = f"not a whole Parquet file: {error}"
         return FilePlan([replace(whole, damage=damage)], [], readable=False)
