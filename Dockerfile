@@ -10,5 +10,5 @@ COPY . /opt/clip-beam
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 # Workers must run the Beam that launches the job: install that version where it is launched, too.
-RUN pip install --no-cache-dir "apache-beam[gcp]==2.77.0" "/opt/clip-beam[filter,language,openai,report,s3,wordnet]"
+RUN pip install --no-cache-dir "apache-beam[gcp]==2.77.0" "/opt/clip-beam[filter,heif,language,openai,ray,report,s3,wordnet]"
 ENTRYPOINT ["/opt/apache/beam/boot"]

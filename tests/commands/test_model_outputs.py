@@ -150,7 +150,7 @@ def test_model_of_weights_that_are_not_finite_fails(sample, tmp_path, capsys, mo
 PLACES = ["gs://bucket/m", "s3://bucket/m", "memory://m", "https://host/m", "gs:/bucket/m"]
 
 
-@pytest.mark.parametrize("place", [*PLACES, "simplecache::gs://bucket/m", "file:/m", ""])
+@pytest.mark.parametrize("place", [*PLACES, "simplecache::gs://bucket/m", ""])
 @pytest.mark.parametrize("command", ["pretrain", "convert", "sample", "demo"])
 def test_output_that_is_no_directory_of_this_machine_is_refused(
     tmp_path, monkeypatch, capsys, command, place

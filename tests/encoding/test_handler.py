@@ -272,8 +272,10 @@ def test_worker_that_finds_another_checkpoint_fails(model_dir):
 
 def test_launcher_needs_no_gpu_of_its_own(model_dir):
     flags = ["--manifest", "m", "--output", "o", "--model", str(model_dir)]
-    config, _ = options.parse([*flags, "--device", "cuda", "--precision", "bf16", "--compile"])
-    models = load_run_models(config, here=False)
+    config, _ = options.parse(
+        [*flags, "--device", "cuda", "--precision", "bf16", "--compile"] + ["--engine", "processes"]
+    )
+    models = load_run_models(config)
     assert [(spec.device, spec.compiled) for spec in models.specs] == [("cuda", True)]
     assert models.loaded[0].fingerprint["precision"] == "bf16"
     assert models.loaded[0].clip.logit_scale.device.type == "cpu"
@@ -283,7 +285,7 @@ def test_compiling_for_a_processor_is_refused(model_dir):
     flags = ["--manifest", "m", "--output", "o", "--model", str(model_dir), "--device", "cpu"]
     config, _ = options.parse([*flags, "--compile"])
     with pytest.raises(ValueError, match="`compile` is for a GPU, and this run is on a CPU"):
-        load_run_models(config, here=True)
+        load_run_models(config)
 
 
 def test_model_is_loaded_once_per_process(model_dir):

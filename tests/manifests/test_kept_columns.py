@@ -16,9 +16,9 @@ LARGE = 2**53 + 1  # no float64
 DAY = datetime.datetime(2020, 1, 1)
 
 
-def column(folder, name="n"):
+def column(folder, name="n", **more):
     """Returns the type of a kept column, its values by caption, and the rejects by caption."""
-    found = plan_units(ManifestRequest((str(folder),), keep_columns=(name,)))
+    found = plan_units(ManifestRequest((str(folder),), keep_columns=(name,), **more))
     values, rejects = {}, {}
     for unit in found.units:
         for chunk in read_chunks(unit, list(found.kept)):
@@ -104,7 +104,7 @@ def test_parquet_has_one_column_in_every_cut(tmp_path, one, other, expected, val
 def test_nanoseconds_of_one_file_are_kept_beside_seconds_of_another(tmp_path):
     write_parquet(tmp_path / "a.parquet", {"a": 1_577_836_800_000_000_001}, pa.timestamp("ns"))
     write_parquet(tmp_path / "b.parquet", {"b": DAY}, pa.timestamp("s"))
-    kind, values, _ = column(tmp_path)
+    kind, values, _ = column(tmp_path, keep_nanoseconds=True)
     assert kind == pa.timestamp("ns")
     assert [values[key].value for key in "ab"] == [1577836800000000001, 1577836800000000000]
 
@@ -124,7 +124,7 @@ def test_time_that_the_finer_unit_does_not_reach_is_a_reject(tmp_path):
     long_ago = datetime.datetime(1500, 1, 1)
     write_parquet(tmp_path / "a.parquet", {"a": long_ago, "b": DAY}, pa.timestamp("s"))
     write_parquet(tmp_path / "b.parquet", {"c": 1}, pa.timestamp("ns"))
-    _, values, rejects = column(tmp_path)
+    _, values, rejects = column(tmp_path, keep_nanoseconds=True)
     assert set(values) == {"b", "c"} and rejects["a"][0] == "malformed_row"
 
 

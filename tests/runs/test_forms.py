@@ -100,7 +100,7 @@ def test_form_goes_through_every_command(tmp_path, form, capsys):
     assert len({(row["source"], row["source_row"]) for row in found}) == 6 - left
 
     call("filter", "--input", out, "--output", tmp_path / "kept", "--top_fraction", "0.5")
-    count = len(rows(tmp_path / "kept" / "kept", "uid"))
+    count = len(rows(tmp_path / "kept" / "embeddings", "uid"))
     assert 3 <= count < 6 - left
     allowed = ["--allow_images_from", data, "--allow_manifests_from", data]
     call("report", "--input", out, "--output", tmp_path / "report.html", *allowed)
@@ -112,7 +112,13 @@ def test_form_goes_through_every_command(tmp_path, form, capsys):
     capsys.readouterr()
     call("search", "--input", out, "--text", "a star", "--model", "tiny")
     assert "similarity" in capsys.readouterr().out
-    kept = ["embed", "--manifest", tmp_path / "kept" / "kept", "--output", tmp_path / "second"]
+    kept = [
+        "embed",
+        "--manifest",
+        tmp_path / "kept" / "embeddings",
+        "--output",
+        tmp_path / "second",
+    ]
     call(*kept, "--model", "tiny", "--allow_manifests_from", data)
     assert len(rows(tmp_path / "second" / "embeddings", "uid")) == count
 

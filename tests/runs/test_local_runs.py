@@ -22,7 +22,7 @@ def test_nothing_stays_behind(manifest, tmp_path, model_dir, monkeypatch, broken
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     if broken:
 
-        def full(self):
+        def full(self, *looks):
             raise OSError("no space left on the disk")
 
         monkeypatch.setattr(partial_files.PartialFile, "publish", full)

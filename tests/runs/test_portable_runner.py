@@ -62,4 +62,4 @@ def _kept(root, name, *flags):
     argv = ["filter", "--input", str(root / name), "--output", str(root / f"kept-{name}")]
     where = ("--where", "source_row % 2 = 0", "--top_fraction", "0.7")
     assert cli.main([*argv, *where, *flags]) == 0
-    return ds.dataset(root / f"kept-{name}" / "kept").to_table()["uid"].to_pylist()
+    return ds.dataset(root / f"kept-{name}" / "embeddings").to_table()["uid"].to_pylist()

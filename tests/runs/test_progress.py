@@ -3,7 +3,7 @@ import sys
 from contextlib import redirect_stderr
 
 from pipelines.command_line.meter import meter
-from pipelines.engine.counters import Tally
+from pipelines.engine.tally import Tally
 from pipelines.runs import progress
 from pipelines.runs.progress import Progress
 

@@ -199,15 +199,15 @@ def test_run_that_failed_half_way_completes_to_the_same_tables(
     root = store.upload(data)
     output = f"{store.root}/resumed"
 
-    upload = partial_files._upload
+    create = partial_files.create_exclusively
 
-    def first_unit_alone(uri, file):
+    def first_unit_alone(uri, data):
         if "-00000." not in uri:
             raise PermissionError("403")
-        upload(uri, file)
+        return create(uri, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(partial_files, "_upload", first_unit_alone)
+        patch.setattr(partial_files, "create_exclusively", first_unit_alone)
         assert run(f"{root}/m.jsonl", output, model_dir) == 1
     assert "Traceback" not in capsys.readouterr().err
     first = listing.list_files(f"{output}/embeddings")

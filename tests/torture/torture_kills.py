@@ -100,6 +100,7 @@ def tables(output: Path) -> tuple[list[dict], list[dict]]:
         "run.json",
         "_SUCCESS",
         "_attempts.json",
+        "_plan.json",
     }
     assert not left, f"left behind: {left}"
     scores = ["uid", "source_row", "similarity", "sha256"]

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import re
+import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +24,13 @@ import cloudpickle
 from pipelines.command_line.optional_packages import require
 from pipelines.engine.cores import usable_cores, use_cores
 from pipelines.engine.slots.choice import EngineChoice, Share
-from pipelines.engine.slots.messages import Dead
+from pipelines.engine.slots.messages import Dead, Failed
 from pipelines.engine.slots.work import Work
 
 # What Ray says where the node, or the way to it, was lost, and not the actor.
 _OF_THE_NODE = ("node has died", "node died", "node was terminated", "ActorUnavailable", "preempt")
 _MAX_WORDS = 400
+CONNECT_S = 10.0
 _OMP = "OMP_NUM_THREADS"
 # Variables that reach the slots; credentials do not travel, nodes have their own.
 _ENVIRONMENT = (
@@ -51,7 +55,9 @@ def ray_engine(choice: EngineChoice, work: Work, on_gpus: bool) -> Iterator[tupl
         _connect(ray, choice.ray_address)
         try:
             share = _share(ray, choice, on_gpus)
-            yield Actors(ray, work, share.cores, on_gpus), share
+            # Where nodes are this machine, modules are found where this process finds them.
+            paths = tuple(sys.path) if choice.ray_address is None else ()
+            yield Actors(ray, work, share.cores, on_gpus, paths), share
         finally:
             ray.shutdown()
 
@@ -65,9 +71,11 @@ def _connect(ray: Any, address: str | None) -> None:
         if address is None:
             ray.init("local", num_cpus=usable_cores(), runtime_env={"env_vars": env}, **quiet)
         else:
+            if found := re.fullmatch(r"([^:/]+):([0-9]+)", address):  # Ray itself would wait for it
+                socket.create_connection((found[1], int(found[2])), CONNECT_S).close()
             del quiet["include_dashboard"]  # of a cluster that is there already
             ray.init(address, runtime_env={"env_vars": env, "py_modules": modules}, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())[:_MAX_WORDS]
         raise OSError(
             f"no Ray cluster can be used at {address or 'this machine'}: {words}"
@@ -92,12 +100,14 @@ class Actors:
         work: what they do.
         cores: that each may use.
         on_gpus: whether each gets a GPU of its own.
+        paths: where modules are found; empty for where Ray finds them.
     """
 
     ray: Any
     work: Work
     cores: int
     on_gpus: bool
+    paths: tuple[str, ...] = ()
 
     def start(self, number: int, inbox: queue.SimpleQueue[Any]) -> ActorSlot:
         """Starts a slot as soon as there is room; its messages come to the inbox, each as
@@ -119,7 +129,7 @@ class ActorSlot:
     def __init__(self, ray: Any, actor: Any, engine: Actors, inbox: queue.SimpleQueue[Any]) -> None:
         self._ray, self._actor = ray, actor
         stream = actor.messages.options(num_returns="streaming").remote(
-            cloudpickle.dumps(engine.work), engine.cores, _OMP in os.environ
+            cloudpickle.dumps(engine.work), engine.cores, _OMP in os.environ, engine.paths
         )
         threading.Thread(target=self._listen, args=(stream, inbox), daemon=True).start()
 
@@ -155,13 +165,17 @@ class _Actor:
         """Takes what the supervisor says."""
         self._orders.put(message)
 
-    def messages(self, work: bytes, cores: int, is_bound: bool) -> Iterator[Any]:
+    def messages(
+        self, work: bytes, cores: int, is_bound: bool, paths: Sequence[str]
+    ) -> Iterator[Any]:
         """Lives a slot's life, and yields what it says.
 
         Args:
             work: pickled.
             is_bound: whether the user says how many threads torch gets; else Ray has said one.
+            paths: where modules are found; empty for where Ray finds them.
         """
+        sys.path[:] = paths or sys.path
         if not is_bound:
             os.environ.pop(_OMP, None)
         use_cores(cores)  # before anything is imported that counts them
@@ -177,5 +191,8 @@ class _Actor:
 
         own_process()
         return_freed_memory()
-        live(pickle.loads(work), said.put, self._orders.get)  # made by this very run
+        try:
+            live(pickle.loads(work), said.put, self._orders.get)  # made by this very run
+        except Exception as error:  # a module that is not there, perhaps
+            said.put(Failed(f"the work does not reach the slot: {type(error).__name__}: {error}"))
         said.put(None)

@@ -80,7 +80,7 @@ def test_process_with_a_limit_reads_the_same(tmp_path, monkeypatch):
         kept=[[{"a": n}] for n in range(200)],
     )
     path = write(tmp_path / "m.parquet", columns, row_group_size=70)
-    settings = {"keep_columns": ("when", "kept"), "rows_per_unit": 33}
+    settings = {"keep_columns": ("when", "kept"), "rows_per_unit": 33, "keep_nanoseconds": True}
     expected = records(path, **settings)
     everything_is_suspicious(monkeypatch)
     assert records(path, **settings) == expected
