@@ -18,6 +18,7 @@ BASE = [
     "pyarrow>=18",
     "regex>=2024.5",
     "safetensors>=0.5",
+    "threadpoolctl>=3",
     "torch>=2.10,<2.14",  # the releases this was tested with; a newer one may pull another CUDA
     "tqdm>=4.66",
     "zstandard>=0.22",

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
@@ -132,7 +133,9 @@ class _Scoring:
         schema = file_schema(uri)
         wider = pa.schema([*schema, *head_fields(self.heads)], schema.metadata)
         batches = self._batches(uri, schema, wider)
-        derived_runs.write_table(self.output, uri, "heads", wider, batches)
+        # The products are too small for several threads, which only wait for each other.
+        with threadpool_limits(limits=1, user_api="blas"):
+            derived_runs.write_table(self.output, uri, "heads", wider, batches)
 
     def _batches(self, uri: str, schema: pa.Schema, wider: pa.Schema) -> Iterator[pa.RecordBatch]:
         for batch in iterate_batches(uri, schema.names):
