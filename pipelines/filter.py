@@ -37,7 +37,7 @@ from pipelines.storage.redaction import redacted
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, beam_options = parse_with_engine(parser(), argv)
+    options, workers = parse_with_engine(parser(), argv)
     try:
         config = config_of(options)
         plan = prepare(config)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("filter", str(error), exits.status_before(error))
     try:
-        selection = select(plan, config, beam_options)
+        selection = select(plan, config, workers)
         print(waterfall(plan.tables, selection))
         for line in useless_lists(selection.steps):
             print(line)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"left out   {plan.leaves_out}")
         if config.output and not config.dry_run:
             kept = KeptRows(plan.tables, selection, config.output)
-            for line in kept.write(_record(config), beam_options):
+            for line in kept.write(_record(config), workers):
                 print(line)
     except (ScoredTablesError, PredicateError, OSError) as error:
         return exits.fail("filter", str(error), exits.status_of(error))
