@@ -42,7 +42,7 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
         options: Beam's own.
     """
     # The in-process runner and gcsfs log what they then raise; once is enough.
-    exits.mute("apache_beam.runners", "gcsfs")
+    exits.mute("apache_beam.runners", "apache_beam.utils.subprocess_server", "PrismRunner", "gcsfs")
     if exits.is_own():
         return_freed_memory()
     lock = RunLock(config.output, part=config.part)
