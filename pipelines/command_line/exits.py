@@ -164,7 +164,9 @@ def mute(*loggers: str) -> None:
     """Quietens loggers of libraries while the command is at work."""
     for logger in map(logging.getLogger, loggers):
         put_back(logger.setLevel, logger.level)
-        logger.setLevel(logging.CRITICAL)
+        put_back(setattr, logger, "disabled", logger.disabled)
+        logger.setLevel(logging.CRITICAL)  # of those below it, too
+        logger.disabled = True  # a library may set a level of its own later
 
 
 def is_own() -> bool:
