@@ -13,7 +13,7 @@ import pytest
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
 from helpers import ROOT
 from pipelines import status
-from pipelines.engine.slots import blame
+from pipelines.engine.slots import blame, choice
 from poison import poison, poisoned
 
 SLOTS = ("--engine", "processes", "--slots", "2", "--rows_per_unit", "5")
@@ -134,3 +134,9 @@ def test_launcher_that_ends_takes_its_slots_along(
 def test_flags_that_do_not_fit_are_refused(flags, message, tmp_path, capsys):
     assert run("none.jsonl", tmp_path / "out", "tiny", *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_engine_that_is_not_installed_is_told_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    assert run("none.jsonl", tmp_path / "out", "tiny", "--engine", "ray") == 2
+    assert 'run `pip install "clip-beam[ray]"`' in capsys.readouterr().err

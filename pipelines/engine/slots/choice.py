@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 LOCAL, PROCESSES, RAY = "local", "processes", "ray"
@@ -90,6 +91,8 @@ def engine_choice(found: argparse.Namespace, runner: str | None) -> EngineChoice
         raise ValueError(f"`--slots` must be a positive int, got {choice.slots}")
     if choice.slots is not None and not choice.has_slots:
         raise ValueError("`--slots` needs `--engine processes` or `--engine ray`")
+    if choice.name == RAY and find_spec("ray") is None:
+        raise ValueError('`--engine ray` needs an extra; run `pip install "clip-beam[ray]"`')
     if choice.ray_address and choice.name != RAY:
         raise ValueError("`--ray_address` needs `--engine ray`")
     return choice
