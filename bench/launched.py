@@ -97,6 +97,14 @@ def units(output: Path) -> Iterator[Path]:
     return (output / "embeddings").glob("*.parquet")
 
 
+def is_alive(process: int) -> bool:
+    """Tells whether a process works, on Linux."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def slots_of(launcher: int) -> list[int]:
     """Returns the living processes that a process has started, on Linux."""
     found = []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.launched import slots_of
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
 from helpers import ROOT
 from pipelines import status
@@ -70,19 +71,6 @@ def start(manifest, output, model_dir):
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-
-
-def slots_of(process):
-    """Returns the processes that were started by one."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == process and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for Linux")

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from bench.launched import ON_CPU, Launch, differences, ray_cluster, units  # noqa: E402
+from bench.launched import ON_CPU, Launch, differences, is_alive, ray_cluster, units  # noqa: E402
 from pipelines import sample  # noqa: E402
 
 ROWS_PER_UNIT = 10
@@ -115,14 +115,6 @@ class Chaos:
             found.append("no _SUCCESS, or a lock is left")
         assert not found, "; ".join(found)
         return f"{self.kills} kills, {self.in_flight} units in flight, {twice} begun twice"
-
-
-def is_alive(process: int) -> bool:
-    """Tells whether a process works, on Linux."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def end(process: int) -> None:

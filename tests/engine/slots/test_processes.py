@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from bench.launched import is_alive
 from helpers import ROOT
 from pipelines.engine.slots.messages import Dead, Task
 from pipelines.engine.slots.processes import Processes
@@ -61,11 +61,7 @@ def wait_for(path):
 def is_gone(process, within):
     until = time.monotonic() + within
     while time.monotonic() < until:
-        try:
-            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
+        if not is_alive(process):
             return True
         time.sleep(0.02)
     return False
