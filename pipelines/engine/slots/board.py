@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.engine.slots.messages import Counts, Failed, Handle
+from pipelines.engine.slots.messages import Failed, Handle
 from pipelines.engine.tally import added
 
 
@@ -30,7 +30,7 @@ class Seat:
         where: process and machine.
         given: items that it was given and has not told done, by name.
         alone: the one item that it is to try; None where it takes what there is.
-        counts: what it has told of rows.
+        told_rows: that it has done, as it says.
         done_rows: of these, the rows of items that are done.
         fault: what it said before it died.
     """
@@ -42,7 +42,7 @@ class Seat:
     where: str = ""
     given: dict[str, Any] = field(default_factory=dict)
     alone: tuple[str, Any] | None = None
-    counts: Counts = Counts()
+    told_rows: int = 0
     done_rows: int = 0
     done_items: int = 0
     fault: Failed | None = None
@@ -51,7 +51,7 @@ class Seat:
     @property
     def rows(self) -> int:
         """Rows of items that are not done yet."""
-        return max(0, self.counts.rows - self.done_rows)
+        return max(0, self.told_rows - self.done_rows)
 
     @property
     def doing(self) -> str:
@@ -67,7 +67,6 @@ class Board:
         self.seconds: dict[str, float] = {}
         self.done_rows = 0
         self.done_items = 0
-        self.deaths = 0
         self.rejects: Counter[str] = Counter()
 
     def note_time(self, about: Any) -> None:

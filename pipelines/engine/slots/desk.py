@@ -13,7 +13,6 @@ from pipelines.engine.slots.messages import (
     Ask,
     Beat,
     Begun,
-    Counts,
     Done,
     Ended,
     Give,
@@ -129,4 +128,4 @@ def _beat(desk: Desk) -> None:
     while not wait.wait(BEAT_S):
         if TALLY.rows != told:
             told = TALLY.rows
-            desk.send(Beat(Counts(told, dict(TALLY.reasons))))
+            desk.send(Beat(told))

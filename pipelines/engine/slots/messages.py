@@ -5,7 +5,6 @@ A slot's messages arrive in order; the last one is its death, which its engine t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 
@@ -17,13 +16,6 @@ class Task(NamedTuple):
     """
 
     items: tuple[tuple[str, Any], ...]
-
-
-class Counts(NamedTuple):
-    """What a slot has done since it began."""
-
-    rows: int = 0
-    rejects: Mapping[str, int] = {}
 
 
 # From a slot to its supervisor.
@@ -63,9 +55,13 @@ class Done(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """Something was finished, if only a part of an item."""
+    """Something was finished, if only a part of an item.
 
-    counts: Counts
+    Attributes:
+        rows: that the slot has done since it began.
+    """
+
+    rows: int
 
 
 class Ended(NamedTuple):

@@ -222,7 +222,7 @@ class Supervisor:
         self._hear(seat)
 
     def _beat(self, seat: Seat, message: Beat) -> None:
-        seat.counts = message.counts
+        seat.told_rows = message.rows
         self._hear(seat)
 
     def _done(self, seat: Seat, message: Done) -> None:
@@ -239,7 +239,6 @@ class Supervisor:
 
     def _dead(self, seat: Seat, message: Dead) -> None:
         del self.board.seats[seat.slot]
-        self.board.deaths += 1
         words = seat.fault.words if seat.fault else message.why
         if seat.state in (State.STARTING, State.LOADING) and message.own:
             self._stillborn += 1

@@ -7,7 +7,6 @@ from pipelines.engine.slots.messages import (
     Ask,
     Beat,
     Begun,
-    Counts,
     Dead,
     Done,
     Ended,
@@ -260,7 +259,7 @@ def test_board_counts_rows_of_items_that_are_not_done_yet():
     supervisor = Supervisor(engine, 1, tasks(1), lambda *what: None)
     supervisor._start(0)
     (seat,) = supervisor.board.seats.values()
-    supervisor._beat(seat, Beat(Counts(70, {"not_found": 2})))
+    supervisor._beat(seat, Beat(70))
     supervisor.board.note_done(seat, 50, {"not_found": 1})
     assert (supervisor.board.rows, supervisor.board.rejects["not_found"]) == (70, 1)
     assert "slot 0" in supervisor.board.lines()[0]
