@@ -115,11 +115,11 @@ def _embed_first(options: argparse.Namespace, rest: Sequence[str]) -> int:
     options.input = uris.join(options.output, EMBEDDED)
     try:  # what can be wrong is found before the long work
         read_prompts(options)
-        config, workers = parse(_embed_flags(options, rest))
+        config, beam_options = parse(_embed_flags(options, rest))
         _check_before_embedding(options, config)
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("classify", str(error), exits.WRONG_USAGE)
-    return embed(config, workers)
+    return embed(config, beam_options)
 
 
 def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
