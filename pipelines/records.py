@@ -10,7 +10,7 @@ fails on the way moves from `rows` to `rejects` of its chunk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -75,6 +75,12 @@ class Unit:
         if self.only is not None:
             return self.only.count
         return None if self.rows is None else self.rows + (self.damage is not None)
+
+
+def known_sum(rows: Iterable[int | None]) -> int | None:
+    """Adds up rows of units; None if only reading tells how many one of them has."""
+    found = list(rows)
+    return None if None in found else sum(row for row in found if row is not None)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import place
 from pipelines.output.layout import SUCCESS
 from pipelines.ownership import record
-from pipelines.ownership.finished import finished_units
+from pipelines.ownership.finished import own_units
 from pipelines.ownership.lock import FoundLock, found_locks
 from pipelines.ownership.planned import PlannedRun, planned_run
 from pipelines.storage import listing, uris
@@ -47,7 +47,7 @@ def _lines(
     parts = f", in {planned.parts} parts" if planned.parts > 1 else ""
     job = f", job {planned.job}" if planned.job else ""
     yield f"run        {planned.run} on {planned.engine}{job}{parts}"
-    whole = planned.own(finished_units(output))
+    whole = own_units(output, planned)
     totals = record.total(unit.result for unit in whole)
     of_rows = f" of {planned.rows}" if planned.rows is not None else ""
     yield f"units      {totals.units} of {len(planned.units)} are whole"

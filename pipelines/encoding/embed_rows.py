@@ -6,6 +6,7 @@ writes no files. `ToChunks` and `ToRows` stand at its ends for rows of their own
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,12 @@ class EmbedRows(beam.PTransform):
         self._row_bytes = sum(2 * 4 * m.config.embed_dim for m in model.loaded)
         self._run = run
         self._heads = [(self.models.index(head.model), head) for head in heads]
+
+    def isolated(self) -> EmbedRows:
+        """Returns the same transform with images decoded in processes of their own."""
+        other = copy.copy(self)
+        other.work = replace(self.work, isolate_decoding=True)
+        return other
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[Chunk]:
         prepare = Prepare(self.work, self.handler.batch_size, self._row_bytes, run=self._run)

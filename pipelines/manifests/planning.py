@@ -18,7 +18,7 @@ from pipelines.manifests.image_folder import IMAGES
 from pipelines.manifests.request import FilePlan, ManifestFormat, ManifestRequest, unit_id
 from pipelines.manifests.run_tables import joined
 from pipelines.manifests.text.reader import JSON_KINDS
-from pipelines.records import Unit
+from pipelines.records import Unit, known_sum
 from pipelines.storage import listing, reading, uris
 from pipelines.storage.reading import FileState
 from schemas.common_types import common_json_column, common_type
@@ -72,8 +72,7 @@ def plan_units(request: ManifestRequest, workers: Workers | None = None) -> Plan
     units = tuple(merged_units(unit for plan in plans for unit in plan.units))
     for unit in units:
         format_called(unit.format)  # a table of a stranger may name any
-    rows = [unit.rows_to_read for unit in units]
-    known = None if None in rows else sum(row for row in rows if row is not None)
+    known = known_sum(unit.rows_to_read for unit in units)
     kept = _common_kept(
         (*file, plan.kept) for file, plan in zip(files, plans, strict=True) if plan.readable
     )

@@ -10,7 +10,7 @@ from pipelines.output.layout import EMBEDDINGS, REJECTS
 from pipelines.output.unit_record import UnitRecord, find_record, is_whole
 from pipelines.output.unit_writer import ConservationError
 from pipelines.ownership import record as run_record
-from pipelines.ownership.finished import finished_units
+from pipelines.ownership.finished import own_units
 from pipelines.ownership.planned import PlannedRun
 from pipelines.ownership.record import Totals
 from pipelines.storage import listing, uris, writing
@@ -23,8 +23,8 @@ def finish_planned(output: str, planned: PlannedRun) -> Totals:
         ConservationError: says which units are missing.
         ValueError, OSError: if the output holds something else, or cannot be read.
     """
-    records = planned.own(finished_units(output))
-    rejects = {r.result.unit_id: r for r in planned.own(finished_units(output, REJECTS))}
+    records = own_units(output, planned)
+    rejects = {r.result.unit_id: r for r in own_units(output, planned, REJECTS)}
     whole = {r.result.unit_id for r in records if is_whole(r, rejects.get(r.result.unit_id))}
     missing = [unit for unit, _ in planned.units if unit not in whole]
     if missing:
@@ -32,8 +32,7 @@ def finish_planned(output: str, planned: PlannedRun) -> Totals:
             f"{len(missing)} of {len(planned.units)} units are missing, among them {missing[0]!r}; "
             "run `clip-beam embed` again as before to complete them"
         )
-    close(output, planned, records, {})
-    return run_record.total(record.result for record in records)
+    return close(output, planned, records, {})
 
 
 def _remove_foreign(output: str, planned: PlannedRun, records: Sequence[UnitRecord]) -> None:
@@ -56,8 +55,8 @@ def close(
     planned: PlannedRun,
     records: Sequence[UnitRecord],
     seconds: Mapping[str, float],
-) -> None:
-    """Writes run.json and, if the counts add up, `_SUCCESS`.
+) -> Totals:
+    """Writes run.json and, if the counts add up, `_SUCCESS`; returns the counts.
 
     Raises:
         ConservationError: if they do not.
@@ -73,6 +72,7 @@ def close(
         )
     # The counts add up, whatever they are; before the summary, whose reader may close the pipe.
     run_record.mark_success(output)
+    return totals
 
 
 def judged(command: str, totals: Totals, output: str, max_reject_fraction: float) -> int:

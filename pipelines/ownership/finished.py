@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.output.layout import EMBEDDINGS
 from pipelines.output.unit_record import NotARecordError, UnitRecord, read_record
+from pipelines.ownership.planned import PlannedRun
 from pipelines.storage import listing, uris
 
 FOOTER_READERS = 16
@@ -21,6 +22,16 @@ def finished_units(output: str, table: str = EMBEDDINGS) -> list[UnitRecord]:
     files = listing.list_files(uris.join(output, table))
     with ThreadPoolExecutor(FOOTER_READERS) as pool:
         return list(pool.map(_read_footer, [uri for uri in files if uri.endswith(".parquet")]))
+
+
+def own_units(output: str, planned: PlannedRun | None, table: str = EMBEDDINGS) -> list[UnitRecord]:
+    """Reads what `finished_units` does, and leaves out what was written for an output before.
+
+    Args:
+        planned: what is written down of the output's run; None where nothing is.
+    """
+    records = finished_units(output, table)
+    return planned.own(records) if planned else records
 
 
 def _read_footer(uri: str) -> UnitRecord:

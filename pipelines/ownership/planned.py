@@ -15,6 +15,7 @@ from typing import Any
 
 from pipelines.output.layout import PLAN_JSON
 from pipelines.output.unit_record import UnitRecord
+from pipelines.records import known_sum
 from pipelines.storage import reading, uris, writing
 
 MAX_BYTES = 1 << 30  # some millions of units
@@ -53,8 +54,7 @@ class PlannedRun:
     @property
     def rows(self) -> int | None:
         """Rows of all units, or None when only reading tells."""
-        rows = [rows for _, rows in self.units]
-        return None if None in rows else sum(row for row in rows if row is not None)
+        return known_sum(rows for _, rows in self.units)
 
     def own(self, records: Iterable[UnitRecord]) -> list[UnitRecord]:
         """Returns what was written for this output, and not for one before it."""

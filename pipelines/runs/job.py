@@ -88,10 +88,11 @@ def plan_of(config: EmbedConfig, workers: Workers | None = None) -> Plan:
     return plan
 
 
-def layout_of(plan: Plan, models: RunModels, config: EmbedConfig, run: str = "") -> OutputLayout:
+def layout_of(
+    plan: Plan, models: RunModels, heads: Sequence[Head], config: EmbedConfig, run: str = ""
+) -> OutputLayout:
     """Returns where and what a run, of that id, writes."""
     kept = list(plan.kept)
-    heads = heads_for(models, config, [field.name for field in kept])
     return OutputLayout(
         run=run,
         root=config.output,
@@ -103,19 +104,15 @@ def layout_of(plan: Plan, models: RunModels, config: EmbedConfig, run: str = "")
             image_fields=[column.field for column in image_columns()],
         ),
         rejects=rejects_schema(kept),
-        fingerprint=fingerprint_of(models, config),
+        fingerprint=fingerprint_of(models, heads, config),
         models=models.names,
     )
 
 
 def embed_rows_of(
-    models: RunModels, config: EmbedConfig, run: str = "", isolate: bool = False
+    models: RunModels, heads: Sequence[Head], config: EmbedConfig, run: str = ""
 ) -> EmbedRows:
-    """Returns the transform of a run of that id.
-
-    Args:
-        isolate: whether images are decoded in processes of their own, whatever the flags say.
-    """
+    """Returns the transform of a run of that id."""
     allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
     return EmbedRows(
         models,
@@ -123,19 +120,14 @@ def embed_rows_of(
         fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency),
         decode_limits=limits_of(vars(config)),
         resampling=config.decode,
-        isolate_decoding=config.isolate_decoding or isolate,
+        isolate_decoding=config.isolate_decoding,
         run=run,
-        heads=heads_for(models, config),
+        heads=heads,
     )
 
 
-def heads_for(
-    models: RunModels, config: EmbedConfig, taken: Sequence[str] = ()
-) -> tuple[Head, ...]:
-    """Reads the heads of a run.
-
-    Args:
-        taken: columns that there are already.
+def heads_for(plan: Plan, models: RunModels, config: EmbedConfig) -> tuple[Head, ...]:
+    """Reads the heads of a run, whose columns come beside those that the plan keeps.
 
     Raises:
         HeadError, OSError: if one cannot be read, or does not fit the run's models.
@@ -143,7 +135,9 @@ def heads_for(
     if not config.head and not config.head_activation:
         return ()
     fingerprint = models.fingerprint(config.decode)
-    return heads_of(config.head, config.head_activation, _dims(models), fingerprint, taken)
+    return heads_of(
+        config.head, config.head_activation, _dims(models), fingerprint, plan.kept.names
+    )
 
 
 def _dims(models: RunModels) -> dict[str | None, int]:
@@ -193,7 +187,7 @@ def build(
     _ = pipeline | read | embed_rows | WriteUnits(layout, check_held=held, tell=tell)
 
 
-def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
+def fingerprint_of(models: RunModels, heads: Sequence[Head], config: EmbedConfig) -> dict[str, Any]:
     """Returns everything that decides the values in the tables but for the manifest.
 
     Which of its columns hold what stands in the record of each unit.
@@ -204,6 +198,6 @@ def fingerprint_of(models: RunModels, config: EmbedConfig) -> dict[str, Any]:
     added: dict[str, Any] = {}
     if added_columns():
         added["image_columns"] = list(added_columns())
-    if config.head:
-        added["heads"] = {head.name: head.sha256 for head in heads_for(models, config)}
+    if heads:
+        added["heads"] = {head.name: head.sha256 for head in heads}
     return redacted(models.fingerprint(config.decode) | values | lists | added)

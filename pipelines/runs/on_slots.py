@@ -57,25 +57,23 @@ class EmbedUnits:
     """What a slot does: it loads the models once and runs the line, as often as it is sent to work.
 
     Attributes:
-        plain, isolated: the transform without and with decoding in processes of their own.
         part: whose lock is looked at before a file gets its name.
     """
 
-    plain: EmbedRows
-    isolated: EmbedRows
+    embed_rows: EmbedRows
     layout: OutputLayout
     part: Part | None
 
     def load(self) -> None:
         """Loads the models, which all later pipelines of this process share."""
-        self.plain.handler.load_model()
+        self.embed_rows.handler.load_model()
 
     def run(self, desk: Desk, isolated: bool) -> Mapping[str, float]:
         """Runs one pipeline; returns seconds by stage."""
         options = PipelineOptions(["--runner", LOCAL_RUNNER])
         use_local_threads(options, READERS)
         pipeline = new_pipeline(options)
-        transform = self.isolated if isolated else self.plain
+        transform = self.embed_rows.isolated() if isolated else self.embed_rows
         read = reader_of(transform, self.layout, source=DeskUnits())
         build(pipeline, read, transform, self.layout, self.part, tell_done)
         result = pipeline.run()
@@ -95,7 +93,7 @@ def embed_on_slots(
     Raises:
         SlotsFailedError: if that cannot be, or some cannot be, after all others are.
     """
-    work = EmbedUnits(job.embed_rows, job.isolated, job.layout, config.part)
+    work = EmbedUnits(job.embed_rows, job.layout, config.part)
     tasks = [Task(tuple((u.unit_id, u) for u in group)) for group in together(job.pending)]
     patience = Patience()
     try:

@@ -6,12 +6,12 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipelines.command_line.exits import in_flags
 from pipelines.encoding.models import RunModels
@@ -19,15 +19,23 @@ from pipelines.manifests.files import left_out_line
 from pipelines.manifests.parquet.costs import largest_page
 from pipelines.manifests.planning import Plan
 from pipelines.manifests.tars.advice import advice_on_tar
+from pipelines.ownership.finished import own_units
 from pipelines.ownership.lock import check_unlocked, lock_uri
 from pipelines.ownership.planned import read_planned
+from pipelines.probes.head import Head
 from pipelines.records import Unit
-from pipelines.runs.job import embed_rows_of, fingerprint_of, layout_of, load_run_models, plan_of
+from pipelines.runs.job import (
+    embed_rows_of,
+    fingerprint_of,
+    heads_for,
+    layout_of,
+    load_run_models,
+    plan_of,
+)
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.resume import (
     changed_units,
     check_resumable,
-    finished_units,
     pending_of,
     retried_reasons,
 )
@@ -84,8 +92,11 @@ def check(config: EmbedConfig, sample: int, findings: Findings) -> None:
         print("           Spark 3.5, Delta and BigQuery cannot read embeddings in float16")
     if plan is None or models is None:
         return
-    findings.attempt(lambda: _check_output(config, plan, models))
-    result = findings.attempt(lambda: _embedded(config, plan, models, sample))
+    heads = findings.attempt(lambda: heads_for(plan, models, config))
+    if heads is None:
+        return
+    findings.attempt(lambda: _check_output(config, plan, fingerprint_of(models, heads, config)))
+    result = findings.attempt(lambda: _embedded(config, plan, models, heads, sample))
     if result is not None and result.rows:
         _judge(result, config, findings)
         _estimate(result, plan)
@@ -177,27 +188,28 @@ def _absent_directories(uri: str) -> list[str]:
     return [directory for directory in chain if not os.path.exists(directory)]
 
 
-def _check_output(config: EmbedConfig, plan: Plan, models: RunModels) -> None:
-    before, finished = read_planned(config.output), finished_units(config.output)
-    own = before.own if before else list
-    finished = own(finished)
+def _check_output(config: EmbedConfig, plan: Plan, fingerprint: Mapping[str, Any]) -> None:
+    before = read_planned(config.output)
+    finished = own_units(config.output, before)
     if config.overwrite:
         print(f"           {len(finished)} units there, which `--overwrite` removes")
         return
-    check_resumable(finished, plan.units, fingerprint_of(models, config), plan.kept)
+    check_resumable(finished, plan.units, fingerprint, plan.kept)
     if finished:
         changed = changed_units(finished, plan.units)
         retried = retried_reasons(config)
-        pending = pending_of(plan.units, finished, own, config.output, retried, changed.units)
+        pending = pending_of(plan.units, finished, before, config.output, retried, changed.units)
         print(f"           {len(finished)} units are finished, {len(pending)} left to do")
         if line := changed.line():
             print(f"           {line}")
 
 
-def _embedded(config: EmbedConfig, plan: Plan, models: RunModels, sample: int) -> SampleResult:
+def _embedded(
+    config: EmbedConfig, plan: Plan, models: RunModels, heads: Sequence[Head], sample: int
+) -> SampleResult:
     with TemporaryDirectory() as folder:
-        layout = replace(layout_of(plan, models, config), root=folder)
-        return embed_sample(plan.units, sample, embed_rows_of(models, config), layout)
+        layout = replace(layout_of(plan, models, heads, config), root=folder)
+        return embed_sample(plan.units, sample, embed_rows_of(models, heads, config), layout)
 
 
 def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> None:

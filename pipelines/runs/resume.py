@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,7 +15,8 @@ from pipelines.manifests.units import digest_of
 from pipelines.output.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
 from pipelines.output.merging import table_rows
 from pipelines.output.unit_record import UnitRecord, is_whole
-from pipelines.ownership.finished import finished_units
+from pipelines.ownership.finished import own_units
+from pipelines.ownership.planned import PlannedRun
 from pipelines.records import Selection, Unit
 from pipelines.runs.options import REASONS, EmbedConfig
 from pipelines.storage import listing
@@ -23,7 +24,6 @@ from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
 
 _NONE_KEPT = pa.schema([])
-Own = Callable[[Sequence[UnitRecord]], list[UnitRecord]]
 
 
 class ResumeError(ValueError):
@@ -85,7 +85,7 @@ def changed_units(
 def pending_of(
     units: Iterable[Unit],
     finished: Sequence[UnitRecord],
-    own: Own,
+    planned: PlannedRun | None,
     output: str,
     retried: Sequence[str] = (),
     changed: Collection[str] = (),
@@ -94,12 +94,12 @@ def pending_of(
 
     Args:
         finished: what the files of the embeddings say that are this output's.
-        own: tells those of the rejects.
+        planned: what is written down of the output's run, if anything.
         retried: reasons of the rejects that are tried again.
         changed: ids of units that have other rows now, which are done again as a whole.
     """
     finished = [record for record in finished if record.result.unit_id not in changed]
-    rejects = own(finished_units(output, REJECTS)) if finished else []
+    rejects = own_units(output, planned, REJECTS) if finished else []
     return pending_units(
         output,
         units,

@@ -18,16 +18,16 @@ from pipelines.manifests.planning import Plan
 from pipelines.output import overwriting
 from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS, OutputLayout
 from pipelines.output.unit_record import UnitRecord
+from pipelines.ownership.finished import own_units
 from pipelines.ownership.lock import RunLock, living_runs
 from pipelines.ownership.planned import PlannedRun, begin, begin_part, read_planned
-from pipelines.records import Unit, UnitResult
-from pipelines.runs.job import embed_rows_of, layout_of, load_run_models, plan_of
+from pipelines.records import Unit, UnitResult, known_sum
+from pipelines.runs.job import embed_rows_of, heads_for, layout_of, load_run_models, plan_of
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.resume import (
     Changed,
     changed_units,
     check_resumable,
-    finished_units,
     pending_of,
     retried_reasons,
 )
@@ -43,7 +43,6 @@ class Job:
     Attributes:
         units: of the plan that this launcher is to do: all, or those of its part.
         finished: what the output says of these, among them those whose rejects are pending.
-        isolated: `embed_rows` with images decoded in processes of their own.
         models: that are to be used.
         changed: which of the finished have other rows in the manifest now.
     """
@@ -53,7 +52,6 @@ class Job:
     pending: tuple[Unit, ...]
     finished: tuple[UnitResult, ...]
     embed_rows: EmbedRows
-    isolated: EmbedRows
     layout: OutputLayout
     planned: PlannedRun
     models: RunModels
@@ -67,17 +65,16 @@ class Job:
         """
         old = {record.result.unit_id for record in records if record.by.run != self.layout.run}
         changed = self.changed.units & old
-        return pending_of(self.units, records, self.planned.own, self.layout.root, changed=changed)
+        return pending_of(self.units, records, self.planned, self.layout.root, changed=changed)
 
     def own_records(self) -> list[UnitRecord]:
         """Reads what the files of the embeddings say that are this output's."""
-        return self.planned.own(finished_units(self.layout.root))
+        return own_units(self.layout.root, self.planned)
 
     @property
     def rows(self) -> int | None:
         """Rows of this launcher's units, or None when only reading tells."""
-        rows = [unit.rows_to_read for unit in self.units]
-        return None if None in rows else sum(row for row in rows if row is not None)
+        return known_sum(unit.rows_to_read for unit in self.units)
 
     @property
     def done_rows(self) -> int:
@@ -103,29 +100,27 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
     workers = workers_that_read(config.engine, options)
     plan = plan_of(config, workers)
     models = load_run_models(config)
-    layout = layout_of(plan, models, config, lock.run)
+    heads = heads_for(plan, models, config)
+    layout = layout_of(plan, models, heads, config, lock.run)
     lock.acquire()
     _make_room(config)
     before = read_planned(config.output)
-    records = finished_units(config.output)
-    finished = before.own(records) if before else records
+    finished = own_units(config.output, before)
     check_resumable(finished, plan.units, layout.fingerprint, plan.kept)
     planned = _write_down(config, options, plan, layout, before, finished)
-    finished = planned.own(finished)
     units = plan.units[config.part.number - 1 :: config.part.of] if config.part else plan.units
     own = {unit.unit_id for unit in units}
     finished = [record for record in finished if record.result.unit_id in own]
     changed = changed_units(finished, units, workers)
     pending = pending_of(
-        units, finished, planned.own, config.output, retried_reasons(config), changed.units
+        units, finished, planned, config.output, retried_reasons(config), changed.units
     )
     return Job(
         plan=plan,
         units=tuple(units),
         pending=tuple(pending),
         finished=tuple(record.result for record in finished),
-        embed_rows=embed_rows_of(models, config, lock.run),
-        isolated=embed_rows_of(models, config, lock.run, isolate=True),
+        embed_rows=embed_rows_of(models, heads, config, lock.run),
         layout=replace(layout, output_id=planned.output_id),
         planned=planned,
         models=models.without_weights(keep=config.engine.name == LOCAL),

@@ -55,8 +55,8 @@ def test_graph_is_one_line_without_grouping_and_with_types(manifest, model_dir, 
     found = plan(manifest)
     models = job.load_run_models(config)
     pipeline = beam.Pipeline(options=PipelineOptions([]))
-    layout = job.layout_of(found, models, config)
-    rows = job.embed_rows_of(models, config)
+    layout = job.layout_of(found, models, (), config)
+    rows = job.embed_rows_of(models, (), config)
     job.build(pipeline, job.reader_of(rows, layout, found.units), rows, layout)
     leaves = [node for node in walk(pipeline.transforms_stack[0]) if not node.parts]
     names = [node.full_label for node in leaves]
