@@ -69,22 +69,23 @@ def is_gone(process, within):
 
 LAUNCHER = """
 import sys
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[3:]
 from pipelines.engine.slots.messages import Task
 from pipelines.engine.slots.processes import Processes
 from pipelines.engine.slots.supervisor import Supervisor
 from pipelines.engine.slots.work import EachItem
 from slot_work import act, describe
-work = [Task((("item", ("hold", sys.argv[1])),))]
+work = [Task((("item", (sys.argv[2], sys.argv[1])),))]
 Supervisor(Processes(EachItem(act, describe), 1), 1, work, print).run()
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for Linux")
-def test_slots_end_with_their_launcher(tmp_path):
+@pytest.mark.parametrize("how", ["hold", "hold with Python's lock"])
+def test_slots_end_with_their_launcher(tmp_path, how):
     held = tmp_path / "held"
     support = [str(ROOT / "tests" / "support"), str(ROOT)]
-    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(held), *support])
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(held), how, *support])
     slot = wait_for(held)
     for number in (signal.SIGTERM, signal.SIGINT):  # the launcher decides, and not a whole group
         os.kill(slot, number)
@@ -94,10 +95,11 @@ def test_slots_end_with_their_launcher(tmp_path):
     assert is_gone(slot, within=5)
 
 
-def test_slot_that_hangs_is_ended():
+@pytest.mark.parametrize("how", ["hold", "hold with Python's lock"])
+def test_slot_that_hangs_is_ended(how):
     patience = Patience(report=0.2, kill=0.5)
     with pytest.raises(SlotsFailedError, match="finished nothing for"):
-        run([("hold", os.devnull)], slots=1, patience=patience)
+        run([(how, os.devnull)], slots=1, patience=patience)
 
 
 def test_messages_to_a_dead_slot_are_dropped():
