@@ -161,10 +161,14 @@ def put_back(undo: Callable[..., object], *arguments: Any) -> None:
 
 
 def mute(*loggers: str) -> None:
-    """Quietens loggers of libraries while the command is at work."""
+    """Quietens loggers of libraries while the command is at work, and to the end of a process that
+    is its own: some speak as it ends. Nothing happens outside of a command."""
+    if _put_back.get() is None:
+        return
     for logger in map(logging.getLogger, loggers):
-        put_back(logger.setLevel, logger.level)
-        put_back(setattr, logger, "disabled", logger.disabled)
+        if not is_own():
+            put_back(logger.setLevel, logger.level)
+            put_back(setattr, logger, "disabled", logger.disabled)
         logger.setLevel(logging.CRITICAL)  # of those below it, too
         logger.disabled = True  # a library may set a level of its own later
 

@@ -32,8 +32,6 @@ from pipelines.runs.starting import Job, prepare
 from pipelines.storage.redaction import redact
 from pipelines.storage.stores import StoreFault
 
-# Say on their own how Prism is started and what it writes.
-_PRISM = ("apache_beam.utils.subprocess_server", "apache_beam.runners.portability.prism_runner")
 _GO_ON = "finished units are kept, run again to go on"
 
 
@@ -43,8 +41,7 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
     Args:
         options: Beam's own.
     """
-    # The in-process runner and gcsfs log what they then raise; once is enough.
-    exits.mute("apache_beam.runners", *_PRISM, "gcsfs")
+    exits.mute("gcsfs")  # it logs what it then raises
     if exits.is_own():
         return_freed_memory()
     lock = RunLock(config.output, part=config.part)
