@@ -18,8 +18,15 @@ from typing import BinaryIO, cast
 
 from pipelines.storage import uris
 from pipelines.storage.local_files import PARTIAL, sync
+from pipelines.storage.reading import TooLargeError, read_retried
 from pipelines.storage.stores import is_local, locate, place_of, retried
-from pipelines.storage.writing import create_exclusively, make_parent, replace_if_match, version_of
+from pipelines.storage.writing import (
+    create_exclusively,
+    make_parent,
+    remove,
+    replace_if_match,
+    version_of,
+)
 
 _NAME = re.compile(re.escape(PARTIAL) + "([0-9a-z]*)-[0-9a-f]{8}")
 
@@ -60,7 +67,8 @@ class PartialFile:
 
         Args:
             may_stay: tells whether the file that has the name may keep it; this one is dropped.
-            check: called before another's file is replaced; raises if that may not be.
+            check: called before another's file is replaced, and in a store once a free name is
+                taken, after which the file may have to go; raises if it may not be there.
         """
         self.file.flush()
         if self._path is None and place_of(self._uri) is not None:
@@ -77,6 +85,7 @@ class PartialFile:
         data = self.file.read()
         for _ in range(_TRIES):
             if create_exclusively(self._uri, data):
+                self._stay(data, check)
                 return
             version = version_of(self._uri)
             if may_stay():
@@ -85,6 +94,16 @@ class PartialFile:
             if version is not None and replace_if_match(self._uri, data, version):
                 return
         raise OSError(f"{self._uri} is written by others all the time; stop them and run again")
+
+    def _stay(self, data: bytes, check: Callable[[], object]) -> None:
+        """Takes the file back, unless it may be there: what allowed it may have ended meanwhile."""
+        try:
+            check()
+        except Exception:
+            with suppress(FileNotFoundError, TooLargeError):  # else it is another's
+                if read_retried(self._uri, len(data)) == data:
+                    remove(self._uri)
+            raise
 
     def discard(self) -> None:
         """Removes the file; nothing happens if it has its name, or is gone."""

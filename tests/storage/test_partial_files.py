@@ -28,6 +28,12 @@ class Store:
         self.data, self.version = data, self.version + 1
         return self.version
 
+    def read(self, uri, max_bytes):
+        return self.data
+
+    def remove(self, uri):
+        self.data = None
+
     def version_of(self, uri):
         return self.version if self.data is not None else None
 
@@ -39,6 +45,8 @@ def publish(monkeypatch):
         monkeypatch.setattr(partial_files, "create_exclusively", store.create)
         monkeypatch.setattr(partial_files, "replace_if_match", store.replace)
         monkeypatch.setattr(partial_files, "version_of", store.version_of)
+        monkeypatch.setattr(partial_files, "read_retried", store.read)
+        monkeypatch.setattr(partial_files, "remove", store.remove)
         file = PartialFile(URI, "run")
         file.file.write(b"mine")
         file.publish(**settings)
@@ -74,6 +82,20 @@ def test_run_that_has_lost_the_lock_replaces_nothing(publish):
     with pytest.raises(RuntimeError, match="taken over"):
         publish(store, check=lost)
     assert store.data == b"of the second run"
+
+
+@pytest.mark.parametrize("comes", [None, b"of the second run"])
+def test_free_name_is_given_back_by_a_run_that_has_lost_the_lock(publish, comes):
+    """It looked at the lock, was slow, and finds the names of a later run's output."""
+
+    def lost():
+        store.data = comes or store.data
+        raise RuntimeError("another run has taken over")
+
+    store = Store()
+    with pytest.raises(RuntimeError, match="taken over"):
+        publish(store, check=lost)
+    assert store.data == comes
 
 
 def test_name_that_never_rests_is_given_up(publish):
