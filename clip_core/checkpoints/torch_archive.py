@@ -181,7 +181,7 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> NDArray[np.uint8]:
         lengths = struct.unpack("<HH", file.read(4))
     start = member.header_offset + _LENGTHS_AT + 4 + sum(lengths)
     data = np.memmap(path, np.uint8, "c", start, (member.file_size,))
-    if zlib.crc32(data) != member.CRC:
+    if zlib.crc32(data.data) != member.CRC:
         raise zipfile.BadZipFile(f"the CRC of {member.filename} is not what the archive says")
     return data
 
