@@ -11,6 +11,8 @@ import pytest
 
 from bench.launched import is_alive
 from helpers import ROOT
+from pipelines.engine.slots import engines
+from pipelines.engine.slots.choice import EngineChoice, Share
 from pipelines.engine.slots.messages import Dead, Task
 from pipelines.engine.slots.processes import Processes
 from pipelines.engine.slots.supervisor import Patience, SlotsFailedError, Supervisor
@@ -38,6 +40,22 @@ def test_each_slot_has_its_gpu_and_a_session_of_its_own():
     found = run([("environment", "CUDA_VISIBLE_DEVICES")] * 6, gpus=("3", "5"))
     assert {gpu for gpu, _, _ in found} <= {"3", "5"}
     assert all(process == session != os.getpid() for _, process, session in found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tasks", "gpus", "share"),
+    [
+        (5, 2, (), Share(2, 3)),  # no slot without a task, and none with less than it could have
+        (None, 9, (), Share(1, 6)),
+        (None, 9, ("3", "5"), Share(2, 3)),
+        (8, 9, (), Share(8, 1)),
+    ],
+)
+def test_slots_share_the_cores_and_none_is_idle(asked, tasks, gpus, share, monkeypatch):
+    monkeypatch.setattr(engines, "usable_cores", lambda: 6)
+    choice = EngineChoice("processes", asked)
+    with engines.started(choice, EachItem(act, describe), tasks, gpus) as (engine, found):
+        assert found == share and engine.cores == share.cores
 
 
 def test_death_is_told_with_the_last_line_that_it_said():
