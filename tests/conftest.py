@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+import quick_beam
 from clip_core.checkpoints.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.bpe import learn_merges
 from helpers import random_clip
 from pipelines.storage import reading
 from stores import emulators
+
+
+def pytest_collection_finish() -> None:
+    if "apache_beam" in sys.modules:
+        quick_beam.remember()
 
 
 @pytest.fixture(scope="session")
