@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stores import emulators
 
 
 def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays, and is not looked through over and over
     if "apache_beam" in sys.modules:
         quick_beam.remember()
 
