@@ -56,6 +56,7 @@ EXTRAS = {
         "jinja2>=3.1",
         "matplotlib>=3.9",
         "openai-clip",
+        "pillow-heif>=1.1",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",

@@ -114,8 +114,8 @@ def _check_architecture(tables: ScoredTables, name: str | None, preset: Preset) 
     found = _architecture(tables, tables.model_name)
     if preset.architecture and found not in (None, preset.architecture):
         raise ScoredTablesError(
-            f"expected embeddings of a {preset.architecture} for `--preset {name}`, the run has "
-            f"those of {found}; give `--min_similarity` or `--top_fraction` for another model"
+            f"expected embeddings of a {preset.architecture} for the preset {name}, the run has "
+            f"those of {found}; give `min_similarity` or `top_fraction` for another model"
         )
 
 
@@ -146,8 +146,8 @@ def _distant_rules(config: FilterConfig, tables: ScoredTables, preset: Preset) -
         try:
             other = open_whole(root, config.allow_incomplete)
         except ScoredTablesError as error:
-            told = str(error).replace("`--input`", "`--not_near`")
-            raise ScoredTablesError(f"`--not_near` {redact(root)}: {told}") from None
+            told = str(error).replace("`input`", "`not_near`")
+            raise ScoredTablesError(f"`not_near` {redact(root)}: {told}") from None
         yield not_near_rule(tables, other, config.not_near_cosine)
 
 

@@ -129,7 +129,7 @@ def open_tables(root: str, *, bare: bool = False) -> ScoredTables:
     if not embeddings:
         raise ScoredTablesError(
             f"expected the output directory of `clip-beam embed`, got {root!r}, which has no "
-            f"{EMBEDDINGS}/*.parquet; name another with `--input`"
+            f"{EMBEDDINGS}/*.parquet; name another with `input`"
         )
     schema = file_schema(embeddings[0])
     metadata = schema.metadata or {}
@@ -158,12 +158,12 @@ def choose_model(schema: pa.Schema, model_name: str | None) -> str | None:
         return names[0] if names else None
     if model_name is None:
         there = ", ".join(names)
-        raise ScoredTablesError(f"expected `--model_name`, as the run has models {there}")
+        raise ScoredTablesError(f"expected `model_name`, as the run has models {there}")
     if model_name not in names:
         there = f"the run has models {', '.join(names)}" if names else "the run has one, unnamed"
         raise ScoredTablesError(
-            f"`--model_name` names {model_name!r}, {there}; "
-            + ("name one of these" if names else "leave the flag out")
+            f"`model_name` names {model_name!r}, {there}; "
+            + ("name one of these" if names else "leave it out")
         )
     return model_name
 
@@ -239,7 +239,7 @@ def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
         return
     remedy = f"it has {', '.join(schema.names)}"
     if absent[0].endswith(("image_embedding", "text_embedding")):
-        remedy = "embed again without `--scores_only`"
+        remedy = "embed again without `scores_only`"
     raise ScoredTablesError(f"{uri} has no column {absent[0]!r}; {remedy}")
 
 

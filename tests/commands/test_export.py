@@ -390,7 +390,7 @@ def test_models_have_to_be_named_where_there_are_several(run, capsys):
     "flags, told",
     [
         (("--format", "tables", "--model_name", "b32"), "takes all models of a run"),
-        (("--format", "laion", "--model_name", "b32"), "the run has one, unnamed; leave the flag"),
+        (("--format", "laion", "--model_name", "b32"), "the run has one, unnamed; leave it out"),
         (("--format", "laion", "--datacomp_key", "b32"), "does nothing with `--format laion`"),
         (("--format", "csv"), "invalid choice: 'csv'"),
     ],

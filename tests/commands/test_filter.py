@@ -184,7 +184,7 @@ def test_scores_alone_can_be_filtered_but_not_for_near_duplicates(tmp_path, caps
     pq.write_table(pq.read_table(path).drop_columns(["image_embedding", "text_embedding"]), path)
     assert filtered(tmp_path, "--dry_run", "--min_similarity", "0.3") == 0
     assert filtered(tmp_path, "--dry_run", "--dedup", "near") == 2
-    assert "embed again without `--scores_only`" in capsys.readouterr().err
+    assert "embed again without `scores_only`" in capsys.readouterr().err
 
 
 def test_kept_columns_can_be_asked_for(tmp_path):
