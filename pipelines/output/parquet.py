@@ -73,5 +73,5 @@ def batch_rows(schema: pa.Schema, columns: Iterable[str], most: int) -> int:
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Reads a file of one of the two tables, its checksums verified."""
-    with reading.open_input(uri) as file:
+    with reading.open_at_end(uri) as file:
         return pq.read_table(file, columns=columns, page_checksum_verification=True)

@@ -175,7 +175,7 @@ def file_schema(uri: str) -> pa.Schema:
         ScoredTablesError: if the file is damaged.
     """
     try:
-        with reading.open_input(uri) as file:
+        with reading.open_at_end(uri) as file:
             return pq.read_schema(file)
     except pa.ArrowException as error:
         raise damaged(uri, error) from error
@@ -207,7 +207,7 @@ def iterate_batches(
         OSError: as the filesystem reports it.
     """
     try:
-        with reading.open_input(uri) as file:
+        with reading.open_at_end(uri) as file:
             parquet = pq.ParquetFile(
                 file, page_checksum_verification=True, buffer_size=BUFFER_BYTES
             )
@@ -287,7 +287,7 @@ def _parquet_files(directory: str) -> tuple[str, ...]:
 
 def _footer_rows(uri: str) -> int:
     try:
-        with reading.open_input(uri) as file:
+        with reading.open_at_end(uri) as file:
             return pq.read_metadata(file).num_rows
     except pa.ArrowException as error:
         raise damaged(uri, error) from error
