@@ -86,6 +86,9 @@ class RangedFile(io.RawIOBase):
         name: of the object, for messages.
         at_end: whether its end is wanted first, as of Parquet.
 
+    Attributes:
+        version: of the object; all parts are of it.
+
     Raises:
         MissingError, PermissionError, StoreFault: also when it is read.
         ChangedError: when it is read, if it is another object by then.
@@ -97,7 +100,7 @@ class RangedFile(io.RawIOBase):
         first = _Part(0, 0, begin(Span(-TAIL_BYTES) if at_end else Span(0, FIRST_BYTES)))
         with named(name):
             got = first.wait()
-        self._size, self._version = got.size, got.version
+        self._size, self.version = got.size, got.version
         first.start = got.size - len(got.data) if at_end else 0
         first.end = first.start + len(got.data)
         self._first = first
@@ -185,7 +188,7 @@ class RangedFile(io.RawIOBase):
         """Waits for a part, and makes sure that it is of the object that was opened, and whole."""
         with named(self._name):
             got = part.wait()
-        if (got.size, got.version) != (self._size, self._version):
+        if (got.size, got.version) != (self._size, self.version):
             raise ChangedError(f"{self._name} was changed while it was read; run again")
         if len(got.data) != part.end - part.start:
             raise ChangedError(f"got {len(got.data)} of {part.end - part.start} bytes")

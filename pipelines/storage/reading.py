@@ -10,7 +10,14 @@ from typing import BinaryIO, NamedTuple, cast
 
 from fsspec.utils import get_protocol
 
-from pipelines.object_stores.faults import ChangedError, TooLargeError, named
+from pipelines.object_stores.answers import Span
+from pipelines.object_stores.faults import (
+    ChangedError,
+    MissingError,
+    ObjectFault,
+    TooLargeError,
+    named,
+)
 from pipelines.storage.redaction import redact
 from pipelines.storage.stores import (
     BUFFER_BYTES,
@@ -24,6 +31,7 @@ from pipelines.storage.stores import (
 )
 
 # What stores call the version of an object, the surest first.
+_OPENED: dict[str, str] = {}  # the versions of files of S3 and GCS
 _VERSIONS = ("generation", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "created", "mtime")
 
 
@@ -54,7 +62,18 @@ def _open(uri: str, at_end: bool) -> BinaryIO:
     from pipelines.object_stores.ranged import RangedFile
 
     begin = partial(file_client().begin_part, place.store, place.key)
-    return cast(BinaryIO, io.BufferedReader(RangedFile(begin, redact(uri), at_end), BUFFER_BYTES))
+    file = RangedFile(begin, redact(uri), at_end)
+    _OPENED[uri] = file.version
+    return cast(BinaryIO, io.BufferedReader(file, BUFFER_BYTES))
+
+
+def opened_version(uri: str) -> str | None:
+    """Returns the version, as `file_state` has it, that a file had when it was last opened here.
+
+    All that was read of it then is of that version. "" where the store does not tell; None of files
+    that may change while they are read.
+    """
+    return _OPENED.get(uri, "") if place_of(uri) is not None else None
 
 
 @retried
@@ -85,7 +104,6 @@ def file_size(uri: str) -> int:
     return file_state(uri).size
 
 
-@retried
 def file_state(uri: str) -> FileState:
     """Returns the state of a file at this moment.
 
@@ -93,6 +111,25 @@ def file_state(uri: str) -> FileState:
         FileNotFoundError: if there is no such file.
         IsADirectoryError: if the URI names a directory.
     """
+    return _state_of_object(uri) or _state_otherwise(uri)
+
+
+def _state_of_object(uri: str) -> FileState | None:
+    """Asks for one byte, whose answer tells all; None if there is no such object, or not all of it
+    is told. A filesystem asks two or three times."""
+    place = place_of(uri)
+    if place is None:
+        return None
+    with named(redact(uri)):
+        try:
+            got = file_client().begin_part(place.store, place.key, Span(0, 1)).result()
+        except (MissingError, ObjectFault):
+            return None
+    return FileState(got.size, got.version) if got.version else None
+
+
+@retried
+def _state_otherwise(uri: str) -> FileState:
     filesystem, path = locate(uri)
     filesystem.invalidate_cache(path)
     info = filesystem.info(path)
