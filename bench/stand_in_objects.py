@@ -150,8 +150,10 @@ class Objects:
         if begin >= size:
             return refusal("416", request)
         part = found.body[begin : end + 1]
-        told = f"Content-Range: bytes {begin}-{end}/{size}\r\nContent-Type: image/jpeg\r\n"
-        return Answer(_head(206, len(part), told), part)
+        about = found.head.partition(b"\r\n")[2].partition(b"Content-Length")[0].decode()
+        return Answer(
+            _head(206, len(part), f"Content-Range: bytes {begin}-{end}/{size}\r\n{about}"), part
+        )
 
     def _put(self, request: Request) -> Answer:
         if "partNumber" in request.query:

@@ -30,7 +30,6 @@ from pipelines.output.scored_tables import (
     ScoredTablesError,
     check_columns,
     embedding_matrix,
-    row_count,
 )
 from pipelines.output.whole_runs import open_whole
 from pipelines.pages.plots import heat_map
@@ -187,13 +186,13 @@ def run(job: Job, options: Workers | None) -> Accuracy | None:
     """Labels every row, a file at a time; returns what the truth says, if there is any."""
     accuracy = _no_rows_yet(job)
     files = job.tables.embeddings
-    rows = row_count(files)
+    rows = job.tables.rows_of(files)
     with meter(rows, "rows") as count:
         found = over_files(partial(label_file, job), files, options)
         for uri, part in zip(files, found, strict=True):
             if accuracy is not None and part is not None:
                 accuracy.merge(part)
-            count(row_count([uri]))
+            count(job.tables.rows_of([uri]))
     print(f"rows       {rows}")
     print(f"labels     {len(job.labels)}, by {len(job.templates)} prompts each")
     return accuracy

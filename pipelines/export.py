@@ -18,7 +18,8 @@ from pipelines.exports.exported_run import ExportedRun, ExportError, Layout
 from pipelines.exports.layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.images.trust import add_trust_flags, trust_of
 from pipelines.output.overwriting import make_room
-from pipelines.output.scored_tables import ScoredTablesError, row_count
+from pipelines.output.parquet import FILES_WRITTEN
+from pipelines.output.scored_tables import ScoredTablesError
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from pipelines.shards import export as shard_export
 from pipelines.shards.formats import SHARD_FORMATS
@@ -165,11 +166,12 @@ def choose_layout(run: ExportedRun, options: argparse.Namespace) -> Layout:
 def export(run: ExportedRun, layout: Layout, options: Workers | None = None) -> None:
     """Writes every file, and prints a summary."""
     files = run.tables.embeddings
-    rows = row_count(files)
+    rows = run.tables.rows_of(files)
     layout.start()
+    written = over_files(layout.write, files, options, FILES_WRITTEN)
     with meter(rows, "rows") as count:
-        for uri, _ in zip(files, over_files(layout.write, files, options), strict=True):
-            count(row_count([uri]))
+        for uri, _ in zip(files, written, strict=True):
+            count(run.tables.rows_of([uri]))
     print(f"rows       {rows}")
     for line in layout.finish():
         print(line)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
@@ -18,11 +19,12 @@ from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
 from pipelines.command_line.places import place
-from pipelines.engine.per_file import Workers, over_files, parse_with_engine
+from pipelines.engine.per_file import Workers, over_files, parse_with_engine, side_by_side
 from pipelines.engine.slots.choice import add_engine_flags
 from pipelines.exports import derived_runs
 from pipelines.output.layout import REJECTS
 from pipelines.output.overwriting import make_room
+from pipelines.output.parquet import FILES_WRITTEN
 from pipelines.output.scored_tables import (
     ScoredTables,
     ScoredTablesError,
@@ -30,7 +32,6 @@ from pipelines.output.scored_tables import (
     embedding_matrix,
     file_schema,
     iterate_batches,
-    row_count,
 )
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from pipelines.probes.head import Head
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write(tables, heads, output, workers)
     except (ScoredTablesError, OSError) as error:
         return exits.fail("heads", str(error), exits.status_of(error))
-    print(f"rows       {row_count(tables.embeddings)}")
+    print(f"rows       {tables.rows_of(tables.embeddings)}")
     print(f"columns    {', '.join(field.name for field in head_fields(heads))}")
     print(f"output     {redact(output)}")
     return 0
@@ -98,21 +99,25 @@ def _write(
     options: Workers | None,
 ) -> None:
     work = _Scoring(heads, output)
-    with meter(row_count(tables.embeddings), "rows") as count:
-        found = over_files(work, tables.embeddings, options)
+    with meter(tables.rows_of(tables.embeddings), "rows") as count:
+        found = over_files(work, tables.embeddings, options, FILES_WRITTEN)
         for uri, _ in zip(tables.embeddings, found, strict=True):
-            count(row_count([uri]))
-    for uri in tables.rejects:
-        target = uris.join(output, REJECTS, uris.base_name(uri))
-        with reading.open_input(uri) as source, writing.open_output(target) as file:
-            shutil.copyfileobj(source, file)
-    counts = {name: row_count(getattr(tables, table)) for name, table in _TABLES.items()}
+            count(tables.rows_of([uri]))
+    for _ in side_by_side(partial(_copy_rejects, output), tables.rejects):
+        pass
+    counts = {name: tables.rows_of(getattr(tables, table)) for name, table in _TABLES.items()}
     before = tables.record
     about = {"kept_from": before["kept_from"]} if "kept_from" in before else {}
     known = before.get("heads")
     about["heads"] = dict(known) if isinstance(known, dict) else {}
     about["heads"] |= {head.name: _about(head) for head in heads}
     derived_runs.finish(tables, output, tables.embeddings, counts, about)
+
+
+def _copy_rejects(output: str, uri: str) -> None:
+    target = uris.join(output, REJECTS, uris.base_name(uri))
+    with reading.open_input(uri) as source, writing.open_output(target) as file:
+        shutil.copyfileobj(source, file)
 
 
 _TABLES = {"embedded": "embeddings", "rejected": "rejects"}

@@ -10,7 +10,7 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import place, readable_place
-from pipelines.output.scored_tables import ScoredTables, check_columns, row_count
+from pipelines.output.scored_tables import ScoredTables, check_columns
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from pipelines.queries.probing import KINDS, LOGISTIC, gather, train, write_probe
 from pipelines.queries.true_classes import read_truth
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return exits.fail("probe", str(error), exits.status_before(error))
     try:
-        with meter(row_count(tables.embeddings), "rows") as count:
+        with meter(tables.rows_of(tables.embeddings), "rows") as count:
             column, kind, seed = options.truth_column, options.kind, options.seed
             labelled = gather(tables, column, truth, kind, seed, count)
         probe = train(labelled)

@@ -20,7 +20,6 @@ from pipelines.output.scored_tables import (
     ScoredTables,
     ScoredTablesError,
     open_tables,
-    row_count,
 )
 from pipelines.output.whole_runs import add_input_flag, what_is_missing
 from pipelines.pages.plots import require_matplotlib
@@ -137,7 +136,7 @@ def write_report(
     Raises:
         ScoredTablesError, OSError: if a table cannot be read or the page not be written.
     """
-    rows = row_count(tables.embeddings + tables.rejects)
+    rows = tables.rows_of(tables.embeddings + tables.rejects)
     with meter(rows, "rows") as count:
         statistics = gather(tables, config.thumbnails, options, count)
     cut = config.cut

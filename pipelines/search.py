@@ -24,7 +24,6 @@ from pipelines.output.scored_tables import (
     ScoredTables,
     ScoredTablesError,
     check_columns,
-    row_count,
 )
 from pipelines.output.whole_runs import add_incomplete_flag, add_input_flag, open_whole
 from pipelines.pages.rendering import render
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, RowFault) as error:
         return exits.fail("search", str(error), exits.status_before(error))
     try:
-        total = row_count(tables.embeddings)
+        total = tables.rows_of(tables.embeddings)
         with meter(total, "rows") as count:
             found = _found(tables, queries, options, workers, count)
         print(tables_of(asked, found))

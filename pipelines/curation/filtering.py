@@ -28,7 +28,6 @@ from pipelines.output.scored_tables import (
     check_columns,
     choose_model,
     iterate_batches,
-    row_count,
 )
 from pipelines.output.whole_runs import open_whole
 from pipelines.storage.redaction import redact
@@ -160,11 +159,11 @@ def select(plan: Plan, config: FilterConfig, options: Workers | None) -> Selecti
     Raises:
         ScoredTablesError, PredicateError, OSError: if a table cannot be read or a predicate fails.
     """
-    rows = row_count(plan.tables.embeddings)
+    rows = plan.tables.rows_of(plan.tables.embeddings)
     rules = [*plan.rules, *_score_rules(plan, options), *plan.distant]
     passes = bool(rules) + bool(config.dedup) + (config.dedup == "near")
     with meter(rows * passes, "rows") as count:
-        selection = Selection(plan.tables.embeddings, count, options)
+        selection = Selection(plan.tables, count, options)
         if rules:
             selection.apply(rules)
         if config.dedup:

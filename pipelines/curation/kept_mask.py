@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.curation.rules import Rule
-from pipelines.engine.per_file import Workers, over_files
+from pipelines.engine.per_file import Workers, begun, over_files, side_by_side
 from pipelines.output.arrow_rows import plain_array
-from pipelines.output.scored_tables import iterate_batches, row_count
+from pipelines.output.scored_tables import ScoredTables, iterate_batches
 
 Progress = Callable[[int], object]
+_RULES = threading.Lock()  # some have databases or models, which are not for several threads
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ class Selection:
 
     def __init__(
         self,
-        uris: Sequence[str],
+        tables: ScoredTables,
         progress: Progress = lambda rows: None,
         options: Workers | None = None,
     ) -> None:
-        self._uris = tuple(uris)
-        counts = [row_count([uri]) for uri in uris]
+        self._uris = tables.embeddings
+        counts = tables.row_counts.of(tables.embeddings)
         self._starts = np.cumsum([0, *counts])
         self._progress = progress
         self._options = options
@@ -79,8 +81,10 @@ class Selection:
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         """Yields [rows] numbers and columns of the kept rows, in order; never an empty batch."""
-        for part in self._parts_counted():
-            for places, batch in part.batches(columns):
+        parts = self._parts_counted()
+        opened = side_by_side(lambda part: begun(part.batches(columns)), parts)
+        for part, batches in zip(parts, opened, strict=True):
+            for places, batch in batches:
                 yield part.start + places, batch
             self._progress(len(part.kept))
 
@@ -114,9 +118,10 @@ def keep_by_rules(rules: Sequence[Rule], part: Part) -> tuple[np.ndarray, np.nda
     left = np.zeros(len(rules), np.int64)
     found = [np.empty(0, np.int64)]
     for places, batch in part.batches(columns):
-        for index, rule in enumerate(rules):
-            keeps = rule.keeps(batch)
-            places, batch = places[keeps], batch.take(plain_array(np.flatnonzero(keeps)))
-            left[index] += len(places)
+        with _RULES:
+            for index, rule in enumerate(rules):
+                keeps = rule.keeps(batch)
+                places, batch = places[keeps], batch.take(plain_array(np.flatnonzero(keeps)))
+                left[index] += len(places)
         found.append(places)
     return np.concatenate(found), left

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.curation.kept_mask import Part, Selection
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.exports import derived_runs
-from pipelines.exports.uid_subset import is_hex, write_subset
+from pipelines.exports.uid_subset import is_hex, packed, write_subset
 from pipelines.output.layout import KEPT
+from pipelines.output.parquet import FILES_WRITTEN
 from pipelines.output.run_json import steps_of
-from pipelines.output.scored_tables import ScoredTables, file_schema, row_count
+from pipelines.output.scored_tables import ScoredTables, file_schema
 from pipelines.storage import uris
 from pipelines.storage.redaction import redact
 
@@ -43,13 +46,12 @@ class KeptRows:
             ScoredTablesError, OSError: if a table cannot be read, or nothing be written.
         """
         parts = self.selection.parts()
-        for _ in over_files(partial(_write_part, self.output), parts, workers):
-            pass
-        uids = _write_uids(self.selection, uris.join(self.output, UIDS))
+        uids = over_files(partial(_write_part, self.output), parts, workers, FILES_WRITTEN)
+        told = _write_uids(uids, uris.join(self.output, UIDS))
         counts = {"embedded": self.selection.rows, "rejected": 0}
         about = {"kept_from": self._kept_from(options)}
         derived_runs.finish(self.tables, self.output, [part.uri for part in parts], counts, about)
-        return [uids, f"output     {redact(self.output)}"]
+        return [told, f"output     {redact(self.output)}"]
 
     def _kept_from(self, options: Mapping[str, Any]) -> dict[str, Any]:
         before = self.tables.record.get("kept_from")
@@ -67,23 +69,46 @@ def steps_here(tables: ScoredTables, selection: Selection) -> list[tuple[str, in
     if steps_of(tables.record):
         return selection.steps[1:]
     embedded = selection.steps[0][1]
-    return [("read", embedded + row_count(tables.rejects)), *selection.steps]
+    return [("read", embedded + tables.rows_of(tables.rejects)), *selection.steps]
 
 
-def _write_part(output: str, part: Part) -> None:
+def _write_part(output: str, part: Part) -> bytes | str:
+    """Writes what is kept of a file; returns its uids, or the first that is not 32 hex digits."""
     schema = file_schema(part.uri)
-    batches = (batch for _, batch in part.batches(schema.names))
-    derived_runs.write_table(output, part.uri, "filter", schema, batches)
+    uids: list[str] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for _, batch in part.batches(schema.names):
+            uids.extend(batch["uid"].to_pylist())
+            yield batch
+
+    derived_runs.write_table(output, part.uri, "filter", schema, batches())
+    foreign = next((uid for uid in uids if not is_hex(uid)), None)
+    return packed(uids) if foreign is None else foreign
 
 
-def _write_uids(selection: Selection, target: str) -> str:
-    def uids() -> Iterator[list[str]]:
-        for part in selection.parts():
-            for _, batch in part.batches(["uid"]):
-                yield batch.column(0).to_pylist()
+def _write_uids(uids: Iterator[bytes | str], target: str) -> str:
+    try:
+        return f"uids       {write_subset(target, _packed(uids))} in {UIDS}"
+    except _ForeignUid as error:
+        return f"uids       no {UIDS}: expected 32 hex digits as in DataComp, got {error.uid!r}"
 
-    for batch in uids():
-        foreign = next((uid for uid in batch if not is_hex(uid)), None)
-        if foreign is not None:
-            return f"uids       no {UIDS}: expected 32 hex digits as in DataComp, got {foreign!r}"
-    return f"uids       {write_subset(target, uids())} in {UIDS}"
+
+class _ForeignUid(Exception):
+    """A uid that is not 32 hex digits."""
+
+    def __init__(self, uid: str) -> None:
+        super().__init__(uid)
+        self.uid = uid
+
+
+def _packed(uids: Iterator[bytes | str]) -> Iterator[bytes]:
+    """Yields the uids of each file; of whatever they are, all files are written by then."""
+    foreign = None
+    for of_file in uids:
+        if isinstance(of_file, bytes):
+            yield of_file
+        else:
+            foreign = foreign or of_file
+    if foreign is not None:
+        raise _ForeignUid(foreign)

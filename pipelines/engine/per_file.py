@@ -1,4 +1,4 @@
-"""Does the work on each file of a run: in turn in this process, in slots, or on workers of Beam.
+"""Does the work on each file of a run: in this process, in slots, or on workers of Beam.
 
 Beam is imported only where one of its flags is given, so that commands start at once without.
 """
@@ -9,9 +9,11 @@ import pickle
 import sys
 import tempfile
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from pipelines.command_line.parser import Parser
@@ -21,6 +23,7 @@ from pipelines.engine.slots.messages import Failed, Task
 from pipelines.engine.slots.supervisor import Patience, SlotsFailedError, Supervisor
 from pipelines.engine.slots.work import EachItem
 from pipelines.storage import reading, uris, writing
+from pipelines.storage.stores import is_local
 
 if TYPE_CHECKING:
     import argparse
@@ -33,6 +36,7 @@ Result = TypeVar("Result")
 MAX_RESULT_BYTES = 1 << 30
 MAX_ITEM_BYTES = 512  # that a graph carries itself
 WRITERS = 16  # of larger ones
+SIDE_BY_SIDE = 16  # files of a store, which takes its time for each
 
 
 def parse_with_engine(
@@ -81,24 +85,66 @@ def workers_that_read(choice: EngineChoice, options: PipelineOptions) -> Workers
 
 
 def over_files(
-    work: Callable[[Item], Result], items: Sequence[Item], workers: Workers | None
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: Workers | None,
+    most: int = SIDE_BY_SIDE,
 ) -> Iterator[Result]:
     """Yields what a function returns for each item, in order.
 
     Args:
         work: something that can be pickled, unless it is called here.
-        workers: slots, or options of Beam; None for a loop in this process.
+        items: URIs of files, or what has one as its `uri`.
+        workers: slots, or options of Beam; None for `side_by_side` in this process.
+        most: items at once in this process.
 
     Raises:
         RunnerError: if Beam does not start the job.
         OSError: if the work of a slot fails: says why.
     """
     if workers is None:
-        yield from map(work, items)
+        yield from side_by_side(work, items, most)
     elif isinstance(workers, EngineChoice):
         yield from _on_slots(work, items, workers)
     else:
         yield from _on_beam(work, items, workers)
+
+
+def side_by_side(
+    work: Callable[[Item], Result], items: Sequence[Item], most: int = SIDE_BY_SIDE
+) -> Iterator[Result]:
+    """Yields what a function returns for each item, in order: one by one of files of this machine,
+    in threads of those that are elsewhere, as most of the time is spent waiting for these.
+
+    Args:
+        items: URIs of files, or what has one as its `uri`.
+    """
+    if not any(map(_is_elsewhere, items[:1])):
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(min(most, len(items))) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= 2 * most:  # the first may be slow, and results are held
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def begun(items: Iterator[Item]) -> Iterator[Item]:
+    """Returns an iterator whose first item is there already: of a file that is opened side by side
+    with others, and read on one after the other."""
+    return chain(list(islice(items, 1)), items)
+
+
+def _is_elsewhere(item: object) -> bool:
+    uri = getattr(item, "uri", item)
+    return isinstance(uri, str) and not is_local(uri)
 
 
 def _on_slots(

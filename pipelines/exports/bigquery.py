@@ -72,7 +72,7 @@ def _check_ranges(uri: str) -> None:
     Raises:
         ExportError: names the column.
     """
-    with reading.open_input(uri) as file:
+    with reading.open_at_end(uri) as file:
         metadata = pq.read_metadata(file)
     for field in metadata.schema.to_arrow_schema():
         bounds = bounds_of(field.type)

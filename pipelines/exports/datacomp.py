@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from pipelines.engine.per_file import begun, side_by_side
 from pipelines.exports.exported_run import (
     ExportedRun,
     ExportError,
@@ -19,7 +20,7 @@ from pipelines.exports.exported_run import (
     write_npz,
     write_rows,
 )
-from pipelines.exports.uid_subset import is_hex, write_subset
+from pipelines.exports.uid_subset import is_hex, packed, write_subset
 from pipelines.output.scored_tables import iterate_batches
 from pipelines.storage import uris
 from schemas.embeddings import model_column, model_names
@@ -61,13 +62,12 @@ class DataComp:
         """Writes the pair of one embeddings file: its `.parquet` comes last."""
         stem = hashlib.sha256(uris.base_name(uri).encode()).hexdigest()[:32]
         target = uris.join(self._run.output, "metadata", stem)
-        schema = self._run.tables.schema
         vectors = {
             f"{key}_{kind}": model_column(column, name)
             for key, name in self._models.items()
             for kind, column in (("img", "image_embedding"), ("txt", "text_embedding"))
         }
-        write_npz(f"{target}.npz", uri, vectors, schema)
+        write_npz(self._run, f"{target}.npz", uri, vectors)
         columns = [source for _, source, _ in self._columns()]
         write_rows(self._run, uri, f"{target}.parquet", list(dict.fromkeys(columns)), self._batch)
 
@@ -79,12 +79,13 @@ class DataComp:
             lines.append(f"uids       {self._foreign} hashed to 32 hex digits, see original_uid")
         return lines
 
-    def _uids(self) -> Iterator[list[str]]:
-        for uri in self._run.tables.embeddings:
-            for batch in iterate_batches(uri, ["uid"]):
+    def _uids(self) -> Iterator[bytes]:
+        files = self._run.tables.embeddings
+        for batches in side_by_side(lambda uri: begun(iterate_batches(uri, ["uid"])), files):
+            for batch in batches:
                 uids = batch.column(0).to_pylist()
                 self._foreign += sum(not is_hex(uid) for uid in uids)
-                yield [hex_uid(uid) for uid in uids]
+                yield packed(map(hex_uid, uids))
 
     def _columns(self) -> list[tuple[str, str, pa.DataType]]:
         """Name in the layout, column it comes from, type; in CommonPool's order."""

@@ -18,7 +18,6 @@ from pipelines.output.scored_tables import (
     ScoredTables,
     embedding_matrix,
     iterate_batches,
-    row_count,
 )
 from pipelines.storage import writing
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
@@ -110,10 +109,9 @@ def write_rows(
     write_parquet(target, schema, (to_batch(batch) for batch in batches))
 
 
-def write_npy(file: IO[bytes], uri: str, column: str, dim: int) -> None:
+def write_npy(file: IO[bytes], uri: str, column: str, shape: tuple[int, int]) -> None:
     """Writes an embedding column as `.npy`: [rows, dim] float16, the header first, then batches."""
-    rows = row_count([uri])
-    header = {"descr": "<f2", "fortran_order": False, "shape": (rows, dim)}
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     for batch in iterate_batches(uri, [column]):
         if batch.column(0).null_count:
@@ -121,7 +119,7 @@ def write_npy(file: IO[bytes], uri: str, column: str, dim: int) -> None:
         file.write(embedding_matrix(batch.column(0)).astype("<f2").tobytes())
 
 
-def write_npz(target: str, uri: str, columns: Mapping[str, str], schema: pa.Schema) -> None:
+def write_npz(run: ExportedRun, target: str, uri: str, columns: Mapping[str, str]) -> None:
     """Writes embedding columns as the members of one `.npz`, uncompressed as `np.savez` does.
 
     Args:
@@ -131,4 +129,5 @@ def write_npz(target: str, uri: str, columns: Mapping[str, str], schema: pa.Sche
         for key, column in columns.items():
             # A fixed time: equal input gives equal bytes.
             with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
-                write_npy(member, uri, column, schema.field(column).type.list_size)
+                dim = run.tables.schema.field(column).type.list_size
+                write_npy(member, uri, column, (run.tables.rows_of([uri]), dim))

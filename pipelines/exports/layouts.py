@@ -16,7 +16,6 @@ from pipelines.exports.exported_run import (
     write_npy,
     write_rows,
 )
-from pipelines.output.scored_tables import row_count
 from pipelines.storage import uris, writing
 
 _KEY = ("uid", "source", "source_row")
@@ -49,7 +48,9 @@ class ClipRetrieval:
 
     def start(self) -> None:
         """Numbers the files that have rows, in names of one width."""
-        files = [uri for uri in self._run.tables.embeddings if row_count([uri])]
+        tables = self._run.tables
+        rows = zip(tables.embeddings, tables.row_counts.of(tables.embeddings), strict=True)
+        files = [uri for uri, count in rows if count]
         width = len(str(max(len(files) - 1, 0)))
         self._names = {uri: f"{number:0{width}}" for number, uri in enumerate(files)}
 
@@ -63,7 +64,7 @@ class ClipRetrieval:
             dim = self._run.tables.schema.field(column).type.list_size
             target = uris.join(self._run.output, kind, f"{kind}_{k}.npy")
             with writing.open_output(target) as file:
-                write_npy(file, uri, column, dim)
+                write_npy(file, uri, column, (self._run.tables.rows_of([uri]), dim))
         target = uris.join(self._run.output, "metadata", f"metadata_{k}.parquet")
         columns = [*self._run.kept, self._run.column("similarity")]
         write_rows(self._run, uri, target, columns, self._batch)

@@ -20,17 +20,22 @@ def is_hex(uid: str) -> bool:
     return _HEX.fullmatch(uid) is not None
 
 
-def write_subset(target: str, uids: Iterable[list[str]]) -> int:
+def packed(uids: Iterable[str]) -> bytes:
+    """Returns uids of 32 hex digits as a subset file has them, 16 bytes each."""
+    return bytes.fromhex("".join(uids))
+
+
+def write_subset(target: str, uids: Iterable[bytes]) -> int:
     """Writes a subset file: uids as pairs of uint64, sorted; returns how many.
 
     They are sorted on the disk: as 16 big-endian bytes, whose order is that of the numbers.
 
     Args:
-        uids: 32 hex digits each, in batches.
+        uids: as `packed` makes them.
     """
     with tempfile.TemporaryFile() as scratch, writing.open_output(target) as file:
         for batch in uids:
-            scratch.write(bytes.fromhex("".join(batch)))
+            scratch.write(batch)
         scratch.flush()
         rows = scratch.tell() // _UID.itemsize
         descr = np.lib.format.dtype_to_descr(_UID)

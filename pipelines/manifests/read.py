@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
 import pyarrow as pa
@@ -27,6 +27,8 @@ from pipelines.manifests.units import raws_of, read_chunks, together
 from pipelines.records import Chunk, Unit, UnitResult
 
 UNITS_AHEAD = 3  # that are opened while one is handed out
+# Where the line waits for these, as stores take their time; of them in memory no more than so much.
+MOST_AHEAD, MOST_AHEAD_BYTES = 16, 64 << 20
 READERS = 2  # while what one has read is scored and written, the other keeps the model busy
 
 
@@ -53,7 +55,10 @@ FindWritten = Callable[[Unit], UnitResult | None]
 
 
 class ReadManifest(beam.PTransform):
-    """Reads a manifest into chunks. While one unit is handed out, the next three are being opened.
+    """Reads a manifest into chunks.
+
+    While one unit is handed out, the next three are being opened; up to sixteen, if the line has to
+    wait for them.
 
     Consumes: nothing; it stands at the beginning of a pipeline.
     Produces: `Chunk`; those of a unit in order, the last with the `End` of the unit.
@@ -112,6 +117,17 @@ def _planned(manifest: str | Sequence[str] | ManifestRequest | Plan) -> Plan:
     return plan_units(ManifestRequest(patterns))
 
 
+class _Opened(NamedTuple):
+    """Units whose first chunk is read, of so many bytes."""
+
+    chunks: Iterator[Chunk]
+    nbytes: int
+
+
+def _is_open(opened: Future[_Opened]) -> bool:
+    return opened.done() and opened.exception() is None
+
+
 class _Read(beam.DoFn):
     def __init__(
         self,
@@ -130,14 +146,15 @@ class _Read(beam.DoFn):
     def setup(self) -> None:
         for form in self._formats:  # here they may not be registered yet
             register_format(form)
-        self._pool = ThreadPoolExecutor(UNITS_AHEAD)
+        self._pool = ThreadPoolExecutor(MOST_AHEAD)
+        self._ahead = UNITS_AHEAD
 
     def start_bundle(self) -> None:
-        self._held: deque[Future[Iterator[Chunk]]] = deque()
+        self._held: deque[Future[_Opened]] = deque()
 
     def process(self, units: tuple[Unit, ...]) -> Iterator[Chunk]:
         self._held.append(self._pool.submit(self._open, units))
-        if len(self._held) > UNITS_AHEAD:
+        if not self._has_room():
             yield from self._hand_out()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -148,11 +165,18 @@ class _Read(beam.DoFn):
     def teardown(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, units: tuple[Unit, ...]) -> Iterator[Chunk]:
+    def _open(self, units: tuple[Unit, ...]) -> _Opened:
         """Reads a first chunk, for which the file has to be opened and looked through."""
         chunks = self._chunks([unit for unit in units if not self._is_found(unit)])
         first = list(itertools.islice(chunks, 1))  # now, in this thread
-        return itertools.chain(first, chunks)
+        return _Opened(itertools.chain(first, chunks), sum(chunk.nbytes for chunk in first))
+
+    def _has_room(self) -> bool:
+        """Tells whether one more may be opened before the oldest is handed out."""
+        if len(self._held) <= UNITS_AHEAD:
+            return True
+        held = sum(opened.result().nbytes for opened in self._held if _is_open(opened))
+        return len(self._held) <= self._ahead and held < MOST_AHEAD_BYTES
 
     def _is_found(self, unit: Unit) -> bool:
         result = self._find_written(unit) if self._find_written else None
@@ -174,8 +198,11 @@ class _Read(beam.DoFn):
     def _hand_out(self) -> Iterator[Chunk]:
         """Yields the chunks of the oldest unit, and counts the time without what follows."""
         seconds, began = 0.0, time.perf_counter()
+        oldest = self._held.popleft()
+        if not oldest.done():
+            self._ahead = min(2 * self._ahead, MOST_AHEAD)
         with failures.ends_the_run(self._run):
-            chunks = self._held.popleft().result()
+            chunks = oldest.result().chunks
         while True:
             with failures.ends_the_run(self._run):
                 failures.check(self._run)
@@ -196,7 +223,7 @@ class _ReadAsked(_Read):
     """Asks for units as the line needs them. Source and reader are one stage, so that the source
     cannot run ahead of the reader.
 
-    It keeps three units open, so it takes a fourth before it hands out the first.
+    It keeps units open, so it takes as many and one more before it hands out the first.
     """
 
     def __init__(self, source: UnitSource, *settings: Any) -> None:
@@ -205,7 +232,7 @@ class _ReadAsked(_Read):
 
     def process(self, _: Any) -> Iterator[Chunk]:
         while True:
-            while len(self._held) <= UNITS_AHEAD:
+            while self._has_room():
                 units = self._source.take(self, len(self._held))
                 if units is None:
                     break

@@ -89,7 +89,7 @@ def _digest(uri: str, unit: Unit) -> str:
 def _count(uri: str, reasons: Collection[str]) -> int | None:
     """Counts the rows of a table's file, by its footer alone; None where that does not tell."""
     if not reasons:
-        with reading.open_input(uri) as file:
+        with reading.open_at_end(uri) as file:
             return int(pq.read_metadata(file).num_rows)
     try:
         record = find_record(uri)

@@ -16,6 +16,7 @@ from pipelines.manifests.image_folder import state_of
 from pipelines.manifests.rows import Fault, RawRow, reject, to_row
 from pipelines.output.merging import selected_rows
 from pipelines.records import Chunk, End, Reject, Row, Selection, Unit
+from pipelines.storage import reading
 
 
 class ManifestChangedError(OSError):
@@ -47,10 +48,12 @@ class RowsDigest:
 def check_unchanged(unit: Unit) -> None:
     """Makes sure that the manifest of a unit is still the file that it was cut from.
 
+    What was opened tells its version, where it can: then the store is not asked again.
+
     Raises:
         ManifestChangedError: if it is another.
     """
-    if not unit.manifest_version:
+    if not unit.manifest_version or reading.opened_version(unit.uri) == unit.manifest_version:
         return
     if state_of(unit) != (unit.manifest_bytes, unit.manifest_version):
         raise ManifestChangedError(
@@ -73,7 +76,8 @@ def read_unit(unit: Unit, raws: Iterator[RawRow] | None = None) -> Iterator[Row 
         ManifestChangedError: if the manifest is not the file that was planned.
         OSError: if the manifest cannot be read for now; the runner tries again.
     """
-    check_unchanged(unit)
+    if reading.opened_version(unit.uri) is None:  # else what is opened next tells
+        check_unchanged(unit)
     yield from _records(unit, raws) if unit.only is None else _selected(unit, unit.only)
     check_unchanged(unit)
 

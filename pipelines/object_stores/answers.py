@@ -47,14 +47,36 @@ class Answer(NamedTuple):
 
 
 class Got(NamedTuple):
-    """An object, or what is told of one that was written.
+    """An object or a part of one, or what is told of one that was written.
 
     Attributes:
         version: changes with the object; "" where the store does not tell.
+        size: of the whole object, in bytes.
     """
 
     data: bytes
     version: str
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of an object: from byte `start` up to byte `end`; of its last bytes with a negative
+    start, and no end."""
+
+    start: int
+    end: int | None = None
+
+    @property
+    def header(self) -> str:
+        """How a request asks for it."""
+        if self.start < 0:
+            return f"bytes={self.start}"
+        return f"bytes={self.start}-{'' if self.end is None else self.end - 1}"
+
+    def of(self, body: bytes) -> bytes:
+        """Returns the part of a whole body, which some servers send whatever is asked for."""
+        return body[self.start : self.end]
 
 
 class Meaning(Enum):
@@ -108,6 +130,13 @@ class Store(Protocol):
             TooLargeError: if it is larger once it is unpacked.
         """
 
+    def part(self, answer: Answer) -> bytes:
+        """Returns the part of an object that an answer holds.
+
+        Raises:
+            ObjectFault: if it is no part of what the whole object is read as.
+        """
+
     def worked(self) -> None:
         """Notes that the credentials are good."""
 
@@ -130,6 +159,7 @@ class Wanted:
         order: the smaller, the sooner.
         still: tells whether anybody wants it yet.
         put: what is to be written in its place, and what version must be there until then.
+        span: the part of it that is wanted; None for all of it.
     """
 
     store: Store
@@ -138,6 +168,7 @@ class Wanted:
     order: int
     still: Callable[[], bool]
     put: tuple[bytes, str | None] | None = None
+    span: Span | None = None
 
 
 @dataclass(eq=False)

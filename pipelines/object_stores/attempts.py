@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import aiohttp
 
-from pipelines.object_stores.answers import Answer, Got, Meaning, Request, Wanted
+from pipelines.object_stores.answers import Answer, Got, Meaning, Request, Span, Wanted
 from pipelines.object_stores.faults import (
     ChangedError,
     ConflictError,
@@ -139,17 +140,17 @@ class Attempts:
                 if wanted.store.moved(answer):
                     host = self._host(await wanted.store.host())
                     continue
-            data = self._data(wanted, host, answer, meaning, said)
+            got = self._got(wanted, host, answer, meaning, said)
             host.answered(number)
             host.proven = wanted if wanted.put is None else host.proven
-            return Got(data, wanted.store.version(answer))
+            return got
 
     async def _answer(self, wanted: Wanted, host: Host, number: int) -> tuple[Request, Answer]:
         try:
             if wanted.put is not None:
                 request = await wanted.store.put(wanted.key, *wanted.put)
             else:
-                request = await wanted.store.request(wanted.key)
+                request = await _get(wanted, wanted.span)
             return request, await self._transport.send(request, wanted.max_bytes, wanted.order)
         except StoreFault:
             raise
@@ -160,9 +161,10 @@ class Attempts:
             host.answered(number)
             raise
 
-    def _data(
-        self, wanted: Wanted, host: Host, answer: Answer, meaning: Meaning, said: str
-    ) -> bytes:
+    def _got(self, wanted: Wanted, host: Host, answer: Answer, meaning: Meaning, said: str) -> Got:
+        version = wanted.store.version(answer)
+        if answer.status == 416 and wanted.span is not None:  # an empty object has no part
+            return Got(b"", version)
         if meaning is Meaning.MISSING:
             raise MissingError(said)
         if meaning is Meaning.CONFLICT:
@@ -175,9 +177,9 @@ class Attempts:
         arrived = len(answer.body)
         if wanted.put is not None:
             self._bodies.give_back(arrived)
-            return b""
+            return Got(b"", version)
         try:
-            data = wanted.store.whole(answer, wanted.max_bytes)
+            data, size = _data(wanted, answer)
         except Exception as error:
             self._bodies.give_back(arrived)
             if not isinstance(error, ChangedError):
@@ -185,7 +187,7 @@ class Attempts:
             host.failed()
             raise _AgainError(f"{type(error).__name__}: {error}") from error
         self._bodies.add(len(data) - arrived)
-        return data
+        return Got(data, version, size)
 
     async def _wait(self, trial: _Trial, host: Host, error: _AgainError) -> None:
         """Waits for the next attempt, unless there is to be none."""
@@ -217,11 +219,9 @@ class Attempts:
         """Asks a host again for what it gave before, to tell whether it gives anything at all."""
         if host.proven is None:
             return
-        store, key = host.proven.store, host.proven.key
+        store = host.proven.store
         try:
-            request = await store.request(key)
-            one_byte = {**request.headers, "Range": "bytes=0-0"}
-            request = replace(request, headers=one_byte)
+            request = await _get(host.proven, Span(0, 1))
             answer = await self._transport.send(request, _PROOF_BYTES, host.proven.order)
         except (*_PASSING, TooLargeError):
             return
@@ -234,6 +234,25 @@ class Attempts:
         if name not in self._hosts:
             self._hosts[name] = Host(name, self._concurrency, self._clock)
         return self._hosts[name]
+
+
+async def _get(wanted: Wanted, span: Span | None) -> Request:
+    request = await wanted.store.request(wanted.key)
+    if span is None:
+        return request
+    return replace(request, headers={**request.headers, "Range": span.header})
+
+
+def _data(wanted: Wanted, answer: Answer) -> tuple[bytes, int]:
+    """Returns what was wanted of an object, and the size of all of it.
+
+    A checksum is of the whole object, so it is compared where that is what came.
+    """
+    told = re.fullmatch(r"bytes [0-9]+-[0-9]+/([0-9]+)", answer.headers.get("Content-Range", ""))
+    if told is None or int(told[1]) == len(answer.body):
+        data = wanted.store.whole(answer, wanted.max_bytes)
+        return (wanted.span.of(data) if wanted.span and not told else data), len(data)
+    return wanted.store.part(answer), int(told[1])
 
 
 def _asked_s(answer: Answer) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from pipelines.object_stores.answers import Ask, Fetched, Store, Wanted
+from pipelines.object_stores.answers import Ask, Fetched, Got, Span, Store, Wanted
 from pipelines.object_stores.attempts import Attempts, Patience
 from pipelines.object_stores.faults import ConflictError, MissingError, TooLargeError
 from pipelines.object_stores.pool import Pool
@@ -20,6 +20,7 @@ from pipelines.object_stores.pool import Pool
 BODY_BYTES = 256 << 20
 _CLOSING_S = 1.0
 _MAX_TOLD_BYTES = 1 << 20  # of the answer to what was written
+_MOST_OF_WHOLE_BYTES = 1 << 30  # where a server sends all of an object for a part
 _PATIENCE = Patience()
 
 
@@ -76,6 +77,21 @@ class Client:
 
         self.begin([Ask(store, key, max_bytes, done)])
         return waiting.result()
+
+    def begin_part(self, store: Store, key: str, span: Span) -> concurrent.futures.Future[Got]:
+        """Begins to fetch a part of an object; of an empty one there is nothing.
+
+        Its future raises what `fetch` does.
+        """
+
+        async def part() -> Got:
+            order, still = next(self._orders), lambda: True
+            wanted = Wanted(store, key, _MOST_OF_WHOLE_BYTES, order, still, span=span)
+            got = await self._attempts.fetch(wanted)
+            self._bodies.give_back(len(got.data))
+            return got
+
+        return asyncio.run_coroutine_threadsafe(part(), self._loop)
 
     def put(self, store: Store, key: str, body: bytes, match: str | None) -> str | None:
         """Writes an object in place of one version of it, or where there is none; as one step.

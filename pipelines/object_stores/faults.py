@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TooLargeError(ValueError):
     """An object that is larger than the caller takes."""
@@ -37,3 +40,20 @@ class ObjectFault(Exception):
 
 class StoreFault(OSError):
     """A store that failed for good, or for longer than it was asked again."""
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Makes errors of the system of what goes wrong with an object, and has them name it.
+
+    Raises:
+        MissingError, PermissionError, StoreFault: in place of others.
+    """
+    try:
+        yield
+    except MissingError as error:
+        raise MissingError(f"there is no {name} ({error})") from error
+    except DeniedError as error:
+        raise PermissionError(f"access to {name} is denied ({error})") from error
+    except (ObjectFault, StoreFault) as error:
+        raise StoreFault(f"{name}: {error}") from error

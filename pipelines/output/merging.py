@@ -50,7 +50,7 @@ class OldRows:
     def _read(uri: str, schema: pa.Schema, gone: pa.Array) -> Iterator[pa.Table]:
         if not listing.exists(uri):
             return
-        with reading.open_input(uri) as file:
+        with reading.open_at_end(uri) as file:
             parquet = pq.ParquetFile(
                 file, page_checksum_verification=True, buffer_size=BUFFER_BYTES, pre_buffer=False
             )

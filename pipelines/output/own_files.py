@@ -96,7 +96,7 @@ def _recogniser(name: str) -> Callable[[str], Origin] | None:
 
 
 def _parquet(uri: str) -> Origin:
-    with reading.open_input(uri) as file:
+    with reading.open_at_end(uri) as file:
         metadata = pq.read_metadata(file).metadata or {}
     return Origin.MARKED if FINGERPRINT_KEY in metadata else Origin.FOREIGN
 
@@ -135,7 +135,7 @@ def _npy(uri: str) -> Origin:
 
 
 def _npz(uri: str) -> Origin:
-    with reading.open_input(uri) as file, zipfile.ZipFile(file) as archive:
+    with reading.open_at_end(uri) as file, zipfile.ZipFile(file) as archive:
         own = all(_MEMBERS.fullmatch(name) for name in archive.namelist())
     return Origin.FORMED if own else Origin.FOREIGN
 

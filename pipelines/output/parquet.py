@@ -1,16 +1,20 @@
-"""How every table is written as Parquet: zstd, page checksums, no dictionaries for vectors."""
+"""How every table is written as Parquet, zstd, page checksums, no dictionaries for vectors; and how
+many rows files have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.engine.per_file import side_by_side
+from pipelines.output.run_json import damaged
 from pipelines.storage import reading, writing
 
 BATCH_BYTES, LEAST_BATCH_ROWS = 1 << 20, 64
+FILES_WRITTEN = 8  # at once, as each holds a row group
 ROW_GROUP_BYTES = 64 << 20  # warehouses ask for 16 MiB and more
 
 
@@ -73,5 +77,31 @@ def batch_rows(schema: pa.Schema, columns: Iterable[str], most: int) -> int:
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Reads a file of one of the two tables, its checksums verified."""
-    with reading.open_input(uri) as file:
+    with reading.open_at_end(uri) as file:
         return pq.read_table(file, columns=columns, page_checksum_verification=True)
+
+
+class RowCounts:
+    """The rows of files, as their footers have it; each is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def of(self, files: Sequence[str]) -> list[int]:
+        """Returns the rows of each file.
+
+        Raises:
+            ScoredTablesError: if one is damaged.
+            OSError: as the filesystem reports it.
+        """
+        new = [uri for uri in files if uri not in self._known]
+        self._known.update(zip(new, side_by_side(_footer_rows, new), strict=True))
+        return [self._known[uri] for uri in files]
+
+
+def _footer_rows(uri: str) -> int:
+    try:
+        with reading.open_at_end(uri) as file:
+            return pq.read_metadata(file).num_rows
+    except pa.ArrowException as error:
+        raise damaged(uri, error) from error

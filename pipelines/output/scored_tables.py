@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.output.arrow_rows import plain_values
 from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, RUN_JSON
+from pipelines.output.parquet import RowCounts
 from pipelines.output.parquet import batch_rows as rows_at_once
 from pipelines.output.run_json import ScoredTablesError, damaged, read_record
 from pipelines.storage import listing, reading, uris
@@ -23,7 +23,6 @@ ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
 KEY_COLUMNS = ("uid", "source", "source_row")  # that every row has
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
-FOOTER_READERS = 16
 # What decides whether two embeddings can be compared; precision only adds noise.
 COMPARED = ("checkpoint_sha256", "architecture", "activation", "tokenizer", "preprocessing")
 
@@ -62,6 +61,7 @@ class ScoredTables:
     fingerprint: Mapping[str, Any]
     record: Mapping[str, Any]
     model_name: str | None = None
+    row_counts: RowCounts = field(default_factory=RowCounts, compare=False, repr=False)
 
     @property
     def counts(self) -> Mapping[str, Any]:
@@ -83,6 +83,14 @@ class ScoredTables:
         prefix = "" if self.model_name is None else f"{self.model_name}."
         found = self.fingerprint.items()
         return {key.removeprefix(prefix): v for key, v in found if key.startswith(prefix)}
+
+    def rows_of(self, files: Sequence[str]) -> int:
+        """Returns the rows of some files of the run; each is looked at once.
+
+        Raises:
+            ScoredTablesError, OSError: as `RowCounts.of`.
+        """
+        return sum(self.row_counts.of(files))
 
     def of_model(self, name: str | None) -> ScoredTables:
         """Chooses the model whose columns are read.
@@ -175,23 +183,10 @@ def file_schema(uri: str) -> pa.Schema:
         ScoredTablesError: if the file is damaged.
     """
     try:
-        with reading.open_input(uri) as file:
+        with reading.open_at_end(uri) as file:
             return pq.read_schema(file)
     except pa.ArrowException as error:
         raise damaged(uri, error) from error
-
-
-def row_count(files: Sequence[str]) -> int:
-    """Returns the rows of all files, from their footers.
-
-    Raises:
-        ScoredTablesError: if a file is damaged.
-        OSError: as the filesystem reports it.
-    """
-    if len(files) < 2:
-        return sum(map(_footer_rows, files))
-    with ThreadPoolExecutor(FOOTER_READERS) as pool:  # a store takes its time for each
-        return sum(pool.map(_footer_rows, files))
 
 
 def iterate_batches(
@@ -207,7 +202,7 @@ def iterate_batches(
         OSError: as the filesystem reports it.
     """
     try:
-        with reading.open_input(uri) as file:
+        with reading.open_at_end(uri) as file:
             parquet = pq.ParquetFile(
                 file, page_checksum_verification=True, buffer_size=BUFFER_BYTES
             )
@@ -283,14 +278,6 @@ def embedding_matrix(column: pa.Array) -> np.ndarray:
 def _parquet_files(directory: str) -> tuple[str, ...]:
     files = (uri for uri in listing.list_files(directory) if uri.endswith(".parquet"))
     return tuple(uri for uri in files if not uris.base_name(uri).startswith((".", "_")))
-
-
-def _footer_rows(uri: str) -> int:
-    try:
-        with reading.open_input(uri) as file:
-            return pq.read_metadata(file).num_rows
-    except pa.ArrowException as error:
-        raise damaged(uri, error) from error
 
 
 def _fingerprint(uri: str, text: bytes) -> Mapping[str, Any]:

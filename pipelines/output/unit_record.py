@@ -111,7 +111,7 @@ def read_record(uri: str) -> UnitRecord:
         NotARecordError: if `embed` did not write it.
     """
     try:
-        with reading.open_input(uri) as file:
+        with reading.open_at_end(uri) as file:
             footer = pq.read_metadata(file)
         metadata = footer.metadata or {}
         about, unit = json.loads(metadata[UNIT_KEY]), unit_from_json(metadata[UNIT_KEY])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pipelines.command_line.places import place
 from pipelines.output.layout import EMBEDDINGS, REJECTS, RUN_JSON, SUCCESS, is_of_tables
-from pipelines.output.scored_tables import ScoredTables, ScoredTablesError, open_tables, row_count
+from pipelines.output.scored_tables import ScoredTables, ScoredTablesError, open_tables
 from pipelines.storage import listing, uris
 from pipelines.storage.stores import is_local
 
@@ -75,7 +75,7 @@ def what_is_missing(tables: ScoredTables) -> str | None:
 
 
 def _miscounted(tables: ScoredTables, table: str, files: Sequence[str]) -> str | None:
-    expected, found = tables.counts.get(_COUNTED[table]), row_count(files)
+    expected, found = tables.counts.get(_COUNTED[table]), tables.rows_of(files)
     if expected == found:
         return None
     told = "no rows" if expected is None else f"{expected:,} rows"

@@ -21,7 +21,6 @@ from pipelines.output.scored_tables import (
     ScoredRow,
     ScoredTables,
     iterate_batches,
-    row_count,
     rows_at,
 )
 
@@ -166,7 +165,7 @@ def gather(
     found = over_files(partial(_statistics_of_file, tables, examples), files, options)
     for uri, part in zip(files, found, strict=True):
         statistics.merge(part)
-        progress(row_count([uri]))
+        progress(tables.rows_of([uri]))
     return statistics
 
 

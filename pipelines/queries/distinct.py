@@ -23,7 +23,6 @@ from pipelines.output.scored_tables import (
     ScoredRow,
     ScoredTables,
     embedding_matrix,
-    row_count,
     rows_at,
 )
 from pipelines.queries.nearest import rank
@@ -124,7 +123,7 @@ def distinct_rows(
         for uri, candidates in zip(tables.embeddings, found, strict=True):
             best = heapq.nsmallest(count, best + candidates, key=_rank)
             if behind is None:
-                progress(row_count([uri]))
+                progress(tables.rows_of([uri]))
         shown = shown.with_more(best, top_k)
         if len(shown.candidates) == top_k or len(best) < count:
             return [candidate.row for candidate in shown.candidates]

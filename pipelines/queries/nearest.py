@@ -15,7 +15,6 @@ from pipelines.output.scored_tables import (
     ScoredRow,
     ScoredTables,
     embedding_matrix,
-    row_count,
     rows_at,
 )
 
@@ -56,7 +55,7 @@ def nearest_of_each(
     found = over_files(work, tables.embeddings, options)
     for uri, of_file in zip(tables.embeddings, found, strict=True):
         best = [_best(top_k, one + more) for one, more in zip(best, of_file, strict=True)]
-        progress(row_count([uri]))
+        progress(tables.rows_of([uri]))
     return best
 
 

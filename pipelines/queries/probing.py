@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.output.scored_tables import COMPARED, ScoredTables, embedding_matrix, row_count
+from pipelines.engine.per_file import begun, side_by_side
+from pipelines.output.scored_tables import COMPARED, ScoredTables, embedding_matrix
 from pipelines.output.unit_record import package_versions
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
@@ -81,8 +82,9 @@ def gather(
     """
     columns = ["uid", "sha256", "image_embedding", *([column] if truth is None else [])]
     vectors, values, parts, left_out = [], [], [], 0
-    for uri in tables.embeddings:
-        for batch in tables.batches(uri, columns):
+    opened = side_by_side(lambda uri: begun(tables.batches(uri, columns)), tables.embeddings)
+    for uri, batches in zip(tables.embeddings, opened, strict=True):
+        for batch in batches:
             uids = batch.column("uid").to_pylist()
             found = [truth.get(u) for u in uids] if truth is not None else None
             found = batch.column(column).to_pylist() if found is None else found
@@ -92,7 +94,7 @@ def gather(
             vectors.append(embedding_matrix(batch.column("image_embedding"))[has])
             images = zip(batch.column("sha256").to_pylist(), uids, has, strict=True)
             parts += [_part(image or uid, seed) for image, uid, is_there in images if is_there]
-        progress(row_count([uri]))
+        progress(tables.rows_of([uri]))
     targets, labels = _classes(values) if kind == LOGISTIC else (_numbers(values), ())
     labelled = Labelled(
         np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32),

@@ -20,7 +20,7 @@ from pipelines.engine.per_file import Workers, over_files
 from pipelines.images.trust import TRUST
 from pipelines.output.overwriting import make_room
 from pipelines.output.run_json import MAX_RUN_JSON_BYTES
-from pipelines.output.scored_tables import ScoredTables, row_count
+from pipelines.output.scored_tables import ScoredTables
 from pipelines.shards.plan import Shard, plan_shards
 from pipelines.shards.work import STATS, ShardExport, ShardStats, read_stats
 from pipelines.storage import listing, reading, uris, writing
@@ -43,7 +43,8 @@ def begin(export: ShardExport, rows_per_shard: int, overwrite: bool) -> list[Sha
     Raises:
         ShardExportError, ValueError, OSError: what is wrong, in one sentence with the remedy.
     """
-    files = [(uri, row_count([uri])) for uri in export.tables.embeddings]
+    embeddings = export.tables.embeddings
+    files = list(zip(embeddings, export.tables.row_counts.of(embeddings), strict=True))
     about = _about(export, files, rows_per_shard)
     found = _read(uris.join(export.output, EXPORT_JSON))
     folders = sorted({export.form.data, export.form.ledger})

@@ -5,87 +5,80 @@ from __future__ import annotations
 import base64
 import io
 import os
-from typing import Any, BinaryIO, NamedTuple, cast
+from functools import partial
+from typing import BinaryIO, NamedTuple, cast
 
 from fsspec.utils import get_protocol
 
-from pipelines.object_stores.faults import ChangedError, TooLargeError
-from pipelines.storage.stores import S3, is_local, locate, open_retried, retried
+from pipelines.object_stores.answers import Span
+from pipelines.object_stores.faults import (
+    ChangedError,
+    MissingError,
+    ObjectFault,
+    TooLargeError,
+    named,
+)
+from pipelines.storage.redaction import redact
+from pipelines.storage.stores import (
+    BUFFER_BYTES,
+    S3,
+    file_client,
+    is_local,
+    locate,
+    open_retried,
+    place_of,
+    retried,
+)
 
-TAIL_BYTES = 1 << 16
 # What stores call the version of an object, the surest first.
+_OPENED: dict[str, str] = {}  # the versions of files of S3 and GCS
 _VERSIONS = ("generation", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "created", "mtime")
 
 
-@retried
 def open_input(uri: str) -> BinaryIO:
     """Opens a file for reading, seekable, never decompressed.
 
-    Raises:
-        OSError: as the filesystem reports it.
-    """
-    return open_retried(uri)
-
-
-def open_at_end(uri: str, size: int) -> BinaryIO:
-    """Opens a file of which the end alone is wanted: of a store that is one request.
-
-    What lies before the last 64 kB is read when it is asked for, at the cost of more.
-
-    Args:
-        size: of the file, in bytes.
+    One of S3 or GCS that has a few MB is one request; more is asked for ahead of who reads on.
 
     Raises:
         OSError: as the filesystem reports it.
     """
-    if is_local(uri):
-        return open_input(uri)
-    return cast(BinaryIO, io.BufferedReader(_Ended(uri, size), TAIL_BYTES))
+    return _open(uri, at_end=False)
 
 
-class _Ended(io.RawIOBase):
-    """A file whose end is held."""
+def open_at_end(uri: str) -> BinaryIO:
+    """Opens a file of which the end is wanted first, as of Parquet: of S3 and GCS one request.
 
-    def __init__(self, uri: str, size: int) -> None:
-        self._uri, self._size, self._at = uri, size, 0
-        self._start = max(size - TAIL_BYTES, 0)
-        self._tail = _read_range(uri, self._start, size) if size else b""
-        self._whole: BinaryIO | None = None
+    Raises:
+        OSError: as the filesystem reports it.
+    """
+    return _open(uri, at_end=True)
 
-    def readable(self) -> bool:
-        return True
 
-    def seekable(self) -> bool:
-        return True
+def _open(uri: str, at_end: bool) -> BinaryIO:
+    place = place_of(uri)
+    if place is None:
+        return _open_otherwise(uri)
+    from pipelines.object_stores.ranged import RangedFile
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+    begin = partial(file_client().begin_part, place.store, place.key)
+    file = RangedFile(begin, redact(uri), at_end)
+    _OPENED[uri] = file.version
+    return cast(BinaryIO, io.BufferedReader(file, BUFFER_BYTES))
 
-    def readinto(self, buffer: Any) -> int:
-        if self._at >= self._start:
-            data = self._tail[self._at - self._start :][: len(buffer)]
-        else:
-            self._whole = self._whole or open_input(self._uri)
-            self._whole.seek(self._at)
-            data = self._whole.read(len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
-    def close(self) -> None:
-        if self._whole is not None:
-            self._whole.close()
-        super().close()
+def opened_version(uri: str) -> str | None:
+    """Returns the version, as `file_state` has it, that a file had when it was last opened here.
+
+    All that was read of it then is of that version. "" where the store does not tell; None of files
+    that may change while they are read.
+    """
+    return _OPENED.get(uri, "") if place_of(uri) is not None else None
 
 
 @retried
-def _read_range(uri: str, start: int, end: int) -> bytes:
-    filesystem, path = locate(uri)
-    data = cast(bytes, filesystem.cat_file(path, start=start, end=end))
-    if len(data) != end - start:
-        raise ChangedError(f"got {len(data)} of {end - start} bytes")
-    return data
+def _open_otherwise(uri: str) -> BinaryIO:
+    return open_retried(uri)
 
 
 class FileState(NamedTuple):
@@ -111,7 +104,6 @@ def file_size(uri: str) -> int:
     return file_state(uri).size
 
 
-@retried
 def file_state(uri: str) -> FileState:
     """Returns the state of a file at this moment.
 
@@ -119,6 +111,25 @@ def file_state(uri: str) -> FileState:
         FileNotFoundError: if there is no such file.
         IsADirectoryError: if the URI names a directory.
     """
+    return _state_of_object(uri) or _state_otherwise(uri)
+
+
+def _state_of_object(uri: str) -> FileState | None:
+    """Asks for one byte, whose answer tells all; None if there is no such object, or not all of it
+    is told. A filesystem asks two or three times."""
+    place = place_of(uri)
+    if place is None:
+        return None
+    with named(redact(uri)):
+        try:
+            got = file_client().begin_part(place.store, place.key, Span(0, 1)).result()
+        except (MissingError, ObjectFault):
+            return None
+    return FileState(got.size, got.version) if got.version else None
+
+
+@retried
+def _state_otherwise(uri: str) -> FileState:
     filesystem, path = locate(uri)
     filesystem.invalidate_cache(path)
     info = filesystem.info(path)
@@ -162,13 +173,21 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
     return data
 
 
-@retried
 def read_retried(uri: str, max_bytes: int) -> bytes:
     """Does what `read_whole` does, and tries again after faults of a store that pass.
 
     Raises:
         TooLargeError, OSError: as `read_whole`.
     """
+    place = place_of(uri)
+    if place is None:
+        return _read_otherwise(uri, max_bytes)
+    with named(redact(uri)):
+        return file_client().fetch(place.store, place.key, max_bytes)
+
+
+@retried
+def _read_otherwise(uri: str, max_bytes: int) -> bytes:
     return read_whole(uri, max_bytes)
 
 

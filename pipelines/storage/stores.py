@@ -32,9 +32,10 @@ STALL_S = 30.0  # a connection on which nothing arrives for so long is given up
 RETRIES = RetryPolicy()
 GCS, S3, HTTP = ("gs", "gcs"), ("s3", "s3a"), ("http", "https")
 DIRECT_CONCURRENCY = 256  # at 50 ms, more a second than one process can sign and read
+FILE_CONCURRENCY, FILE_BYTES = 64, 128 << 20
 _LOCAL = ("file", "local")
 _KINDS_OF_BUCKETS = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
-_BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
 _LOCK = threading.Lock()
 
 
@@ -128,7 +129,7 @@ def open_retried(uri: str) -> BinaryIO:
     file = cast(BinaryIO, filesystem.open(path, "rb"))
     if is_local(uri):
         return file
-    return cast(BinaryIO, io.BufferedReader(_RetriedFile(uri, file), _BUFFER_BYTES))
+    return cast(BinaryIO, io.BufferedReader(_RetriedFile(uri, file), BUFFER_BYTES))
 
 
 class _RetriedFile(io.RawIOBase):
@@ -220,12 +221,21 @@ def direct_client(concurrency: int | None = None) -> Client:
         return _new_client(os.getpid(), concurrency or DIRECT_CONCURRENCY)
 
 
-@functools.lru_cache(maxsize=4)
-def _new_client(process: int, concurrency: int) -> Client:
-    """Makes a client; a process that was forked has the other's client and not its thread."""
-    from pipelines.object_stores.client import Client
+def file_client() -> Client:
+    """Returns the client of this process for all that is no image.
 
-    return Client(concurrency)
+    It has bytes of its own: who waits for rows must not wait for images that wait for rows.
+    """
+    with _LOCK:
+        return _new_client(os.getpid(), FILE_CONCURRENCY, FILE_BYTES)
+
+
+@functools.lru_cache(maxsize=4)
+def _new_client(process: int, concurrency: int, body_bytes: int | None = None) -> Client:
+    """Makes a client; a process that was forked has the other's client and not its thread."""
+    from pipelines.object_stores.client import BODY_BYTES, Client
+
+    return Client(concurrency, body_bytes=body_bytes or BODY_BYTES)
 
 
 def _options(protocol: str) -> dict[str, Any]:

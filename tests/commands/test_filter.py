@@ -368,5 +368,5 @@ def test_waterfall_of_nothing_at_all_divides_by_nothing(tmp_path):
     write_scored(tmp_path / "run", [[]])
     tables = open_tables(str(tmp_path / "run"))
     assert "embedded             0     0.0%" in command.waterfall(
-        tables, kept_mask.Selection(tables.embeddings)
+        tables, kept_mask.Selection(tables)
     )

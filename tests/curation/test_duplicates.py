@@ -15,7 +15,7 @@ def digest(name):
 
 
 def selection(root, units, **settings):
-    return Selection(open_tables(str(write_scored(root, units, **settings))).embeddings)
+    return Selection(open_tables(str(write_scored(root, units, **settings))))
 
 
 def unit(vectors):

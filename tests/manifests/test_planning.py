@@ -1,6 +1,8 @@
 import gzip
 import json
 import re
+import threading
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -227,17 +229,33 @@ def test_units_are_opened_while_an_earlier_one_is_handed_out(tmp_path):
     reader.setup()
     reader.start_bundle()
     held = [chunks for unit in units[:3] for chunks in reader.process((unit,))]
-    read = [next(iter(future.result())) for future in reader._held]
+    read = [next(iter(future.result().chunks)) for future in reader._held]
     reader.teardown()
     assert held == [] and opened == [unit.unit_id for unit in units[:3]]
     assert [chunk.unit for chunk in read] == list(units[:3])
+
+
+def test_more_units_are_opened_ahead_once_the_line_waits_for_one(tmp_path):
+    (tmp_path / "m.jsonl").write_text(LINE * 30)
+    units = plan(tmp_path / "m.jsonl", rows_per_unit=1).units
+    may_open = threading.Event()
+    reader = _Read(pa.schema([]), 64, lambda unit: may_open.wait() and None, None, "")
+    reader.setup()
+    reader.start_bundle()
+    threading.Timer(0.05, may_open.set).start()
+    chunks = [chunk for unit in units[:10] for chunk in reader.process((unit,))]
+    assert len(chunks) == 4 and len(reader._held) == 6  # the first of four was waited for
+    chunks += [one.value for one in reader.finish_bundle()]
+    reader.teardown()
+    assert [chunk.unit for chunk in chunks] == list(units[:10])
 
 
 def test_first_chunk_is_read_where_a_unit_is_opened(tmp_path, monkeypatch):
     (tmp_path / "m.jsonl").write_text(LINE)
     read = []
     monkeypatch.setattr(
-        "pipelines.manifests.read.read_chunks", lambda unit, *rest: iter([read.append(unit)])
+        "pipelines.manifests.read.read_chunks",
+        lambda unit, *rest: read.append(unit) or iter([SimpleNamespace(nbytes=0)]),
     )
     units = plan(tmp_path / "m.jsonl").units
     _Read(pa.schema([]), 64, None, None, "")._open(units)

@@ -10,7 +10,6 @@ from pipelines.output.scored_tables import (
     embedding_matrix,
     iterate_batches,
     open_tables,
-    row_count,
 )
 from scored_runs import write_scored
 
@@ -25,7 +24,7 @@ def test_output_is_found_with_its_fingerprint_and_record(tmp_path):
     assert tables.rejects == ()
     assert tables.fingerprint == {"checkpoint_sha256": "c0ffee"}
     assert tables.options == {"model": "tiny"}
-    assert row_count(tables.embeddings) == 3
+    assert tables.rows_of(tables.embeddings) == 3
 
 
 def test_run_that_has_not_finished_has_an_empty_record(tmp_path):

@@ -1,9 +1,7 @@
 import errno
-import io
 import os
 
 import fsspec
-import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -301,20 +299,3 @@ def test_absent_files_and_directories_are_absent(tmp_path):
 def test_name_that_is_too_long_is_that_of_no_file(tmp_path):
     for name in ("a" * 300, "a/" * 3000):
         assert not listing.exists(str(tmp_path / name))
-
-
-@pytest.mark.parametrize("size", [0, 10, 200_000])
-def test_file_of_a_store_is_read_from_its_end_in_one_request(size, monkeypatch):
-    data = np.random.default_rng(0).bytes(size)
-    writing.write_atomically("memory://ends/file", data)
-    with reading.open_at_end("memory://ends/file", size) as file:
-        asked = []
-        monkeypatch.setattr(
-            reading, "open_input", lambda uri: asked.append(uri) or io.BytesIO(data)
-        )
-        assert file.seek(0, io.SEEK_END) == size
-        file.seek(max(size - 8, 0))
-        assert file.read() == data[-8:] and not asked
-        file.seek(size // 3)
-        assert file.read(7) == data[size // 3 :][:7]
-        assert file.read() == data[size // 3 + 7 :]

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.curation.rules import Rule
+from pipelines.engine.per_file import begun, side_by_side
+from pipelines.output.parquet import RowCounts
 from pipelines.output.scored_tables import (
     COMPARED,
     ScoredTables,
@@ -18,7 +20,6 @@ from pipelines.output.scored_tables import (
     check_columns,
     embedding_matrix,
     iterate_batches,
-    row_count,
 )
 from pipelines.storage import reading
 from pipelines.storage.redaction import redact
@@ -102,11 +103,11 @@ def vectors_of(files: Sequence[str], column: str) -> np.ndarray:
         ScoredTablesError, OSError: if a file cannot be read.
     """
     vectors, filled = np.empty((0, 0), np.float32), 0
-    for uri in files:
-        for batch in iterate_batches(uri, [column]):
+    for batches in side_by_side(lambda uri: begun(iterate_batches(uri, [column])), files):
+        for batch in batches:
             block = embedding_matrix(batch.column(0))
             if not filled:
-                vectors = np.empty((row_count(files), block.shape[1]), np.float32)
+                vectors = np.empty((sum(RowCounts().of(files)), block.shape[1]), np.float32)
             vectors[filled : filled + len(block)] = block
             filled += len(block)
     return vectors

@@ -26,7 +26,7 @@ def largest_page(uri: str, column: str) -> int:
 
 
 def _page_bytes(uri: str, column: str) -> Iterator[int]:
-    with reading.open_input(uri) as file:
+    with reading.open_at_end(uri) as file:
         metadata = pq.ParquetFile(file, pre_buffer=False).metadata
         for group in map(metadata.row_group, range(min(metadata.num_row_groups, MAX_GROUPS))):
             for chunk in map(group.column, range(group.num_columns)):

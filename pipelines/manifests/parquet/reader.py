@@ -52,18 +52,14 @@ class Footer(NamedTuple):
     column_bytes: Callable[[str], list[int]]
 
 
-def read_footer(uri: str, size: int | None = None) -> Footer:
+def read_footer(uri: str) -> Footer:
     """Returns what the footer of a file says.
-
-    Args:
-        size: of the file, where that is known: a store is asked once then.
 
     Raises:
         DamagedParquet: if it is not a Parquet file, cut short, or at odds with itself.
         OSError: as the filesystem reports it.
     """
-    opened = reading.open_input(uri) if size is None else reading.open_at_end(uri, size)
-    with opened as file, damage_named():
+    with reading.open_at_end(uri) as file, damage_named():
         size = file.seek(0, io.SEEK_END)
         file.seek(max(size - _TAIL_BYTES, 0))
         if int.from_bytes(file.read(_TAIL_BYTES)[:4], "little") > MAX_FOOTER_BYTES:
@@ -85,7 +81,7 @@ def plan_parquet(whole: Unit, request: ManifestRequest, beside: Collection[str])
             read again.
     """
     try:
-        footer = read_footer(whole.uri, whole.manifest_bytes)
+        footer = read_footer(whole.uri)
     except DamagedParquet as error:
         damage = f"not a whole Parquet file: {error}"
         return FilePlan([replace(whole, damage=damage)], [], readable=False)
@@ -135,7 +131,7 @@ def _in_microseconds(field: pa.Field, uri: str) -> pa.Field:
 
 def _is_finer(uri: str, name: str) -> bool:
     """Reads a column for timestamps that are no whole microseconds."""
-    with suppress(DamagedParquet), reading.open_input(uri) as file, damage_named():
+    with suppress(DamagedParquet), reading.open_at_end(uri) as file, damage_named():
         parquet = ParquetBatches(file)
         for group, rows in enumerate(parquet.group_rows):
             with suppress(SuspiciousPages):  # a page that unfolds to too much
@@ -174,7 +170,7 @@ def read_parquet(unit: Unit) -> Iterator[RawRow]:
         return
     number, end = unit.first_row, unit.first_row + unit.rows
     damage = "the file ends before this row"
-    with reading.open_input(unit.uri) as file:
+    with reading.open_at_end(unit.uri) as file:
         try:
             for raw in _rows(file, unit, range(number, end)):
                 yield raw

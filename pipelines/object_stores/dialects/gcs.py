@@ -11,6 +11,7 @@ import aiohttp
 from pipelines.object_stores.answers import Answer, Meaning, Request, by_status
 from pipelines.object_stores.dialects.checksums import check_gcs, unpacked
 from pipelines.object_stores.dialects.credentials import Renewing
+from pipelines.object_stores.faults import ObjectFault
 from pipelines.object_stores.transport import proxy_of
 
 _TOLD_BYTES = 4096  # an upload is answered by less
@@ -84,6 +85,15 @@ class GcsBucket:
         """Returns the object, once what arrived is compared with its checksum and unpacked."""
         check_gcs(answer.headers, answer.body)
         return unpacked(answer.headers, answer.body, max_bytes)
+
+    def part(self, answer: Answer) -> bytes:
+        """Returns the body; raises `ObjectFault` of an object that is unpacked as a whole."""
+        if answer.headers.get("Content-Encoding") == "gzip":
+            raise ObjectFault(
+                "it is kept gzipped (Content-Encoding), so that no part of it can be read; keep it "
+                "under a name that ends in .gz instead"
+            )
+        return answer.body
 
     def worked(self) -> None:
         """Notes that the credentials are good."""
