@@ -31,6 +31,7 @@ class Reason(str, Enum):
     NOT_ALLOWED = "not_allowed"
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
+    OPTED_OUT = "opted_out"
     TOO_LARGE = "too_large"
     FETCH_FAILED = "fetch_failed"
     HASH_MISMATCH = "hash_mismatch"
