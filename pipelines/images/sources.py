@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+from collections.abc import Sequence
 
 from pipelines.storage import stores, uris
 from pipelines.storage.redaction import redact
@@ -29,7 +31,7 @@ def check_prefix(
     scheme, _, rest = uris.canonical(prefix).partition("://")
     if not prefix.strip():
         raise ValueError(f"`{flag}` is empty; name a directory or a URI prefix")
-    if "::" in prefix:
+    if "::" in prefix and scheme not in HTTP_SCHEMES:
         raise ValueError(f"`{flag}` takes one filesystem, got the chain {redact(prefix)!r}")
     if stores.is_local(uris.canonical(prefix)):
         return _check_local(prefix, flag)
@@ -41,6 +43,25 @@ def check_prefix(
         raise ValueError(
             f"`{flag}` names {scheme}://, of which no filesystem is installed; {remedy}"
         )
+
+
+def check_hosts(prefixes: Sequence[str], private: bool) -> None:
+    """Refuses prefixes whose host is known here, and is of a private network.
+
+    Raises:
+        ValueError: names the flag that would allow it.
+    """
+    for prefix in () if private else prefixes:
+        try:
+            host = parse_url(prefix).host
+            found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+        except (RefusedURL, OSError, UnicodeError):
+            continue  # the workers may know it
+        if not all(map(is_public, found)):
+            raise ValueError(
+                f"`allow_images_from` names {host}, which is of a private network, where no image "
+                "is asked for; pass `allow_private_hosts` if this host is meant"
+            )
 
 
 def _check_local(prefix: str, flag: str) -> None:

@@ -27,6 +27,7 @@ from pipelines.ownership.record import Totals
 from pipelines.records import UnitResult
 from pipelines.runs import faults, summary
 from pipelines.runs.execution import Outcome, run
+from pipelines.runs.job import image_prefixes
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.starting import Job, prepare
 from pipelines.storage.redaction import redact
@@ -57,6 +58,8 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
 
 def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
     started_at = time.monotonic()
+    if unused := config.unused_proxy(image_prefixes(config)):
+        print(f"clip-beam embed: {unused}", file=sys.stderr)
     try:
         job = prepare(config, options, lock)
     except StoreFault as error:

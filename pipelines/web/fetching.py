@@ -185,7 +185,7 @@ class Web:
         trial.attempts += 1
         trial.failing_since = now if trial.failing_since is None else trial.failing_since
         if trial.last:
-            raise WebFault(Reason.FETCH_FAILED, f"{error}, nor when it was tried once more")
+            raise WebFault(Reason.FETCH_FAILED, f"{error}, also when it was tried again at the end")
         if error.kind in (Kind.SILENT, Kind.STALLED):
             trial.last = True
             await self._later.until_quiet()
@@ -245,7 +245,7 @@ class _AtSite(Exception):
 
 def _check_gone(site: Site) -> None:
     if said := site.gone:
-        raise WebFault(Reason.FETCH_FAILED, f"{said}, nor when it was tried once more")
+        raise WebFault(Reason.FETCH_FAILED, f"{said}, also when it was tried again at the end")
 
 
 def _next(url: Url, reply: Reply, prefixes: tuple[str, ...]) -> Url:

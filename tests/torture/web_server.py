@@ -15,6 +15,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.hits.append(self.path)
         self.server.heard.append(dict(self.headers))
+        if raw := self.server.raw.get(self.path.partition("?")[0]):
+            self.close_connection = True
+            return raw(self)
         answer = self.server.answers.get(self.path.partition("?")[0], (404, {}, b""))
         answer = answer.pop(0) if isinstance(answer, list) else answer
         self.close_connection = True
@@ -43,13 +46,17 @@ class WebServer(ThreadingHTTPServer):
     Attributes:
         hits: paths that were asked for.
         heard: headers of these requests.
+        raw: functions of the handler that answer, by path.
+        ended: set when the test is over.
         root: its URL.
     """
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self):
         super().__init__(("0.0.0.0", 0), Handler)
+        self.ended = threading.Event()
         self.reset()
         self.port = self.server_address[1]
         self.root = f"http://127.0.0.1:{self.port}/"
@@ -57,7 +64,8 @@ class WebServer(ThreadingHTTPServer):
 
     def reset(self):
         """Forgets what was asked, and has one image."""
-        self.hits, self.heard = [], []
+        self.ended.set()
+        self.hits, self.heard, self.raw, self.ended = [], [], {}, threading.Event()
         self.answers = {"/a.png": (200, {}, b"image")}
 
     def handle_error(self, request, client_address):

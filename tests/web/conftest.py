@@ -10,7 +10,7 @@ from pipelines.web.settings import Bounds, WebSettings
 from web_server import WebServer
 
 QUICK = Bounds(
-    connect_s=0.1, last_connect_s=0.1, silent_s=0.1, whole_s=20, later_s=20, attempts=3, backoff_s=0
+    connect_s=0.3, last_connect_s=0.2, silent_s=3, whole_s=20, later_s=20, attempts=3, backoff_s=0
 )
 
 
