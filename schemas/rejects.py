@@ -50,6 +50,11 @@ class Reason(str, Enum):
     ENCODE_FAILED = "encode_failed"
 
 
+# What trying again cannot mend: the manifest says so, or who publishes the image. All else may
+# pass, or be mended where the image is.
+STAYS = (Reason.MISSING_IMAGE, Reason.EMPTY_TEXT, Reason.NOT_DOWNLOADED, Reason.OPTED_OUT)
+
+
 def rejects_schema(kept: Iterable[pa.Field] = ()) -> pa.Schema:
     """Returns the schema of the rejects table.
 

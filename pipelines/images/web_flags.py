@@ -34,9 +34,7 @@ class WebOptions:
 
     def unused_proxy(self, prefixes: Sequence[str]) -> str | None:
         """Says that the environment names a proxy that is not used for these prefixes."""
-        if not any(_scheme(prefix) in HTTP_SCHEMES for prefix in prefixes):
-            return None
-        return unused_proxy(self.http_proxy)
+        return unused_proxy(self.http_proxy) if of_the_web(prefixes) else None
 
     def check_web(self) -> None:
         """Refuses values that cannot be sent.
@@ -117,6 +115,11 @@ def _directives(value: str) -> tuple[str, ...]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"expected names between commas, got {value!r}")
     return () if names == (NONE,) else names
+
+
+def of_the_web(prefixes: Sequence[str]) -> bool:
+    """Tells whether one of these prefixes allows images over http(s)."""
+    return any(_scheme(prefix) in HTTP_SCHEMES for prefix in prefixes)
 
 
 def _scheme(prefix: str) -> str:

@@ -19,6 +19,7 @@ from pipelines.command_line.exits import (
 )
 from pipelines.engine.memory import return_freed_memory
 from pipelines.engine.slots.choice import Share
+from pipelines.images.web_flags import of_the_web
 from pipelines.manifests.files import left_out_line
 from pipelines.ownership import record as run_record
 from pipelines.ownership.closing import close, judged
@@ -105,6 +106,8 @@ def _finish(job: Job, config: EmbedConfig, outcome: Outcome, seconds: Mapping[st
     if config.part is None:
         close(config.output, job.planned, outcome.records, seconds)
     _print_summary(job, totals, seconds, outcome.share)
+    if of_the_web(image_prefixes(config)):
+        print("".join(f"{line}\n" for line in summary.web_lines(config.output, results)), end="")
     if config.retry_rejects:
         print(f"retried    {_retried(job, results)}")
     if config.part is not None:

@@ -161,7 +161,7 @@ def _add_running_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="A,B",
         help="retry only rejects with these reasons; also with a table of rejects as --manifest "
-        "[all]",
+        "[all that can pass]",
     )
 
 
