@@ -23,6 +23,7 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.engine.per_file import Workers, chosen_slots, over_files, parse_with_engine
 from pipelines.images.trust import IMAGES, MANIFESTS, TRUST
+from pipelines.images.web_flags import web_argv
 from pipelines.output.overwriting import check_room, make_room
 from pipelines.output.scored_tables import (
     FINGERPRINT_KEY,
@@ -131,6 +132,7 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     argv += [part for uri in options.manifest for part in ("--manifest", uri)]
     argv += [part for uri in options.allow_images_from for part in (IMAGES, uri)]
     argv += [part for uri in options.allow_manifests_from for part in (MANIFESTS, uri)]
+    argv += web_argv(options)
     argv += [flag for flag in (OVERWRITE, TRUST) if getattr(options, flag.lstrip("-"))]
     return [*argv, "--output", options.input, *rest]
 

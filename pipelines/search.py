@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = _found(tables, queries, options, workers, count)
         print(tables_of(asked, found))
         if options.html:
-            pictures = [_pictures(tables, rows, trust) for rows in found]
+            shown = iter(_pictures(tables, [row for rows in found for row in rows], trust))
+            pictures = [[next(shown) for _ in rows] for rows in found]
             page = _gallery(tables, asked, found, pictures, total)
             writing.write_atomically(options.html, page.encode())
             remedies = remedy_lines([picture for part in pictures for picture in part])

@@ -31,6 +31,7 @@ class Reason(str, Enum):
     NOT_ALLOWED = "not_allowed"
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
+    OPTED_OUT = "opted_out"
     TOO_LARGE = "too_large"
     FETCH_FAILED = "fetch_failed"
     HASH_MISMATCH = "hash_mismatch"
@@ -47,6 +48,11 @@ class Reason(str, Enum):
     NON_FINITE = "non_finite"
     OUT_OF_MEMORY = "out_of_memory"
     ENCODE_FAILED = "encode_failed"
+
+
+# What trying again cannot mend: the manifest says so, or who publishes the image. All else may
+# pass, or be mended where the image is.
+STAYS = (Reason.MISSING_IMAGE, Reason.EMPTY_TEXT, Reason.NOT_DOWNLOADED, Reason.OPTED_OUT)
 
 
 def rejects_schema(kept: Iterable[pa.Field] = ()) -> pa.Schema:

@@ -15,10 +15,9 @@ from pipelines.encoding.model_inputs import ModelInputs
 from pipelines.images.columns import ImageColumn, image_columns
 from pipelines.images.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
 from pipelines.images.decode_pool import decode_isolated
-from pipelines.images.fetch import FetchPolicy, direct_place, fetch_image
+from pipelines.images.fetch import FetchPolicy, Place, direct_place, fetch_image
 from pipelines.images.pixel_budget import Account
 from pipelines.records import Chunk, Row, RowFault
-from pipelines.storage.stores import Place
 
 STEPS = ("fetch", "decode", "tokenize")
 # To hand over a piece costs more than a small image does, and a chunk leaves when all its images
@@ -41,6 +40,14 @@ class ImageWork:
     decode_limits: DecodeLimits = DecodeLimits()
     isolate_decoding: bool = False
     columns: tuple[ImageColumn, ...] = field(default_factory=image_columns)
+
+    @property
+    def window_rows(self) -> int:
+        """Rows in flight: enough to keep the threads busy while a batch is encoded.
+
+        Of the web more: one host in ten may be gone, and takes seconds to be found out.
+        """
+        return 2048 if self.fetch_policy.asks_the_web else 512
 
     @cached_property
     def decoder(self) -> ImageDecoder:

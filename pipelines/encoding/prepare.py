@@ -23,8 +23,6 @@ from pipelines.engine.ledger import Ledger
 from pipelines.images.pixel_budget import BUDGET, Account
 from pipelines.records import Chunk
 
-# Rows in flight: enough to keep the threads busy while a batch is encoded.
-WINDOW_ROWS = 512
 # Rejects and empty chunks weigh little, but not nothing: else a manifest of rejects would stay in
 # memory until a batch is full.
 WEIGHT_OF_BATCH = 4
@@ -119,7 +117,7 @@ class _Prepare(beam.DoFn):
         self._work, self._threads = settings.work, settings.threads
         self._batch_size, self._row_bytes = settings.batch_size, settings.row_bytes
         self._run = settings.run
-        self._window = max(2 * self._batch_size, WINDOW_ROWS)
+        self._window = max(2 * self._batch_size, self._work.window_rows)
         self._rows = Metrics.counter(Prepare, "rows")
         self._rejects = Metrics.counter(Prepare, "rejects")
         self._usec = {name: Metrics.counter(Prepare, f"{name}_usec") for name in STEPS}

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from pipelines.encoding.image_work import IMAGES_A_PIECE, STEPS, ImageWork, Job
 from pipelines.engine.cores import threads_for, usable_cores
-from pipelines.images.fetch import checked, fault_of
+from pipelines.images.fetch import Place, checked, fault_of
 from pipelines.object_stores.answers import Ask, Fetched
 from pipelines.object_stores.faults import StoreFault
 from pipelines.records import RowFault
 from pipelines.storage import stores
-from pipelines.storage.stores import Place
 
 
 class _Cores:

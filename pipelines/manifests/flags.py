@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.command_line.parser import group
+from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import manifest_place, place
 from pipelines.images.trust import add_replay_flags
+from pipelines.images.web_flags import add_web_flags
 from pipelines.manifests.formats import format_names
 from pipelines.manifests.text.delimiters import delimiter
 from schemas.manifest import AUTO, CSV_QUOTINGS, FIRST_DOT, IMAGE_ENCODINGS, KEY_ENDS, STANDARD
@@ -38,6 +39,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         help="further prefix that images may come from, such as gs://bucket/img/ or "
         "https://host/img/; `https://` alone allows every public host; repeatable [the image root]",
     )
+    add_web_flags(flags, beams=not isinstance(parser, Parser))
     add_replay_flags(flags)
 
 

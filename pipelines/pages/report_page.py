@@ -24,6 +24,7 @@ from pipelines.pages.statistics import (
 from pipelines.pages.thumbnails import Thumbnail
 from pipelines.runs.summary import IN_TURN, THREADS
 from pipelines.storage.redaction import redact
+from pipelines.web.reject_counts import WORST
 
 Gallery = Sequence[tuple[ScoredRow, Thumbnail]]
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9)
@@ -60,6 +61,7 @@ def render_report(
         text_note=_text_note(statistics),
         size_note=_size_note(statistics),
         rejects=_rejects(statistics),
+        web_rejects=_web_rejects(statistics),
         times=_times(record.get("seconds", {})),
         provenance=[
             {"name": title, "rows": _facts(values)}
@@ -232,6 +234,24 @@ def _rejects(statistics: Statistics) -> list[dict[str, Any]]:
     return [
         {"name": f"{reason} ({stage})", "value": f"{count:,}", "share": count / most}
         for (stage, reason), count in statistics.rejects.most_common()
+    ]
+
+
+def _web_rejects(statistics: Statistics) -> list[dict[str, Any]]:
+    """Returns rejects of the web: the worst hosts, and what hosts answered."""
+    found = statistics.web_rejects
+    parts = {
+        f"Images of the web, by host (the worst {WORST}):": found.hosts.most_common(WORST),
+        "By answer:": found.answers.most_common(),
+    }
+    most = max(found.answers.total(), 1)
+    return [
+        {
+            "note": note,
+            "rows": [{"name": n, "value": f"{c:,}", "share": c / most} for n, c in counted],
+        }
+        for note, counted in parts.items()
+        if counted
     ]
 
 

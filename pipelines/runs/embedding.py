@@ -19,6 +19,7 @@ from pipelines.command_line.exits import (
 )
 from pipelines.engine.memory import return_freed_memory
 from pipelines.engine.slots.choice import Share
+from pipelines.images.web_flags import of_the_web
 from pipelines.manifests.files import left_out_line
 from pipelines.ownership import record as run_record
 from pipelines.ownership.closing import close, judged
@@ -27,6 +28,7 @@ from pipelines.ownership.record import Totals
 from pipelines.records import UnitResult
 from pipelines.runs import faults, summary
 from pipelines.runs.execution import Outcome, run
+from pipelines.runs.job import image_prefixes
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.starting import Job, prepare
 from pipelines.storage.redaction import redact
@@ -54,6 +56,8 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
 
 def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
     started_at = time.monotonic()
+    if unused := config.unused_proxy(image_prefixes(config)):
+        print(f"clip-beam embed: {unused}", file=sys.stderr)
     try:
         job = prepare(config, options, lock)
     except StoreFault as error:
@@ -99,6 +103,8 @@ def _finish(job: Job, config: EmbedConfig, outcome: Outcome, seconds: Mapping[st
     if config.part is None:
         close(config.output, job.planned, outcome.records, seconds)
     _print_summary(job, totals, seconds, outcome.share)
+    if of_the_web(image_prefixes(config)):
+        print("".join(f"{line}\n" for line in summary.web_lines(config.output, results)), end="")
     if config.retry_rejects:
         print(f"retried    {_retried(job, results)}")
     if config.part is not None:

@@ -18,6 +18,7 @@ from pipelines.engine.slots.choice import LOCAL
 from pipelines.images.columns import added_columns, image_columns
 from pipelines.images.decode import limits_of
 from pipelines.images.fetch import FetchPolicy
+from pipelines.images.sources import check_hosts
 from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.read import ReadManifest, UnitSource
 from pipelines.manifests.request import ManifestRequest
@@ -83,6 +84,8 @@ def plan_of(config: EmbedConfig, workers: Workers | None = None) -> Plan:
     """
     writing.check_directory(config.output)
     check_not_own(config)
+    if config.http_proxy is None:
+        check_hosts(config.allow_images_from, config.allow_private_hosts)
     plan = plan_units(manifest_request(config), workers)
     check_replay(plan.units, config)
     return plan
@@ -113,17 +116,23 @@ def embed_rows_of(
     models: RunModels, heads: Sequence[Head], config: EmbedConfig, run: str = ""
 ) -> EmbedRows:
     """Returns the transform of a run of that id."""
-    allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
+    allowed = image_prefixes(config)
+    web = config.web_settings(allowed)
     return EmbedRows(
         models,
         batch_size=config.batch_size,
-        fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency),
+        fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency, web=web),
         decode_limits=limits_of(vars(config)),
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding,
         run=run,
         heads=heads,
     )
+
+
+def image_prefixes(config: EmbedConfig) -> tuple[str, ...]:
+    """Returns the prefixes that images may come from, beside their manifest's directory."""
+    return config.allow_images_from + ((config.image_root,) if config.image_root else ())
 
 
 def heads_for(plan: Plan, models: RunModels, config: EmbedConfig) -> tuple[Head, ...]:

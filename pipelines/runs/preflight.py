@@ -28,6 +28,7 @@ from pipelines.runs.job import (
     embed_rows_of,
     fingerprint_of,
     heads_for,
+    image_prefixes,
     layout_of,
     load_run_models,
     plan_of,
@@ -56,6 +57,7 @@ REMEDIES = {
     "not_found": "check `--image_root`, which relative paths start from",
     "forbidden": "check the credentials of this machine for the images' store",
     "fetch_failed": "check the network and the images' store",
+    "opted_out": "`--disallowed_header_directives` says which of their directives are honoured",
     "missing_image": "check `--image_column`",
     "empty_text": "check `--text_column`",
     "malformed_row": "look at `detail` in the rejects of a run; the file may be of another format",
@@ -84,6 +86,8 @@ class Findings:
 def check(config: EmbedConfig, sample: int, findings: Findings) -> None:
     """Runs all checks, each as far as those before it allow."""
     plan = findings.attempt(lambda: plan_of(config))
+    if unused := config.unused_proxy(image_prefixes(config)):
+        print(f"           {in_flags(unused)}")
     if plan is not None:
         _check_manifest(plan, findings)
     models = findings.attempt(lambda: _loaded(config))

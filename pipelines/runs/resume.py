@@ -22,6 +22,7 @@ from pipelines.runs.options import REASONS, EmbedConfig
 from pipelines.storage import listing
 from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
+from schemas.rejects import STAYS
 
 _NONE_KEPT = pa.schema([])
 
@@ -110,8 +111,10 @@ def pending_of(
 
 
 def retried_reasons(config: EmbedConfig) -> tuple[str, ...]:
-    """Returns the reasons of the rejects that a run tries again; none without `--retry_rejects`."""
-    return (config.only_reasons or REASONS) if config.retry_rejects else ()
+    """Returns the reasons of the rejects that a run tries again; none without `--retry_rejects`,
+    and only those that can pass unless `--only_reasons` names others."""
+    can_pass = tuple(name for name in REASONS if name not in STAYS)
+    return (config.only_reasons or can_pass) if config.retry_rejects else ()
 
 
 def check_resumable(

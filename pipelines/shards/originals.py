@@ -67,7 +67,7 @@ def fetch_original(original: Row | RowFault, sha256: str | None, policy: FetchPo
     if isinstance(original, RowFault):
         raise original
     if original.image_bytes is None:
-        uri = image_uri(original)
+        uri = image_uri(original, policy)
         if allowed_file(uri, allowed_roots(original, policy)) is None:
             raise NotTrustedError(uri, IMAGES)
     return fetch_image(original._replace(expected_sha256=sha256), policy)
