@@ -107,6 +107,7 @@ def _write(
         with reading.open_input(uri) as source, writing.open_output(target) as file:
             shutil.copyfileobj(source, file)
     counts = {name: row_count(getattr(tables, table)) for name, table in _TABLES.items()}
+    counts["rows_read"] = tables.counts.get("rows_read", sum(counts.values()))
     before = tables.record
     about = {"kept_from": before["kept_from"]} if "kept_from" in before else {}
     known = before.get("heads")

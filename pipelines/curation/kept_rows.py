@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
+from pipelines.curation.duplicates.images import Images
 from pipelines.curation.kept_mask import Part, Selection
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.exports import derived_runs
@@ -43,10 +46,9 @@ class KeptRows:
             ScoredTablesError, OSError: if a table cannot be read, or nothing be written.
         """
         parts = self.selection.parts()
-        for _ in over_files(partial(_write_part, self.output), parts, workers):
-            pass
+        rows = sum(over_files(partial(_write_part, self.output), parts, workers))
         uids = _write_uids(self.selection, uris.join(self.output, UIDS))
-        counts = {"embedded": self.selection.rows, "rejected": 0}
+        counts = {"rows_read": rows, "embedded": self.selection.rows, "rejected": 0}
         about = {"kept_from": self._kept_from(options)}
         derived_runs.finish(self.tables, self.output, [part.uri for part in parts], counts, about)
         return [uids, f"output     {redact(self.output)}"]
@@ -70,10 +72,18 @@ def steps_here(tables: ScoredTables, selection: Selection) -> list[tuple[str, in
     return [("read", embedded + row_count(tables.rejects)), *selection.steps]
 
 
-def _write_part(output: str, part: Part) -> None:
-    schema = file_schema(part.uri)
-    batches = (batch for _, batch in part.batches(schema.names))
-    derived_runs.write_table(output, part.uri, "filter", schema, batches)
+def _write_part(output: str, part: Part) -> int:
+    """Writes what is kept of a file; returns of how many rows of the manifest that is."""
+    schema, images, rows = file_schema(part.uri), Images(), 0
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal rows
+        for numbers, batch in part.batches(schema.names):
+            rows += int((images.of_rows(numbers, batch) == numbers).sum())
+            yield batch
+
+    derived_runs.write_table(output, part.uri, "filter", schema, batches())
+    return rows
 
 
 def _write_uids(selection: Selection, target: str) -> str:

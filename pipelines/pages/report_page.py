@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.output.run_json import chain_of
-from pipelines.output.scored_tables import ScoredRow, ScoredTables
+from pipelines.output.scored_tables import ScoredTables
 from pipelines.pages import plots
 from pipelines.pages.rendering import render
 from pipelines.pages.statistics import (
@@ -22,6 +22,7 @@ from pipelines.pages.statistics import (
     rows_kept,
 )
 from pipelines.pages.thumbnails import Thumbnail
+from pipelines.queries.scored_rows import ScoredRow
 from pipelines.runs.summary import IN_TURN, THREADS
 from pipelines.storage.redaction import redact
 

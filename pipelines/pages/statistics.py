@@ -18,12 +18,11 @@ from pipelines.curation.top_fraction import index_of_fraction
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
     ROW_COLUMNS,
-    ScoredRow,
     ScoredTables,
     iterate_batches,
     row_count,
-    rows_at,
 )
+from pipelines.queries.scored_rows import ScoredRow, rows_at
 
 BINS = 20_000  # over [-1, 1]
 COARSE = 10  # bins of the histogram in one bin of the examples: 0.001

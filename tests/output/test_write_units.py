@@ -36,7 +36,7 @@ def reject(number, reason=Reason.NOT_FOUND):
 def chunk(records, number=0, end=None, unit=UNIT, kept=()):
     """A chunk as Score hands it on; a plain number stands for a row that was embedded."""
     records = [make_row(r) if isinstance(r, int) else r for r in records]
-    made = make_chunk(records, kept, unit=unit, number=number, end=end and End(*end))
+    made = make_chunk(records, kept, unit=unit, number=number, end=end and End(*end, end[1]))
     rows = [record for record in records if isinstance(record, Row)]
     known = [[80] * len(rows), [70] * len(rows), ["00"] * len(rows)]
     arrays = [pa.array(v, f.type) for v, f in zip(known, IMAGE_FIELDS, strict=True)]
@@ -336,7 +336,9 @@ def test_retry_that_does_not_find_its_rows_writes_nothing(layout, tmp_path):
     before = (tmp_path / "embeddings" / "unit-0.parquet").read_bytes()
     with pytest.raises(ConservationError, match="expected 2 rows, but 1 were found in the manif"):
         retry(layout, 1, count=2)
-    with pytest.raises(ConservationError, match="3 rows before its rejects were retried, 2 after"):
+    with pytest.raises(
+        ConservationError, match="3 records before its rejects were retried, 2 after"
+    ):
         retry(layout, 1)
     assert (tmp_path / "embeddings" / "unit-0.parquet").read_bytes() == before
 
