@@ -1,7 +1,7 @@
 """`clip-beam classify`: zero-shot labels for the images of a run or a manifest, from prompts.
 
 OUTPUT/embedded                what `embed` makes of a manifest, where one is given
-OUTPUT/labels/<unit>.parquet   uid, source, source_row, labels and probabilities, likeliest first
+OUTPUT/labels/<unit>.parquet   uid and key, labels and probabilities, likeliest first
 OUTPUT/accuracy.json           where the truth is known
 """
 
@@ -38,11 +38,11 @@ from pipelines.queries.accuracy import Accuracy
 from pipelines.queries.labels import labels_batch, labels_file
 from pipelines.queries.prompts import parser, read_prompts
 from pipelines.queries.query_model import load_query_model
-from pipelines.queries.true_classes import TruthError, read_truth
+from pipelines.queries.true_classes import TruthError, classes_of, read_truth
 from pipelines.storage import uris, writing
 from pipelines.storage.redaction import redact
-from schemas.embeddings import ROW_FIELDS
-from schemas.labels import KEY_NAMES
+from schemas.embeddings import row_fields
+from schemas.labels import LABELLED_NAMES
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
@@ -133,6 +133,10 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     argv += [part for uri in options.allow_images_from for part in (IMAGES, uri)]
     argv += [part for uri in options.allow_manifests_from for part in (MANIFESTS, uri)]
     argv += web_argv(options)
+    # What is refused is refused as the user said it.
+    others = any(word.startswith(("--text_column", "--scores_only")) for word in rest)
+    if not others and options.truth_column != "text":
+        argv += ["--pairs", "images"]  # labels need no captions; what `rest` says comes later
     argv += [flag for flag in (OVERWRITE, TRUST) if getattr(options, flag.lstrip("-"))]
     return [*argv, "--output", options.input, *rest]
 
@@ -144,7 +148,7 @@ def _check_before_embedding(options: argparse.Namespace, config: EmbedConfig) ->
         raise ValueError("the one model has no name; leave out `--model_name`")
     if config.scores_only:
         raise ValueError("labels are told from embeddings; leave out `--scores_only`")
-    columns = (None, *(field.name for field in ROW_FIELDS), *config.keep_columns)
+    columns = (None, *(field.name for field in row_fields(config.pairs)), *config.keep_columns)
     if options.truth:
         read_truth(options.truth, options.truth_column)
     elif options.truth_column not in columns:
@@ -218,7 +222,7 @@ def _no_rows_yet(job: Job) -> Accuracy | None:
 
 
 def _labelled(uri: str, job: Job, accuracy: Accuracy | None) -> Iterator[pa.RecordBatch]:
-    columns = [*KEY_NAMES, "image_embedding"]
+    columns = [*LABELLED_NAMES, "image_embedding"]
     if job.truth_column and job.truth is None:
         columns.append(job.truth_column)
     rows = max(1, min(BATCH_ROWS, BATCH_LOGITS // len(job.labels)))
@@ -232,7 +236,7 @@ def _labelled(uri: str, job: Job, accuracy: Accuracy | None) -> Iterator[pa.Reco
 
 def _truth(batch: pa.RecordBatch, job: Job) -> list[str | None]:
     if job.truth is not None:
-        return [job.truth.get(uid) for uid in batch.column("uid").to_pylist()]
+        return classes_of(job.truth, batch)
     values = batch.column(job.truth_column).to_pylist()
     return [None if value is None else str(value) for value in values]
 

@@ -7,7 +7,8 @@ from enum import Enum
 
 import pyarrow as pa
 
-from schemas.embeddings import ROW_FIELDS, with_kept
+from schemas.embeddings import row_fields, with_kept
+from schemas.pairs import BOTH
 
 MAX_DETAIL_CHARS = 300
 FAULT_FIELDS = (
@@ -55,13 +56,14 @@ class Reason(str, Enum):
 STAYS = (Reason.MISSING_IMAGE, Reason.EMPTY_TEXT, Reason.NOT_DOWNLOADED, Reason.OPTED_OUT)
 
 
-def rejects_schema(kept: Iterable[pa.Field] = ()) -> pa.Schema:
+def rejects_schema(kept: Iterable[pa.Field] = (), pairs: str = BOTH) -> pa.Schema:
     """Returns the schema of the rejects table.
 
     Args:
         kept: columns copied from the manifest, as in the embeddings table.
+        pairs: which halves of pairs there are.
 
     Raises:
         ValueError: if a kept column has the name of another column.
     """
-    return with_kept([*ROW_FIELDS, *FAULT_FIELDS], kept)
+    return with_kept([*row_fields(pairs), *FAULT_FIELDS], kept)

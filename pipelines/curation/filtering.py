@@ -63,6 +63,11 @@ class Plan:
         """The column of the similarity."""
         return self.tables.column("similarity")
 
+    @property
+    def preference(self) -> str | None:
+        """The column that says which of equal images is kept; None for the first."""
+        return self.score if self.score in self.tables.schema.names else None
+
 
 def prepare(config: FilterConfig) -> Plan:
     """Checks everything that can be checked before the work.
@@ -92,7 +97,8 @@ def prepare(config: FilterConfig) -> Plan:
         LEFT_OUT if preset.english != english else None,
     )
     checked = [column for rule in (*plan.rules, *plan.distant) for column in rule.columns]
-    checked += [plan.score] if is_scored or config.dedup else []
+    checked += [plan.score] if is_scored else []
+    checked += ["sha256"] if config.dedup else []
     checked += [tables.column("image_embedding")] if config.dedup == "near" else []
     check_columns(tables.schema, [*checked, *config.within], tables.embeddings[0])
     Groups(config.within, plan.score).check(tables.schema)
@@ -167,11 +173,11 @@ def select(plan: Plan, config: FilterConfig, options: Workers | None) -> Selecti
         if rules:
             selection.apply(rules)
         if config.dedup:
-            worse = exact_duplicates(selection, plan.score)
+            worse = exact_duplicates(selection, plan.preference)
             selection.drop(worse, "one row for each image")
         if config.dedup == "near":
             threshold, column = config.dedup_threshold, plan.tables.column("image_embedding")
-            worse = near_duplicates(selection, column, plan.score, threshold)
+            worse = near_duplicates(selection, column, plan.preference, threshold)
             selection.drop(worse, f"no better row within cosine {threshold}")
     return selection
 

@@ -158,6 +158,8 @@ class _Prepare(beam.DoFn):
         """Begins the work on a chunk once there is room; a whole one, as half of it could wait for
         ever for what only its leaving gives back."""
         bundle = self._current
+        if not self._work.inputs.preprocesses:
+            chunk.images = ()  # captions alone: none is fetched
         inline = sum(len(row.image_bytes or b"") for row in chunk.images)
         needed = len(chunk.images) * self._work.inputs.pixel_bytes + inline
         while not self._has_room(chunk, needed):
@@ -239,7 +241,7 @@ class _Prepare(beam.DoFn):
     def _fill(self) -> bool:
         """Moves landed chunks, the oldest first, into the batch; returns whether it is full."""
         bundle = self._current
-        by_bytes = BUDGET.total // 2 // self._work.inputs.pixel_bytes
+        by_bytes = BUDGET.total // 2 // max(self._work.inputs.pixel_bytes, 1)
         most = max(1, min(self._batch_size, by_bytes))
         while bundle.landed and bundle.may_leave(bundle.landed[0]):
             if bundle.batch and bundle.rows + bundle.landed[0].chunk.rows.num_rows > most:

@@ -159,10 +159,13 @@ class WorkThreads:
                 seconds[1] += time.thread_time() - began
 
     def _tokenize(self, job: Job, seconds: list[float]) -> None:
+        tokenizers = self._work.inputs.tokenizers
+        if not tokenizers:
+            return
         texts = [text or "" for text in job.chunk.rows.column("text").to_pylist()]
         with _CORES:
             began = time.thread_time()
-            found = [tokenizer.tokenize_rows(texts) for tokenizer in self._work.inputs.tokenizers]
+            found = [tokenizer.tokenize_rows(texts) for tokenizer in tokenizers]
             seconds[2] += time.thread_time() - began
         job.chunk.tokens = tuple(tokens for tokens, _ in found)
         job.chunk.truncated = tuple(truncated for _, truncated in found)

@@ -11,6 +11,7 @@ from pipelines.images.web_flags import add_web_flags
 from pipelines.manifests.formats import format_names
 from pipelines.manifests.text.delimiters import delimiter
 from schemas.manifest import AUTO, CSV_QUOTINGS, FIRST_DOT, IMAGE_ENCODINGS, KEY_ENDS, STANDARD
+from schemas.pairs import BOTH, PAIRS
 
 
 def add_input_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,13 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_argument(
         "--manifest_format", choices=format_names(), help="form of the manifest [its extension]"
+    )
+    flags.add_argument(
+        "--pairs",
+        choices=PAIRS,
+        default=BOTH,
+        help="embed images and their captions, or images or texts alone: the columns of the other "
+        "half and the similarity are then not there [both]",
     )
     _add_column_flags(flags)
     _add_dialect_flags(flags)

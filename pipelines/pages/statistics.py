@@ -18,11 +18,10 @@ from pipelines.curation.top_fraction import index_of_fraction
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
     ROW_COLUMNS,
-    ScoredRow,
     ScoredTables,
     iterate_batches,
-    rows_at,
 )
+from pipelines.queries.scored_rows import ScoredRow, rows_at
 from pipelines.web.reject_counts import WebRejects
 
 BINS = 20_000  # over [-1, 1]

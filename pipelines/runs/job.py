@@ -33,6 +33,7 @@ from pipelines.runs.resume import check_not_own, check_replay
 from pipelines.storage import writing
 from pipelines.storage.redaction import redacted
 from schemas.embeddings import embeddings_schema
+from schemas.pairs import BOTH
 from schemas.rejects import rejects_schema
 
 
@@ -105,8 +106,9 @@ def layout_of(
             scores_only=config.scores_only,
             kept=[*kept, *head_fields(heads)],
             image_fields=[column.field for column in image_columns()],
+            pairs=config.pairs,
         ),
-        rejects=rejects_schema(kept),
+        rejects=rejects_schema(kept, config.pairs),
         fingerprint=fingerprint_of(models, heads, config),
         models=models.names,
     )
@@ -127,6 +129,7 @@ def embed_rows_of(
         isolate_decoding=config.isolate_decoding,
         run=run,
         heads=heads,
+        pairs=config.pairs,
     )
 
 
@@ -167,7 +170,8 @@ def reader_of(
         limit: rows of each unit at most, for a sample.
         source: gives the units instead, while the line runs.
     """
-    kept = pa.schema(list(layout.rejects)[len(rejects_schema()) :])
+    own = rejects_schema(pairs=embed_rows.pairs)
+    kept = pa.schema(list(layout.rejects)[len(own) :])
     return ReadManifest(
         Plan(tuple(units), kept, None),
         rows=chunk_rows(embed_rows.handler.batch_size),
@@ -205,6 +209,8 @@ def fingerprint_of(models: RunModels, heads: Sequence[Head], config: EmbedConfig
     values = {name: getattr(config, name) for name in (*names, "scores_only")}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     added: dict[str, Any] = {}
+    if config.pairs != BOTH:
+        added["pairs"] = config.pairs
     if added_columns():
         added["image_columns"] = list(added_columns())
     if heads:

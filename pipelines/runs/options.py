@@ -27,6 +27,7 @@ from pipelines.manifests.flags import add_input_flags
 from pipelines.ownership.parts import Part, add_part_flag
 from pipelines.probes.heads_of import add_head_flags
 from schemas.manifest import Dialect
+from schemas.pairs import check_halves
 from schemas.rejects import Reason
 
 REQUIRED, REASONS = ("manifest", "output", "model"), tuple(reason.value for reason in Reason)
@@ -226,6 +227,7 @@ class EmbedConfig(Dialect, WebOptions):
         if self.image_root is not None:
             check_prefix(self.image_root, "--image_root", self.allow_private_hosts)
         self.check_web()
+        check_halves(self.pairs, self.scores_only, self.head)
         if self.retry_rejects and self.overwrite:
             raise ValueError(
                 "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "

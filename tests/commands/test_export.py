@@ -383,7 +383,7 @@ def test_models_have_to_be_named_where_there_are_several(run, capsys):
     output = exported(run, "laion", "--model_name", "large")
     assert "similarity" in ds.dataset(output / "metadata").schema.names
     tables = exported(run, "tables")
-    assert len(ds.dataset(tables / "vectors").schema.names) == 3 + 4
+    assert len(ds.dataset(tables / "vectors").schema.names) == 4 + 4
 
 
 @pytest.mark.parametrize(

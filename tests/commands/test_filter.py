@@ -91,6 +91,7 @@ def test_run_json_holds_conditions_counts_and_provenance(scored):
     assert record["counts"] == {
         "units": 2,
         "rows_read": 3,
+        "records": 3,
         "embedded": 3,
         "rejected": 0,
         "rejects_by_reason": {},
