@@ -26,7 +26,7 @@ from pipelines.output.write_units import WrittenBy, _Write
 from pipelines.ownership.finished import finished_units
 from pipelines.ownership.lock import LockLostError, RunLock, check_held
 from pipelines.ownership.record import Totals, total
-from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
+from pipelines.records import End, Reject, Row, Selection, Unit, Vectors
 from pipelines.runs.resume import ResumeError, check_resumable
 from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
 from schemas.manifest import Columns
