@@ -158,7 +158,7 @@ class Web:
         try:
             reply = await self._exchange.get(url, cookies, sought, trial.last)
         except AgainError as error:
-            if error.kind is Kind.SILENT:
+            if error.kind in (Kind.SILENT, Kind.STALLED):
                 site.silent(str(error), trial.last, self._bounds.gone_s)
             else:
                 site.failed()
