@@ -30,7 +30,7 @@ from schemas.rejects import Reason
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NOT_WHOLE = (204, 205, 206)
 _ROOM_BYTES = 1 << 20  # that is taken for a body whose length is not told, until it is larger
-_LEAST_BYTES = 1000  # that arrive while a body does not stall
+_LEAST_BYTES = 200  # that arrive while a body does not stall
 _HEAD_BYTES = 1 << 16  # of a line and of a field
 _KEPT_S = 2.0  # for which a connection waits for another image: few hosts have one soon
 

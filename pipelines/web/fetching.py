@@ -124,8 +124,7 @@ class Web:
         if not site.is_lost:
             return await self._send(site, url, cookies, sought, trial)
         if not trial.last:
-            said = f"{url.host}: several requests were not answered"
-            raise _AtSite(site, AgainError(Kind.SILENT, said))
+            raise _lost(site)
         async with site.probing:
             _check_gone(site)
             if site.is_lost:
@@ -138,8 +137,7 @@ class Web:
         await site.slots.take(1, sought.order)
         try:
             if site.is_lost and not trial.last:  # it became so while this one waited
-                said = f"{url.host}: several requests were not answered"
-                raise _AtSite(site, AgainError(Kind.SILENT, said))
+                raise _lost(site)
             await self._slots.take(1, sought.order)
             try:
                 number = await site.turn(sought.order)
@@ -158,7 +156,7 @@ class Web:
         try:
             reply = await self._exchange.get(url, cookies, sought, trial.last)
         except AgainError as error:
-            if error.kind is Kind.SILENT:
+            if error.kind in (Kind.SILENT, Kind.STALLED):
                 site.silent(str(error), trial.last, self._bounds.gone_s)
             else:
                 site.failed()
@@ -241,6 +239,11 @@ class _AtSite(Exception):
     def __init__(self, site: Site, error: AgainError) -> None:
         super().__init__(str(error))
         self.site, self.error = site, error
+
+
+def _lost(site: Site) -> _AtSite:
+    said = f"{site.name}: several requests were not answered"
+    return _AtSite(site, AgainError(Kind.SILENT, said))
 
 
 def _check_gone(site: Site) -> None:

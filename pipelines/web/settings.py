@@ -19,7 +19,7 @@ class Bounds:
         connect_s: to connect, TLS included, to all addresses of a host together.
         last_connect_s: the same of the try at the end, so that both are what a dead host costs.
         name_s: to look a host's name up.
-        silent_s: in which nothing arrives, or less than 1 kB of a body.
+        silent_s: in which nothing arrives, or less than 200 bytes of a body.
         whole_s: of one request, its body included.
         later_s: what was put back is tried once more after this, if not before, when nothing else
             is under way.

@@ -54,7 +54,7 @@ class Site(Host):
         self.slots.total = self._connections
 
     def silent(self, said: str, last_try: bool, gone_s: float) -> None:
-        """Notes that it took no connection, or said nothing.
+        """Notes that it took no connection, said nothing, or did not end what it said.
 
         Args:
             last_try: whether it was the one at the end; if it is lost then, it is gone.
