@@ -75,7 +75,7 @@ setup(
     description="Score and filter image-text datasets with CLIP on Apache Beam",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    url="https://pypi.org/project/clip-beam/",
+    url="https://github.com/clip-beam/clip-beam",
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-NAME, ADDRESS = "clip-beam", "https://pypi.org/project/clip-beam/"
+NAME, ADDRESS = "clip-beam", "https://github.com/clip-beam/clip-beam"
 DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
 ENVIRONMENT = "environment"
 
