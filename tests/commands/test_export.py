@@ -370,7 +370,7 @@ def test_layouts_with_embeddings_refuse_a_run_without(run, capsys):
         pq.write_table(table, path)
     for layout in ("datacomp", "clip_retrieval", "tables"):
         told = refused(capsys, run, "--format", layout)
-        assert "embed again without `--scores_only`, or export with `--format laion`" in told
+        assert "embed again without `scores_only`, or export with `--format laion`" in told
     assert ds.dataset(exported(run, "laion") / "metadata").count_rows() == 60
 
 
