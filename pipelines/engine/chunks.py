@@ -142,7 +142,7 @@ def _fitting(record: Row | Reject, kept: Sequence[pa.Field]) -> Row | Reject:
 
 
 def _row_batch(rows: Sequence[Row], schema: pa.Schema, own: int) -> pa.RecordBatch:
-    """Args: own: how many of the columns are attributes of a row."""
+    """Makes a batch of rows, whose first `own` columns are attributes of a row, the others kept."""
     found = [[getattr(row, name) for row in rows] for name in schema.names[:own]]
     found += [[row.kept.get(name) for row in rows] for name in schema.names[own:]]
     arrays = [_column(v, kind) for v, kind in zip(found, schema.types, strict=True)]
