@@ -157,9 +157,7 @@ def test_questions_are_answered_or_refused(half, tmp_path, capsys):
     call(*search, "--among", other, status=2)
     assert f"the run has {pairs} alone" in capsys.readouterr().err
     classify = ["classify", "--input", folder / "out", "--output", tmp_path / "labels"]
-    call(
-        *classify, "--model", "tiny", "--labels", "a circle,a star", status=2 * (pairs == "texts")
-    )
+    call(*classify, "--model", "tiny", "--labels", "a circle,a star", status=2 * (pairs == "texts"))
     if pairs == "images":
         assert uids(tmp_path / "labels" / "labels") == ["i0", "i1", "i3", "i4", "i5"]
     call("report", "--input", folder / "out", "--output", tmp_path / "r.html", status=2)
