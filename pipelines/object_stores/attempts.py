@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import time
 from collections.abc import Callable
@@ -23,10 +22,9 @@ from pipelines.object_stores.faults import (
 )
 from pipelines.object_stores.host import Host
 from pipelines.object_stores.pool import Pool
-from pipelines.object_stores.retry_after import asked_s
+from pipelines.object_stores.retry_after import asked_s, wait_s
 from pipelines.object_stores.transport import Transport
 
-_MAX_ASKED_WAIT_S = 60.0
 _MAX_MOVES = 2
 _MAX_RENEWALS = 3  # of credentials; what is refused so often, while others are not, is the object
 _PASSING = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
@@ -126,9 +124,9 @@ class Attempts:
             request, answer = await self._answer(wanted, host, number)
             meaning, said = wanted.store.meaning(answer)
             if meaning is Meaning.BUSY:
-                wait_s = asked_s(answer.headers)
-                host.refused(number, wait_s)
-                raise _AgainError(said, busy=True, asked_s=wait_s)
+                asked = asked_s(answer.headers)
+                host.refused(number, asked)
+                raise _AgainError(said, busy=True, asked_s=asked)
             if meaning is Meaning.PASSING:
                 host.failed()
                 raise _AgainError(said, asked_s=asked_s(answer.headers))
@@ -210,11 +208,10 @@ class Attempts:
                 raise ObjectFault(f"{trial.attempts} attempts failed: {error}")
         most_s = patience.busy_wait_s if error.busy else patience.most_wait_s
         first_s = min(patience.first_wait_s, most_s) / (10 if error.busy else 1)
-        # Full jitter, so that many do not come back at the same moment.
-        wait_s = random.uniform(0, min(first_s * 2 ** min(trial.attempts - 1, 30), most_s))
-        wait_s = max(wait_s, min(error.asked_s, _MAX_ASKED_WAIT_S))
-        trial.spent_s += wait_s
-        await asyncio.sleep(wait_s)
+        most_s = min(first_s * 2 ** min(trial.attempts - 1, 30), most_s)
+        seconds = wait_s(most_s, error.asked_s)
+        trial.spent_s += seconds
+        await asyncio.sleep(seconds)
 
     async def _prove(self, host: Host) -> None:
         """Asks a host again for what it gave before, to tell whether it gives anything at all."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import random
 import re
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+
+from pipelines.object_stores.retry_after import wait_s
 
 T = TypeVar("T")
 
@@ -44,7 +45,6 @@ _TRANSIENT_ERRNOS = {
     errno.EMFILE,
     errno.ENFILE,
 }
-_MAX_ASKED_WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,13 @@ def with_retries(
         except Exception as error:  # noqa: BLE001 - each store has error types of its own
             if not is_transient(error):
                 raise
-            wait_s = _wait(error, attempt, policy)
-            out_of_time = clock() - began + wait_s > policy.max_seconds
+            seconds = wait_s(policy.backoff_s * 2 ** (attempt - 1))
+            out_of_time = clock() - began + seconds > policy.max_seconds
             if attempt == policy.attempts or out_of_time:
                 text = f"{attempt} attempts failed: {describe(error)}"
                 raise AttemptsFailed(text) from error
-            sleep(wait_s)
+            sleep(seconds)
     raise AssertionError("`attempts` must be positive")
-
-
-def _wait(error: Exception, attempt: int, policy: RetryPolicy) -> float:
-    # Full jitter, so that many workers do not come back at the same moment.
-    wait = random.uniform(0, policy.backoff_s * 2 ** (attempt - 1))
-    asked = getattr(error, "retry_after_s", None) or 0.0
-    return max(wait, min(asked, _MAX_ASKED_WAIT_S))
 
 
 def is_transient(error: Exception) -> bool:

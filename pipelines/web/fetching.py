@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from yarl import URL
 from pipelines.object_stores.answers import Got, Sought
 from pipelines.object_stores.faults import ObjectFault
 from pipelines.object_stores.pool import Pool
-from pipelines.object_stores.retry_after import asked_s
+from pipelines.object_stores.retry_after import asked_s, wait_s
 from pipelines.web.exchange import Exchange, Reply
 from pipelines.web.faults import AgainError, Kind, WebFault
 from pipelines.web.guard import Guard
@@ -28,7 +27,6 @@ from pipelines.web.urls import RefusedURL, Url, is_allowed, parse_url, target_of
 from schemas.rejects import Reason
 
 MAX_REDIRECTS = 10
-_MAX_ASKED_WAIT_S = 60.0
 _BUSY_WAIT_S = 1.0
 _MAX_SITES = 10_000  # that something is known of
 _BUSY, _PASSING = (429, 503), (408, 425)
@@ -192,12 +190,10 @@ class Web:
         patient = error.kind is Kind.BUSY and alive and trial.spent_s < bounds.object_s
         if trial.attempts >= bounds.attempts and not patient:
             raise WebFault(Reason.FETCH_FAILED, f"{error}, {trial.attempts} times")
-        # Full jitter, so that many do not come back at the same moment.
         most_s = bounds.backoff_s * 2 ** min(trial.attempts - 1, 10)
-        wait_s = random.uniform(0, min(most_s, _BUSY_WAIT_S) if patient else most_s)
-        wait_s = max(wait_s, min(error.asked_s, _MAX_ASKED_WAIT_S))
-        trial.spent_s += wait_s
-        await self._sleep(wait_s)
+        seconds = wait_s(min(most_s, _BUSY_WAIT_S) if patient else most_s, error.asked_s)
+        trial.spent_s += seconds
+        await self._sleep(seconds)
 
     def _site(self, name: str) -> Site:
         if name not in self._sites:

@@ -10,8 +10,9 @@ import requests
 
 from helpers import make_row
 from pipelines.images.fetch import FetchPolicy, allowed_uri, fetch_image
+from pipelines.object_stores import retry_after
 from pipelines.records import RowFault
-from pipelines.storage import reading, retries
+from pipelines.storage import reading
 from pipelines.storage.retries import RetryPolicy
 from schemas.rejects import Reason
 
@@ -255,7 +256,7 @@ def failing(monkeypatch, *errors):
 def test_transient_fault_is_tried_again_with_growing_waits(monkeypatch, error):
     failing(monkeypatch, error, error)
     waits = []
-    monkeypatch.setattr(retries.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(retry_after.random, "uniform", lambda low, high: high)
     policy = FetchPolicy(retries=RetryPolicy(backoff_s=0.5))
     row = make_row(url="a.png", image_root="memory://x")
     assert fetch_image(row, policy, sleep=waits.append) == b"data"

@@ -2,16 +2,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipelines.storage import retries
 from pipelines.storage.retries import AttemptsFailed, RetryPolicy, with_retries
 
 
 class Busy(ConnectionError):
-    retry_after_s = 30.0
+    """A fault that may pass."""
 
 
 @pytest.fixture
-def clock():
-    """A clock that only waiting and calling move."""
+def clock(monkeypatch):
+    """A clock that only waiting, 30 s each time, and calling move."""
+    monkeypatch.setattr(retries, "wait_s", lambda most_s: 30.0)
     clock = SimpleNamespace(now=0.0, began=[])
 
     def sleep(seconds):
