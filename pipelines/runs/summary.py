@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.engine.cores import Threads
+from pipelines.engine.per_file import side_by_side
 from pipelines.output.layout import REJECTS, unit_file
 from pipelines.output.scored_tables import iterate_batches
 from pipelines.records import UnitResult
 from pipelines.web.reject_counts import WebRejects
 
 _COLUMNS = ("stage", "url", "detail")
-_READERS = 16
 _MAX_FILES = 1000  # of rejects that a summary looks into
 
 # What the bundles do in turn, each in a thread of its own.
@@ -31,9 +30,8 @@ def web_lines(output: str, results: Sequence[UnitResult]) -> list[str]:
     """Returns the lines about images of the web that were rejected, by host and by answer."""
     files = [unit_file(output, REJECTS, one.unit_id) for one in results if one.rejects]
     counts = WebRejects()
-    with ThreadPoolExecutor(_READERS) as readers:
-        for part in readers.map(_web_rejects_of, files[:_MAX_FILES]):
-            counts.merge(part)
+    for part in side_by_side(_web_rejects_of, files[:_MAX_FILES]):
+        counts.merge(part)
     lines = counts.lines()
     if lines and len(files) > _MAX_FILES:
         lines[0] += f" (in {_MAX_FILES} of {len(files)} files of rejects; `report` counts all)"
