@@ -16,7 +16,7 @@ from clip_core.preprocess import Preprocess
 from pipelines.images.decode import DecodeLimits, decode_image, limits_of
 from pipelines.images.fetch import FetchPolicy
 from pipelines.images.trust import TRUST, NotTrustedError, Trust
-from pipelines.pages.side_by_side import side_by_side
+from pipelines.pages.in_time import in_time
 from pipelines.records import Row, RowFault, Unit
 from pipelines.shards.originals import ImageRow, fetch_original, original_rows
 from pipelines.storage.stores import StoreFault
@@ -59,7 +59,7 @@ def thumbnails(
         ((source, number), partial(_thumbnail, original, hashes[source, number], policy, limits))
         for source, number, original in original_rows(rows, options, units, trust)
     ]
-    for name, thumbnail in side_by_side(work, TOTAL_S):
+    for name, thumbnail in in_time(work, TOTAL_S):
         found[name] = thumbnail or Thumbnail(None, f"not there within {TOTAL_S:.0f} s")
         progress(1)
     return [found[row.source, row.source_row] for row in rows]

@@ -14,7 +14,7 @@ T = TypeVar("T")
 THREADS = 16
 
 
-def side_by_side(
+def in_time(
     work: Iterable[tuple[K, Callable[[], T]]], seconds: float
 ) -> Iterator[tuple[K, T | None]]:
     """Yields what each piece of work returns, as it is done; None for what was not done in time.
@@ -41,7 +41,7 @@ def side_by_side(
             done.put((name, call()))
 
     for _ in range(min(THREADS, len(left))):
-        threading.Thread(target=run, name="side by side", daemon=True).start()
+        threading.Thread(target=run, name="in time", daemon=True).start()
     while left:
         try:
             name, found = done.get(timeout=max(end - time.monotonic(), 0.0))

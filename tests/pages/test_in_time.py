@@ -2,7 +2,7 @@
 
 import threading
 
-from pipelines.pages.side_by_side import THREADS, side_by_side
+from pipelines.pages.in_time import THREADS, in_time
 
 
 def test_work_is_done_at_once_and_told_by_name():
@@ -13,12 +13,12 @@ def test_work_is_done_at_once_and_told_by_name():
         return number * number
 
     work = [(number, lambda n=number: meet(n)) for number in range(2 * THREADS)]
-    assert dict(side_by_side(work, 30)) == {n: n * n for n in range(2 * THREADS)}
+    assert dict(in_time(work, 30)) == {n: n * n for n in range(2 * THREADS)}
 
 
 def test_what_is_not_done_in_time_is_told_as_none():
     never = threading.Event()
     work = [("quick", lambda: 1), ("slow", never.wait)]
-    assert dict(side_by_side(work, 0.2)) == {"quick": 1, "slow": None}
+    assert dict(in_time(work, 0.2)) == {"quick": 1, "slow": None}
     never.set()
-    assert list(side_by_side([], 1)) == []
+    assert list(in_time([], 1)) == []
