@@ -21,7 +21,8 @@ from pipelines.output.scored_tables import (
     remedy_of,
 )
 from pipelines.storage import writing
-from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
+from schemas.embeddings import MODEL_COLUMNS, model_column, model_names, pairs_of
+from schemas.pairs import BOTH
 
 VECTORS = ("image_embedding", "text_embedding")
 ToBatch = Callable[[pa.RecordBatch], pa.RecordBatch]
@@ -86,7 +87,8 @@ def check_columns(tables: ScoredTables, columns: Sequence[str], format_name: str
     absent = [name for name in columns if name not in tables.schema.names]
     if absent:
         remedy = remedy_of(tables.schema, absent[0]) or "choose another layout"
-        others = ", or export with `--format laion`" if "scores_only" in remedy else ""
+        has_scores = pairs_of(tables.schema) == BOTH and absent[0].endswith(VECTORS)
+        others = ", or export with `--format laion`" if has_scores else ""
         raise ExportError(
             f"`--format {format_name}` needs {absent[0]!r}, which the table has not; "
             f"{remedy}{others}"

@@ -71,7 +71,7 @@ def remove_partials(directory: str) -> None:
 
 def _origins(output: str, names: Sequence[str]) -> dict[str, Origin]:
     """Returns who wrote each file under some names of an output, however deep it lies."""
-    there = {uris.base_name(uri) for uri, _ in listing._entries(uris.normalize(output))}
+    there = {uris.base_name(uri) for uri, _ in listing.entries(uris.normalize(output))}
     found = [file for name in names if name in there for file in _files(uris.join(output, name))]
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(found, pool.map(_origin, found), strict=True))

@@ -67,7 +67,7 @@ def list_files(directory: str) -> list[str]:
     Raises:
         OSError: as the filesystem reports it.
     """
-    return sorted(uri for uri, kind in _entries(normalize(directory)) if kind == "file")
+    return sorted(uri for uri, kind in entries(normalize(directory)) if kind == "file")
 
 
 @retried
@@ -86,8 +86,12 @@ def _kind(uri: str) -> str | None:
 
 
 @retried
-def _entries(directory: str) -> list[tuple[str, str]]:
-    """Returns URI and type of all that is directly in a directory; nothing if there is no such."""
+def entries(directory: str) -> list[tuple[str, str]]:
+    """Returns URI and type of all that is directly in a directory; nothing if there is no such.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
     filesystem, path = locate(directory)
     filesystem.invalidate_cache(path)
     try:  # not `isdir`, which takes a store that fails for now for an absent directory
@@ -112,7 +116,7 @@ def _matches(directory: str, parts: Sequence[str]) -> Iterator[str]:
     part, rest = parts[0], parts[1:]
     if part == "**" and rest:
         yield from _matches(directory, rest)
-    for uri, kind in _entries(directory):
+    for uri, kind in entries(directory):
         if part != "**" and not fnmatchcase(base_name(uri), part):
             continue
         deeper = parts if part == "**" else rest

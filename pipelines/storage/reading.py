@@ -30,8 +30,8 @@ from pipelines.storage.stores import (
     retried,
 )
 
-# What stores call the version of an object, the surest first.
 _OPENED: dict[str, str] = {}  # the versions of files of S3 and GCS
+# What stores call the version of an object, the surest first.
 _VERSIONS = ("generation", "ETag", "etag", "md5Hash", "crc32c", "LastModified", "created", "mtime")
 
 

@@ -20,9 +20,8 @@ from pipelines.web.addresses import is_literal, is_never, is_public
 from pipelines.web.settings import Bounds
 from pipelines.web.urls import RefusedURL, Url, is_allowed, parse_url
 
-KEPT_S = (
-    60.0  # for which an answer is kept, and that there is no such name; the system tells no TTL
-)
+# For which an answer is kept, and that there is no such name; the system tells no TTL.
+KEPT_S = 60.0
 _MAX_KEPT = 50_000
 _THREADS = 64  # that wait for the system's resolver, which cannot be interrupted
 
