@@ -303,17 +303,23 @@ def authority():
     return certificate, private
 
 
-@pytest.mark.parametrize(
-    ("host", "reason"), [("images.example", None), ("other.example", Reason.FETCH_FAILED)]
-)
-def test_certificate_is_checked_against_the_name_and_not_the_address(
-    authority, tmp_path, monkeypatch, fetch, fault_of, host, reason
-):
+@pytest.fixture
+def trusted(authority, monkeypatch):
+    """The authority is trusted, and every name is one of this machine."""
     trusting = ssl.create_default_context(cadata=authority[0].decode())
     monkeypatch.setattr(exchange, "tls_context", lambda: trusting)
     here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **settings: here)
-    with https_server(tmp_path, *authority) as server:
+    return authority
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"), [("images.example", None), ("other.example", Reason.FETCH_FAILED)]
+)
+def test_certificate_is_checked_against_the_name_and_not_the_address(
+    trusted, tmp_path, fetch, fault_of, host, reason
+):
+    with https_server(tmp_path, *trusted) as server:
         root = f"https://{host}:{server.port}/"
         if reason is None:
             assert fetch(root + "a.png", root) == b"image"
@@ -324,13 +330,9 @@ def test_certificate_is_checked_against_the_name_and_not_the_address(
 
 
 def test_http_that_is_allowed_includes_its_own_https_and_not_the_other_way(
-    authority, tmp_path, monkeypatch, server, fetch, fault_of
+    trusted, tmp_path, server, fetch, fault_of
 ):
-    trusting = ssl.create_default_context(cadata=authority[0].decode())
-    monkeypatch.setattr(exchange, "tls_context", lambda: trusting)
-    here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **settings: here)
-    with https_server(tmp_path, *authority) as secure:
+    with https_server(tmp_path, *trusted) as secure:
         to = f"https://images.example:{secure.port}/a.png"
         server.answers["/r"] = (308, {"Location": to}, b"")
         http = f"http://images.example:{server.port}/"
