@@ -18,7 +18,7 @@ from pipelines.storage.redaction import scrub
 from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, http_code, with_retries
 from pipelines.web.faults import WebFault
 from pipelines.web.settings import WebSettings
-from pipelines.web.urls import AROUND, RefusedURL, is_allowed, parse_url
+from pipelines.web.urls import AROUND, RefusedURL, is_allowed, is_http, parse_url
 from schemas.rejects import Reason
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -61,7 +61,7 @@ class FetchPolicy:
     @property
     def asks_the_web(self) -> bool:
         """Whether a prefix allows images over http(s), beside those of rows' own roots."""
-        return any(_is_http(prefix.lower()) for prefix in self.allowed)
+        return any(map(is_http, self.allowed))
 
 
 def fetch_image(
@@ -128,7 +128,7 @@ def allowed_uri(row: Row, policy: FetchPolicy) -> str:
         RowFault: `not_allowed`.
     """
     uri = image_uri(row, policy)
-    if _is_http(uri):
+    if is_http(uri):
         return uri  # checked when it is opened, as each of its redirects is
     if any(_is_under(uri, root) for root in allowed_roots(row, policy)):
         return uri
@@ -146,7 +146,7 @@ def image_uri(row: Row, policy: FetchPolicy) -> str:
     """
     reference = row.url or ""
     bare = reference.strip(AROUND)
-    if _is_http(bare.lower()):
+    if is_http(bare):
         reference = bare
     elif bare.startswith("//") and _is_of_the_web(bare, row, policy):
         reference = f"{'http' if row.image_root.startswith('http://') else 'https'}:{bare}"
@@ -161,7 +161,7 @@ def allowed_file(uri: str, prefixes: Sequence[str]) -> str | None:
     """
     if _MALFORMED.search(uri):
         return None
-    if not _is_http(uri.lower()):
+    if not is_http(uri):
         canonical = _canonical(uri)
         return canonical if any(_is_under(canonical, prefix) for prefix in prefixes) else None
     try:
@@ -176,14 +176,10 @@ def allowed_roots(row: Row, policy: FetchPolicy) -> tuple[str, ...]:
     return (row.image_root, *policy.allowed) if policy.allow_image_root else policy.allowed
 
 
-def _is_http(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
-
-
 def _is_of_the_web(reference: str, row: Row, policy: FetchPolicy) -> bool:
     """Tells whether `//host/x` means a host, as in web pages, and no path of an allowed folder."""
     roots = allowed_roots(row, policy)
-    if not any(_is_http(root.lower()) for root in roots):
+    if not any(map(is_http, roots)):
         return False
     return not any(_is_under(_canonical(reference), root) for root in roots)
 
@@ -191,7 +187,7 @@ def _is_of_the_web(reference: str, row: Row, policy: FetchPolicy) -> bool:
 def _resolve(reference: str, root: str) -> str:
     """Makes an absolute URI, with `..` and links resolved, so that prefixes can be compared."""
     reference = uris.canonical(reference)
-    if _is_http(reference):
+    if is_http(reference):
         return reference
     match = _SCHEME.match(reference)
     path = reference[match.end() :] if match else reference
@@ -201,7 +197,7 @@ def _resolve(reference: str, root: str) -> str:
         raise _fault(Reason.NOT_ALLOWED, "expected a path or a URI with `://`")
     if not match and not (stores.is_local(root) and os.path.isabs(reference)):
         reference = uris.join(root, reference)
-    return reference if _is_http(reference) else _canonical(reference)
+    return reference if is_http(reference) else _canonical(reference)
 
 
 def _canonical(uri: str) -> str:
@@ -233,12 +229,12 @@ def _is_under(uri: str, root: str) -> bool:
 
 def _place(uri: str, row: Row, policy: FetchPolicy) -> Place | None:
     """Returns where an image is that one request brings; None of what only a filesystem reads."""
-    if not _is_http(uri):
+    if not is_http(uri):
         found = stores.place_of(uri)
         return Place(found.store, found.key) if found else None
     from pipelines.web.fetching import Allowed, web_of  # slow to import
 
-    prefixes = tuple(root for root in allowed_roots(row, policy) if _is_http(root.lower()))
+    prefixes = tuple(filter(is_http, allowed_roots(row, policy)))
     if not prefixes:
         raise _fault(
             Reason.NOT_ALLOWED,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from pipelines.web.proxies import check_proxy, unused_proxy
 from pipelines.web.settings import DIRECTIVES, ENVIRONMENT, WebSettings
-from pipelines.web.urls import HTTP_SCHEMES
+from pipelines.web.urls import is_http
 
 NONE = "none"
 
@@ -24,7 +24,7 @@ class WebOptions:
 
     def web_settings(self, prefixes: Sequence[str]) -> WebSettings:
         """Returns how images are asked for that these prefixes allow."""
-        named = tuple(p for p in prefixes if _scheme(p) in HTTP_SCHEMES and _names_a_host(p))
+        named = tuple(p for p in prefixes if is_http(p) and _names_a_host(p))
         return WebSettings(
             user_agent=self.user_agent,
             disallowed=tuple(self.disallowed_header_directives),
@@ -119,11 +119,7 @@ def _directives(value: str) -> tuple[str, ...]:
 
 def of_the_web(prefixes: Sequence[str]) -> bool:
     """Tells whether one of these prefixes allows images over http(s)."""
-    return any(_scheme(prefix) in HTTP_SCHEMES for prefix in prefixes)
-
-
-def _scheme(prefix: str) -> str:
-    return prefix.partition("://")[0].lower()
+    return any(map(is_http, prefixes))
 
 
 def _names_a_host(prefix: str) -> bool:

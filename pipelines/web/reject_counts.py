@@ -6,10 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from pipelines.web.urls import RefusedURL, parse_url
+from pipelines.web.urls import RefusedURL, is_http, parse_url
 
 WORST = 10  # hosts that are named
-_HTTP = re.compile(r"https?://", re.IGNORECASE)
 # What the detail of a reject says went wrong; see `exchange` and `fetching`.
 _KINDS = re.compile(
     "HTTP [0-9]{3}|no connection|no answer|stalled|no such host|name resolution|not looked up"
@@ -42,7 +41,7 @@ class WebRejects:
     ) -> None:
         """Counts rejects of the stage `fetch` whose URL is of http(s)."""
         for stage, url, detail in zip(stages, urls, details, strict=True):
-            if stage == "fetch" and url and _HTTP.match(url.lstrip()):
+            if stage == "fetch" and url and is_http(url.lstrip()):
                 self.hosts[_host(url)] += 1
                 found = _KINDS.search(detail or "")
                 kind = found[0] if found else "other"

@@ -23,6 +23,11 @@ _IN_PATH = "!$%&'()*+,-./:;=@[]_|~"
 _IN_QUERY = _IN_PATH.replace("'", "") + "?^`{}"
 
 
+def is_http(text: str) -> bool:
+    """Tells whether a URI, or a prefix of some, is of http(s), however its scheme is written."""
+    return text.lower().startswith(("http://", "https://"))
+
+
 class RefusedURL(ValueError):
     """A URL that must not be opened: says why, without naming more than the reason."""
 
