@@ -2,6 +2,8 @@ import gzip
 import json
 import re
 import threading
+import time
+from concurrent.futures import wait
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -14,7 +16,7 @@ from pipelines.manifests import planning
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.formats import format_of
 from pipelines.manifests.planning import merged_units, plan_units
-from pipelines.manifests.read import _Read
+from pipelines.manifests.read import UNITS_AHEAD, _Read
 from pipelines.manifests.request import ManifestRequest, unit_id
 from pipelines.manifests.units import read_unit
 from pipelines.records import Selection, Unit
@@ -239,11 +241,24 @@ def test_more_units_are_opened_ahead_once_the_line_waits_for_one(tmp_path):
     (tmp_path / "m.jsonl").write_text(LINE * 30)
     units = plan(tmp_path / "m.jsonl", rows_per_unit=1).units
     may_open = threading.Event()
-    reader = _Read(pa.schema([]), 64, lambda unit: may_open.wait() and None, None, "")
+
+    def is_there(unit):
+        if unit is units[0]:
+            may_open.wait()
+
+    def let_the_first_open():  # once it is waited for
+        while reader._ahead == UNITS_AHEAD:
+            time.sleep(0.001)
+        may_open.set()
+
+    reader = _Read(pa.schema([]), 64, is_there, None, "")
     reader.setup()
     reader.start_bundle()
-    threading.Timer(0.05, may_open.set).start()
-    chunks = [chunk for unit in units[:10] for chunk in reader.process((unit,))]
+    threading.Thread(target=let_the_first_open, daemon=True).start()
+    chunks = []
+    for unit in units[:10]:
+        chunks += reader.process((unit,))
+        wait(list(reader._held)[1:])  # so that no other is waited for
     assert len(chunks) == 4 and len(reader._held) == 6  # the first of four was waited for
     chunks += [one.value for one in reader.finish_bundle()]
     reader.teardown()
