@@ -7,12 +7,13 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 BASE = [
-    "aiohttp>=3.11,<4",  # gcsfs needs it, too
+    "aiohttp>=3.12,<4",  # gcsfs needs it, too
     "apache-beam>=2.77,<3",
     "cloudpickle>=3",
     "fsspec>=2024.6",
     "ftfy>=6.3.1,<7",
     "gcsfs>=2024.6",
+    "idna>=3.7",  # aiohttp needs it, too
     "numpy>=1.26",
     "pillow>=12.3",
     "pyarrow>=18",
@@ -56,6 +57,7 @@ EXTRAS = {
         "jinja2>=3.1",
         "matplotlib>=3.9",
         "openai-clip",
+        "pillow-heif>=1.1",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
@@ -73,6 +75,7 @@ setup(
     description="Score and filter image-text datasets with CLIP on Apache Beam",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url="https://github.com/clip-beam/clip-beam",
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",

@@ -87,7 +87,7 @@ def two_slots(bench: Bench) -> None:
 
 def ray(bench: Bench) -> None:
     with ray_cluster(3) as cluster:
-        flags = ("--engine", "ray", "--slots", "2", "--ray_address", cluster.address, *ON_CPU)
+        flags = ("--engine", "ray", "--slots", "3", "--ray_address", cluster.address, *ON_CPU)
         launch = bench.launch("ray", *flags)
         launch.wait_for_units(bench.units // 2)
         cluster.add_node(num_cpus=1)

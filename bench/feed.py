@@ -40,7 +40,7 @@ from pipelines.manifests.planning import plan_units
 from pipelines.manifests.request import ManifestRequest
 from pipelines.output.layout import OutputLayout
 from pipelines.records import Row, Vectors
-from pipelines.runs.job import build
+from pipelines.runs.job import build, reader_of
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
 
@@ -115,11 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = flags.parse_args(argv)
     tiny = clip_core.load("tiny")
     stub = LoadedModels(
-        (replace(tiny, clip=SimpleNamespace(config=_config())),), Threads(1, 1, 1, 1)
+        (replace(tiny, clip=SimpleNamespace(config=_config())),), 0, Threads(1, 1, 1, 1)
     )  # type: ignore[arg-type]
     handler.load_models = lambda specs: stub  # type: ignore[assignment]
     handler.encode_rows = stub_rows  # type: ignore[assignment]
-    models = RunModels((None,), (ModelSpec("stub", "cuda"),), stub.models, stub.threads)
+    models = RunModels((None,), (ModelSpec("stub", "cuda"),), stub.models, stub.parameters)
     embed_rows = EmbedRows(models, batch_size=BATCH)
     embed_rows.work = StubWork(ModelInputs.of([Preprocess(SIZE)], [tiny.tokenizer]))
     for name, write in FORMS.items():
@@ -139,7 +139,7 @@ def _run(manifest: Path, output: Path, embed_rows: EmbedRows) -> float:
     flags = ["--runner", "FnApiRunner", "--direct_num_workers", "2"]
     began = time.process_time()
     pipeline = beam.Pipeline(options=PipelineOptions(flags))
-    build(pipeline, plan.units, embed_rows, layout)
+    build(pipeline, reader_of(embed_rows, layout, plan.units), embed_rows, layout)
     pipeline.run().wait_until_finish()
     used = time.process_time() - began
     written = sum(pq.read_metadata(path).num_rows for path in output.glob("embeddings/*.parquet"))

@@ -104,6 +104,7 @@ def _rows(random: np.random.Generator, schema: pa.Schema, first: int, rows: int)
         "uid": pa.array([f"{n:032x}" for n in numbers]),
         "source": pa.array([f"/data/{n // UNIT_ROWS % 7}.parquet" for n in numbers]),
         "source_row": pa.array(numbers, pa.int64()),
+        "caption_index": pa.array(np.zeros(rows, np.int64)),
         "url": pa.array([f"https://host/{n}.jpg" for n in numbers]),
         "text": pa.array([f"a caption of the image number {n}" for n in numbers]),
         "original_width": pa.array(np.full(rows, 256)),

@@ -28,7 +28,7 @@ ENGINES = {
     "two slots": ("--engine", "processes", "--slots", "2"),
 }
 ON_RAY = {"two on Ray": ("--engine", "ray", "--slots", "2", *ON_CPU)}
-ROWS_PER_UNIT = 100
+UNITS = 60  # so that those at work when the first and the last file come weigh little
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -52,16 +52,16 @@ def processor_seconds(root: int) -> float:
     return found
 
 
-def measured(output: Path, flags: Sequence[str], count: int) -> tuple[float, float]:
+def measured(output: Path, flags: Sequence[str], rows: int) -> tuple[float, float]:
     """Returns processor and wall seconds a row, between the first file and the last."""
     launch = Launch(output, flags)
     launch.wait_for_units(1)
     first = (len(list(units(output))), processor_seconds(launch.pid), time.monotonic())
-    launch.wait_for_units(count - 1)
+    launch.wait_for_units(UNITS - 1)
     last = (len(list(units(output))), processor_seconds(launch.pid), time.monotonic())
     if launch.end():
         raise RuntimeError(launch.said[-800:])
-    rows = (last[0] - first[0]) * ROWS_PER_UNIT
+    rows = (last[0] - first[0]) * rows // UNITS
     return (last[1] - first[1]) / rows, (last[2] - first[2]) / rows
 
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the bench."""
     flags = argparse.ArgumentParser(description="Measure processor time a row in slots.")
     flags.add_argument("--model", default="tiny")
-    flags.add_argument("--rows", type=int, default=6000)
+    flags.add_argument("--rows", type=int, default=6000, help=f"a multiple of {UNITS}")
     flags.add_argument("--rounds", type=int, default=5)
     flags.add_argument("--ray", action="store_true", help="also on Ray, on this machine")
     options = flags.parse_args(argv)
@@ -80,13 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = f"{folder}/data"
         sample.main(["--output", data, "--rows", str(options.rows)])
         about = ["--manifest", data, "--model", options.model]
-        about += ["--rows_per_unit", str(ROWS_PER_UNIT)]
+        about += ["--rows_per_unit", str(options.rows // UNITS)]
         for number in range(options.rounds):
             for name, engine in engines.items():
                 output = Path(folder) / f"{number}-{name}".replace(" ", "-")
-                found[name].append(
-                    measured(output, [*about, *engine], options.rows // ROWS_PER_UNIT)
-                )
+                found[name].append(measured(output, [*about, *engine], options.rows))
     for name, runs in found.items():
         processor, wall = (statistics.median(values) for values in zip(*runs, strict=True))
         pairs = zip(runs, found["in process"], strict=True)

@@ -54,7 +54,7 @@ def _chunks(dim: int) -> list[Chunk]:
 
 def _chunk(number: int, first: int, vectors: np.ndarray, chunks: int) -> Chunk:
     rows = [_row(n) for n in range(first, min(first + CHUNK_ROWS, ROWS))]
-    end = End(chunks, ROWS) if number == chunks - 1 else None
+    end = End(chunks, ROWS, ROWS) if number == chunks - 1 else None
     chunk = make_chunk(rows, unit=UNIT, number=number, end=end)
     known = ([640] * len(rows), [480] * len(rows), [f"{row.source_row:064x}" for row in rows])
     arrays = [pa.array(v, f.type) for v, f in zip(known, IMAGE_FIELDS, strict=True)]

@@ -1,7 +1,7 @@
 """`clip-beam classify`: zero-shot labels for the images of a run or a manifest, from prompts.
 
 OUTPUT/embedded                what `embed` makes of a manifest, where one is given
-OUTPUT/labels/<unit>.parquet   uid, source, source_row, labels and probabilities, likeliest first
+OUTPUT/labels/<unit>.parquet   uid and key, labels and probabilities, likeliest first
 OUTPUT/accuracy.json           where the truth is known
 """
 
@@ -23,6 +23,7 @@ from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import MissingExtraError
 from pipelines.engine.per_file import Workers, chosen_slots, over_files, parse_with_engine
 from pipelines.images.trust import IMAGES, MANIFESTS, TRUST
+from pipelines.images.web_flags import web_argv
 from pipelines.output.overwriting import check_room, make_room
 from pipelines.output.scored_tables import (
     FINGERPRINT_KEY,
@@ -37,11 +38,11 @@ from pipelines.queries.accuracy import Accuracy
 from pipelines.queries.labels import labels_batch, labels_file
 from pipelines.queries.prompts import parser, read_prompts
 from pipelines.queries.query_model import load_query_model
-from pipelines.queries.true_classes import TruthError, read_truth
+from pipelines.queries.true_classes import TruthError, classes_of, read_truth
 from pipelines.storage import uris, writing
 from pipelines.storage.redaction import redact
-from schemas.embeddings import ROW_FIELDS
-from schemas.labels import KEY_NAMES
+from schemas.embeddings import row_fields
+from schemas.labels import LABELLED_NAMES
 
 if TYPE_CHECKING:
     from clip_core.loading import ClipModel
@@ -131,6 +132,11 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     argv += [part for uri in options.manifest for part in ("--manifest", uri)]
     argv += [part for uri in options.allow_images_from for part in (IMAGES, uri)]
     argv += [part for uri in options.allow_manifests_from for part in (MANIFESTS, uri)]
+    argv += web_argv(options)
+    # What is refused is refused as the user said it.
+    others = any(word.startswith(("--text_column", "--scores_only")) for word in rest)
+    if not others and options.truth_column != "text":
+        argv += ["--pairs", "images"]  # labels need no captions; what `rest` says comes later
     argv += [flag for flag in (OVERWRITE, TRUST) if getattr(options, flag.lstrip("-"))]
     return [*argv, "--output", options.input, *rest]
 
@@ -142,7 +148,7 @@ def _check_before_embedding(options: argparse.Namespace, config: EmbedConfig) ->
         raise ValueError("the one model has no name; leave out `--model_name`")
     if config.scores_only:
         raise ValueError("labels are told from embeddings; leave out `--scores_only`")
-    columns = (None, *(field.name for field in ROW_FIELDS), *config.keep_columns)
+    columns = (None, *(field.name for field in row_fields(config.pairs)), *config.keep_columns)
     if options.truth:
         read_truth(options.truth, options.truth_column)
     elif options.truth_column not in columns:
@@ -216,7 +222,7 @@ def _no_rows_yet(job: Job) -> Accuracy | None:
 
 
 def _labelled(uri: str, job: Job, accuracy: Accuracy | None) -> Iterator[pa.RecordBatch]:
-    columns = [*KEY_NAMES, "image_embedding"]
+    columns = [*LABELLED_NAMES, "image_embedding"]
     if job.truth_column and job.truth is None:
         columns.append(job.truth_column)
     rows = max(1, min(BATCH_ROWS, BATCH_LOGITS // len(job.labels)))
@@ -230,7 +236,7 @@ def _labelled(uri: str, job: Job, accuracy: Accuracy | None) -> Iterator[pa.Reco
 
 def _truth(batch: pa.RecordBatch, job: Job) -> list[str | None]:
     if job.truth is not None:
-        return [job.truth.get(uid) for uid in batch.column("uid").to_pylist()]
+        return classes_of(job.truth, batch)
     values = batch.column(job.truth_column).to_pylist()
     return [None if value is None else str(value) for value in values]
 

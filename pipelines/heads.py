@@ -106,6 +106,7 @@ def _write(
     for _ in side_by_side(partial(_copy_rejects, output), tables.rejects):
         pass
     counts = {name: tables.rows_of(getattr(tables, table)) for name, table in _TABLES.items()}
+    counts["rows_read"] = tables.counts.get("rows_read", sum(counts.values()))
     before = tables.record
     about = {"kept_from": before["kept_from"]} if "kept_from" in before else {}
     known = before.get("heads")

@@ -10,16 +10,18 @@ fails on the way moves from `rows` to `rejects` of its chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from schemas.embeddings import ROW_FIELDS
+from schemas.embeddings import row_fields
 from schemas.manifest import Columns
-from schemas.rejects import FAULT_FIELDS, MAX_DETAIL_CHARS, Reason, rejects_schema
+from schemas.pairs import BOTH, IMAGES, TEXTS
+from schemas.rejects import MAX_DETAIL_CHARS, Reason
 
 _OVERHEAD_BYTES = 512  # of a chunk
 
@@ -105,10 +107,11 @@ class Selection:
 
 
 class Row(NamedTuple):
-    """One row of a manifest, before its image is fetched.
+    """One row of a manifest, or one of its captions, before its image is fetched.
 
     Attributes:
-        uid: the manifest's id; else 32 hex digits of a SHA-256 over image and text.
+        uid: the manifest's id, else 32 hex digits of a SHA-256 over image and text; followed by
+            `#` and the caption's index where that is not 0.
         source, source_row: manifest URI and 0-based row in it.
         url: image reference as given (`tar-uri#member` in a tar); None when only bytes are there.
         text: caption as given.
@@ -116,6 +119,7 @@ class Row(NamedTuple):
         image_bytes: the encoded image when the manifest holds it inline, else None.
         expected_sha256: hex digest the image must have, or None.
         kept: values of the `--keep_columns`, by name.
+        caption_index: which of the row's captions it is; these records of it follow each other.
     """
 
     uid: str
@@ -127,6 +131,12 @@ class Row(NamedTuple):
     image_bytes: bytes | None = None
     expected_sha256: str | None = None
     kept: Mapping[str, Any] = {}
+    caption_index: int = 0
+
+
+def image_uid(uid: str, caption_index: int) -> str:
+    """Returns the `uid` of the first caption of a record's row."""
+    return uid.removesuffix(f"#{caption_index}") if caption_index else uid
 
 
 class Reject(NamedTuple):
@@ -140,9 +150,10 @@ class Reject(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What became of the rows of a finished unit: `rows_read` = `embedded` + all `rejects`.
+    """What became of a finished unit, whose `records` are `embedded` or among the `rejects`.
 
     Attributes:
+        rows_read: rows of the manifest. Each has a record for each of its captions.
         rejects: number of rejected rows by reason.
         digest: of the rows as they were read, before any image was fetched.
     """
@@ -153,9 +164,10 @@ class UnitResult:
     rejects: Mapping[str, int]
     digest: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain values, for file metadata."""
-        return asdict(self)
+    @property
+    def records(self) -> int:
+        """Rows of both tables, one for each caption."""
+        return self.embedded + sum(self.rejects.values())
 
 
 class RowFault(Exception):
@@ -179,25 +191,40 @@ class RowFault(Exception):
 
 
 class End(NamedTuple):
-    """What the last chunk of a unit tells: the chunks and rows that the reader counted, and a
-    digest of the rows."""
+    """What the last chunk of a unit tells: the chunks, rows and records that the reader counted,
+    and a digest of the records. Where some of these are read again, they are the rows."""
 
     chunks: int
     rows: int
+    records: int
     digest: str = ""
 
 
 class Vectors(NamedTuple):
-    """What one model makes of the rows of a chunk.
+    """What one model makes of the rows of a chunk; None of the half that is not embedded.
 
     Attributes:
         image, text: [rows, dim] float32, L2-normalised.
         text_truncated: [rows] bool.
     """
 
-    image: np.ndarray
-    text: np.ndarray
-    text_truncated: np.ndarray
+    image: np.ndarray | None
+    text: np.ndarray | None
+    text_truncated: np.ndarray | None
+
+    @property
+    def pairs(self) -> str:
+        """Which halves there are."""
+        return IMAGES if self.text is None else TEXTS if self.image is None else BOTH
+
+    @property
+    def halves(self) -> list[np.ndarray]:
+        """The embeddings that there are."""
+        return [half for half in (self.image, self.text) if half is not None]
+
+    def of(self, rows: Any) -> Vectors:
+        """Returns those of some rows."""
+        return Vectors(*(None if array is None else array[rows] for array in self))
 
 
 class Lease(Protocol):
@@ -216,13 +243,13 @@ class Chunk:
         number: of the chunk in its unit, from 0.
         rows: those that have not failed, as `row_schema` has them, in manifest order.
         rejects: those that have, as `rejects_schema` has them, in manifest order.
-        index: [rows] int, which image a row has; several rows may share one.
+        index: [rows] int, which image a row has; the captions of one image share it.
         images: a row for each image that is to be fetched; empty behind Prepare.
         known: what is known of each image, a row an image: a table that `image_fields` describes.
         pixels: for each distinct preprocessing [images, 3, size, size] uint8.
         tokens, truncated: for each distinct tokenizer [rows, context_length] int64, [rows] bool.
         vectors: of each model.
-        similarities: of each model [rows] float32, the cosine of image and text.
+        similarities: of each model [rows] float32, the cosine of image and text; () of one half.
         end: of the last chunk of a unit, else None.
         lease: the bytes that it holds of its process's budget.
     """
@@ -243,49 +270,31 @@ class Chunk:
     lease: Lease | None = field(default=None, repr=False)
 
     @property
+    def pairs(self) -> str:
+        """Which halves its rows were read with."""
+        return self.unit.columns.pairs if self.unit else BOTH
+
+    @property
+    def kept(self) -> list[pa.Field]:
+        """The columns behind those that each table has of a row."""
+        return list(self.rows.schema)[len(row_fields(self.pairs)) :]
+
+    @property
     def size(self) -> int:
         """Rows, rejected ones among them."""
         return int(self.rows.num_rows + self.rejects.num_rows)
+
+    @property
+    def source_rows(self) -> int:
+        """Rows of the manifest, all of whose records are in one chunk."""
+        found = [table["source_row"] for table in (self.rows, self.rejects)]
+        return len(pc.unique(pa.chunked_array(found)))
 
     @property
     def nbytes(self) -> int:
         """Bytes that the chunk holds, about."""
         tables = [table for table in (self.rows, self.rejects, self.known) if table is not None]
         arrays = [self.index, *self.pixels, *self.tokens, *self.truncated, *self.similarities]
-        arrays += [array for vectors in self.vectors for array in vectors]
+        arrays += [array for vectors in self.vectors for array in vectors if array is not None]
         inline = sum(len(row.image_bytes or b"") for row in self.images)
         return _OVERHEAD_BYTES + inline + sum(part.nbytes for part in (*tables, *arrays))
-
-    def reject_rows(self, faults: Mapping[int, RowFault]) -> None:
-        """Moves rows to the rejects.
-
-        Args:
-            faults: by position in `rows`.
-        """
-        if not faults:
-            return
-        positions = sorted(faults)
-        keep = np.ones(self.rows.num_rows, bool)
-        keep[positions] = False
-        failed = rejected_rows(self.rows.take(pa.array(positions)), [faults[p] for p in positions])
-        both = pa.Table.from_batches([self.rejects, failed]).sort_by("source_row")
-        self.rejects = both.combine_chunks().to_batches()[0]
-        self.rows = self.rows.filter(pa.array(keep))
-        self.index = self.index[keep]
-        self.tokens = tuple(array[keep] for array in self.tokens)
-        self.truncated = tuple(array[keep] for array in self.truncated)
-        self.vectors = tuple(Vectors(*(a[keep] for a in found)) for found in self.vectors)
-
-
-def rejected_rows(rows: pa.RecordBatch, faults: Sequence[Reject | RowFault]) -> pa.RecordBatch:
-    """Returns rows with what is wrong with them, as the rejects table has them."""
-    own = len(ROW_FIELDS)
-    about = [
-        [fault.stage for fault in faults],
-        [fault.reason.value for fault in faults],
-        [fault.detail[:MAX_DETAIL_CHARS] for fault in faults],
-    ]
-    found = [pa.array(v, f.type) for v, f in zip(about, FAULT_FIELDS, strict=True)]
-    arrays = [*rows.columns[:own], *found, *rows.columns[own:]]
-    kept = [rows.schema.field(n) for n in range(own, len(rows.schema))]
-    return pa.RecordBatch.from_arrays(arrays, schema=rejects_schema(kept))

@@ -16,16 +16,17 @@ from pipelines.engine.per_file import Workers, parse_with_engine
 from pipelines.engine.slots.choice import add_engine_flags
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
 from pipelines.output.scored_tables import (
-    ScoredRow,
     ScoredTables,
     ScoredTablesError,
+    check_columns,
     open_tables,
 )
 from pipelines.output.whole_runs import add_input_flag, what_is_missing
 from pipelines.pages.plots import require_matplotlib
 from pipelines.pages.report_page import render_report
-from pipelines.pages.statistics import Statistics, cut_of_fraction, gather
+from pipelines.pages.statistics import COLUMNS, Statistics, cut_of_fraction, gather
 from pipelines.pages.thumbnails import Thumbnail, remedy_lines, thumbnails
+from pipelines.queries.scored_rows import ScoredRow
 from pipelines.shards.originals import source_units
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _config(options)
         require_extra()
         tables = open_tables(config.input, bare=True).of_model(config.model_name)
+        check_columns(tables.schema, [*map(tables.column, COLUMNS)], tables.embeddings[0])
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("report", str(error), exits.status_before(error))
     try:

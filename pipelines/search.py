@@ -20,7 +20,6 @@ from pipelines.images.decode import DecodeLimits, decode_image, limits_of
 from pipelines.images.fetch import MAX_IMAGE_BYTES
 from pipelines.images.trust import Trust, add_trust_flags, trust_of
 from pipelines.output.scored_tables import (
-    ScoredRow,
     ScoredTables,
     ScoredTablesError,
     check_columns,
@@ -36,6 +35,7 @@ from pipelines.pages.thumbnails import (
 from pipelines.queries.distinct import KINDS, NEAR_COSINE, distinct_rows
 from pipelines.queries.nearest import CAPTIONS, IMAGES, nearest_of_each
 from pipelines.queries.query_model import add_device_flag, add_model_flags, load_query_model
+from pipelines.queries.scored_rows import ScoredRow
 from pipelines.records import RowFault
 from pipelines.shards.originals import source_units
 from pipelines.storage import reading, writing
@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = _found(tables, queries, options, workers, count)
         print(tables_of(asked, found))
         if options.html:
-            pictures = [_pictures(tables, rows, trust) for rows in found]
+            shown = iter(_pictures(tables, [row for rows in found for row in rows], trust))
+            pictures = [[next(shown) for _ in rows] for rows in found]
             page = _gallery(tables, asked, found, pictures, total)
             writing.write_atomically(options.html, page.encode())
             remedies = remedy_lines([picture for part in pictures for picture in part])
@@ -261,7 +262,7 @@ def _checked_tables(options: argparse.Namespace) -> ScoredTables:
     if options.html:
         require("jinja2", "galleries")
     tables = open_whole(options.input, options.allow_incomplete).of_model(options.model_name)
-    columns = [tables.column(AMONG[options.among])]
+    columns = [tables.column(AMONG[options.among]), *(["sha256"] if options.html else [])]
     check_columns(tables.schema, columns, tables.embeddings[0])
     return tables
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.pairs import BOTH, IMAGES, TEXTS
+
 # Case-insensitive; the first name that is there wins.
 UID_NAMES = ("uid", "id", "key", "sample_id")
 IMAGE_URI_NAMES = (
@@ -22,7 +24,7 @@ IMAGE_URI_NAMES = (
     "file_name",  # of Hugging Face's image folders
 )
 IMAGE_BYTES_NAMES = ("image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "image")
-TEXT_NAMES = ("text", "caption", "alt", "alt_text", "txt")
+TEXT_NAMES = ("text", "caption", "alt", "alt_text", "txt", "captions", "texts")
 SHA256_NAMES = ("sha256",)
 # What img2dataset says about each row, when both are there.
 STATUS_NAME, ERROR_NAME = "status", "error_message"
@@ -48,6 +50,7 @@ class Dialect:
         csv_quoting: `standard` has fields in quotes as RFC 4180 says; of `none` quotes are text.
         column_names: of CSV and TSV without a header; empty where the first line is one.
         keep_nanoseconds: whether kept timestamps may be finer than microseconds.
+        pairs: `both` where rows have images and captions, else the half that is read alone.
 
     Raises:
         ValueError: if a delimiter is no single character that can be one.
@@ -59,6 +62,7 @@ class Dialect:
     csv_quoting: str = STANDARD
     column_names: tuple[str, ...] = ()
     keep_nanoseconds: bool = False
+    pairs: str = BOTH
 
     def __post_init__(self) -> None:
         mark = self.csv_delimiter
@@ -112,32 +116,62 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
             not there, or if two columns have the same name but for case.
     """
     found = _Found(list(fields))
+    check_unread(overrides)
+    about_image = {} if overrides.pairs == TEXTS else _about_image(found, overrides)
+    return Columns(
+        uid=found.override("id_column", overrides.uid) or found.first(UID_NAMES, found.is_scalar),
+        text=None if overrides.pairs == IMAGES else _caption(found, overrides),
+        kept=tuple(str(found.override("keep_columns", name)) for name in overrides.kept),
+        **about_image,
+        **overrides.dialect(),
+    )
+
+
+def check_unread(overrides: ColumnOverrides) -> None:
+    """Makes sure that no flag names a column of the half that is not read.
+
+    Raises:
+        ManifestError: if one does.
+    """
+    half = {IMAGES: ("text_column", overrides.text), TEXTS: ("image_column", overrides.image)}
+    flag, name = half.get(overrides.pairs, ("", None))
+    if name is not None:
+        raise ManifestError(
+            f"`{flag}` names {name!r}, which `--pairs {overrides.pairs}` does not read; leave one "
+            "out"
+        )
+
+
+def _caption(found: _Found, overrides: ColumnOverrides) -> str:
+    text = found.override("text_column", overrides.text)
+    if text is not None and not found.is_text_or_list(text):
+        raise found.unfit(text, "caption", "text_column")
+    text = text or found.first(TEXT_NAMES, found.is_text_or_list)
+    if text is None:
+        raise found.absent("caption", "text_column", TEXT_NAMES, IMAGES)
+    return text
+
+
+def _about_image(found: _Found, overrides: ColumnOverrides) -> dict[str, Any]:
+    """Returns where the image is, and what else is said of it."""
     image = found.override("image_column", overrides.image)
-    image_bytes = image_uri = None
     if image is not None:
         image_bytes, image_uri = (image, None) if found.is_bytes(image) else (None, image)
     else:
         image_bytes = found.first(IMAGE_BYTES_NAMES, found.is_bytes)
         # Where bytes are text, a URL beside them only says where they came from.
         first = IMAGE_BYTES_NAMES if overrides.image_encoding == BASE64 else ()
-        image_uri = found.first((*first, *IMAGE_URI_NAMES), found.is_text_of_image)
+        image_uri = found.first((*first, *IMAGE_URI_NAMES), found.is_text_or_list)
     if image_bytes is None and image_uri is None:
-        raise found.absent("image", "image_column", (*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES))
-    text = found.override("text_column", overrides.text) or found.first(TEXT_NAMES, found.is_text)
-    if text is None:
-        raise found.absent("caption", "text_column", TEXT_NAMES)
+        raise found.absent("image", "image_column", (*IMAGE_URI_NAMES, *IMAGE_BYTES_NAMES), TEXTS)
     status, error = (found.first((name,), found.is_text) for name in (STATUS_NAME, ERROR_NAME))
-    return Columns(
-        uid=found.override("id_column", overrides.uid) or found.first(UID_NAMES, found.is_scalar),
-        image_uri=image_uri,
-        image_bytes=image_bytes,
-        text=text,
-        sha256=found.first(SHA256_NAMES, found.is_text),
-        status=status if error else None,
-        error=error if status else None,
-        kept=tuple(str(found.override("keep_columns", name)) for name in overrides.kept),
-        **overrides.dialect(),
-    )
+    return {
+        "image_uri": image_uri,
+        "image_bytes": image_bytes,
+        "sha256": found.first(SHA256_NAMES, found.is_text),
+        "status": status if error else None,
+        "error": error if status else None,
+    }
 
 
 class _Found:
@@ -169,17 +203,21 @@ class _Found:
             raise ManifestError(f"`{flag}` names {spelt!r}, which two columns are called")
         return spelt
 
-    def absent(self, what: str, flag: str, names: Iterable[str]) -> ManifestError:
+    def absent(self, what: str, flag: str, names: Iterable[str], others: str) -> ManifestError:
         for spelt in (self._spelt.get(name) for name in names):
             if spelt is not None:
-                return ManifestError(
-                    f"column {spelt!r} is {self._types[spelt]}, which is no {what}; name another "
-                    f"with `{flag}`, or convert it"
-                )
+                return self.unfit(spelt, what, flag)
         expected = ", ".join(dict.fromkeys(names))
         return ManifestError(
             f"no {what} column found: expected one of {expected}, the manifest has "
-            f"{self.listing()}; name it with `{flag}`"
+            f"{self.listing()}; name it with `{flag}`, or embed {others} alone with "
+            f"`--pairs {others}`"
+        )
+
+    def unfit(self, name: str, what: str, flag: str) -> ManifestError:
+        return ManifestError(
+            f"column {name!r} is {self._types[name]}, which is no {what}; name another with "
+            f"`{flag}`, or convert it"
         )
 
     def listing(self) -> str:
@@ -195,13 +233,9 @@ class _Found:
     def is_text(self, name: str) -> bool:
         return _is_text(self._types[name])
 
-    def is_text_of_image(self, name: str) -> bool:
-        """Text, or a list of one."""
-        return plain_type(element_type(self._types[name])) in (
-            pa.string(),
-            pa.large_string(),
-            pa.null(),
-        )
+    def is_text_or_list(self, name: str) -> bool:
+        """Text, or a list: of one image, or of the captions of one."""
+        return _is_text(element_type(self._types[name]))
 
     def is_scalar(self, name: str) -> bool:
         return not pa.types.is_nested(self._types[name])

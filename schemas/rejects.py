@@ -7,7 +7,8 @@ from enum import Enum
 
 import pyarrow as pa
 
-from schemas.embeddings import ROW_FIELDS, with_kept
+from schemas.embeddings import row_fields, with_kept
+from schemas.pairs import BOTH
 
 MAX_DETAIL_CHARS = 300
 FAULT_FIELDS = (
@@ -31,6 +32,7 @@ class Reason(str, Enum):
     NOT_ALLOWED = "not_allowed"
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
+    OPTED_OUT = "opted_out"
     TOO_LARGE = "too_large"
     FETCH_FAILED = "fetch_failed"
     HASH_MISMATCH = "hash_mismatch"
@@ -49,13 +51,19 @@ class Reason(str, Enum):
     ENCODE_FAILED = "encode_failed"
 
 
-def rejects_schema(kept: Iterable[pa.Field] = ()) -> pa.Schema:
+# What trying again cannot mend: the manifest says so, or who publishes the image. All else may
+# pass, or be mended where the image is.
+STAYS = (Reason.MISSING_IMAGE, Reason.EMPTY_TEXT, Reason.NOT_DOWNLOADED, Reason.OPTED_OUT)
+
+
+def rejects_schema(kept: Iterable[pa.Field] = (), pairs: str = BOTH) -> pa.Schema:
     """Returns the schema of the rejects table.
 
     Args:
         kept: columns copied from the manifest, as in the embeddings table.
+        pairs: which halves of pairs there are.
 
     Raises:
         ValueError: if a kept column has the name of another column.
     """
-    return with_kept([*ROW_FIELDS, *FAULT_FIELDS], kept)
+    return with_kept([*row_fields(pairs), *FAULT_FIELDS], kept)

@@ -74,3 +74,28 @@ def test_nothing_imports_the_module_that_stands_before_the_packages():
 def test_light_modules_import_neither_torch_nor_beam(module):
     code = f"import sys, {module}; assert not {{'torch', 'apache_beam'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# Rooms whose messages name parameters, which the command line turns into flags for the shell.
+WITHOUT_FLAGS = ("curation", "output")
+
+
+@pytest.mark.parametrize("room", WITHOUT_FLAGS)
+def test_messages_of_a_room_name_parameters_and_no_flags(room):
+    paths = sorted((ROOT / "pipelines" / room).rglob("*.py"))
+    found = [f"{path.name}: {text}" for path in paths for text in texts_of(path) if "`--" in text]
+    assert paths and found == []
+
+
+def texts_of(path):
+    """Returns the strings of a file, but for the help of the flags that it adds."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    adding = [call for call in calls if getattr(call.func, "attr", "") == "add_argument"]
+    of_flags = {id(node) for call in adding for node in ast.walk(call)}
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if id(node) not in of_flags
+    ]

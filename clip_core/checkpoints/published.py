@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from clip_core.checkpoints.lazy_tensor import CheckpointError
 CACHE_VARIABLE = "CLIP_BEAM_CACHE"
 _ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
 _CHUNK_BYTES = 1 << 20
-_TIMEOUT_S = 60
+_SILENT_S = 20  # to connect, and between two pieces
+_TOTAL_S = 3600.0  # of one download; the next goes on where it was
 
 SHA256 = {
     "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
@@ -131,7 +133,7 @@ def _download_rest(address: str, file: BinaryIO) -> None:
     done = file.seek(0, os.SEEK_END)
     request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        response = urllib.request.urlopen(request, timeout=_SILENT_S)
     except urllib.error.HTTPError as error:
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
@@ -143,11 +145,14 @@ def _download_rest(address: str, file: BinaryIO) -> None:
 
 
 def _append(response: http.client.HTTPResponse, file: BinaryIO, total: int) -> None:
-    size = file.seek(0, os.SEEK_END)
+    size, end = file.seek(0, os.SEEK_END), time.monotonic() + _TOTAL_S
     with tqdm(total=total, initial=size, unit="B", unit_scale=True, disable=None) as bar:
         while chunk := response.read(_CHUNK_BYTES):
             size += file.write(chunk)
             bar.update(len(chunk))
+            if time.monotonic() > end:
+                file.flush()
+                raise TimeoutError(f"{size} of {total} bytes came within {_TOTAL_S / 60:.0f} min")
     file.flush()
     if size < total:
         raise ConnectionError(f"the connection closed after {size} of {total} bytes")

@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor, LazyTensors
@@ -37,7 +39,7 @@ _DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, Index
            TypeError, AttributeError, OverflowError, UnicodeDecodeError, RecursionError,
            NotImplementedError, OSError, RuntimeError, MemoryError, struct.error,
            zlib.error)  # fmt: skip
-_CHUNK_BYTES = 1 << 20  # read at once: a weight must not be in memory twice
+_LENGTHS_AT = 26  # in the header of a zip member: bytes of its name and of what follows it
 _NOTES = {("_codecs", "encode"), ("argparse", "Namespace"), ("numpy", "dtype"),
           ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
           ("pathlib", "PosixPath"), ("torch", "device"), ("torch", "Size")}  # fmt: skip
@@ -159,15 +161,29 @@ def _untagged(value: Any, _type: str) -> Any:
 
 def _read_storage(path: Path, name: str, dtype: torch.dtype) -> Tensor:
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-            data = bytearray(archive.getinfo(name).file_size)
-            rest = memoryview(data)
-            while chunk := file.read(_CHUNK_BYTES):  # the end checks the CRC
-                rest[: len(chunk)] = chunk
-                rest = rest[len(chunk) :]
-        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(name)
+            if not member.file_size:
+                return torch.empty(0, dtype=dtype)
+            if member.compress_type == zipfile.ZIP_STORED:
+                return torch.from_numpy(_mapped(path, member)).view(dtype)
+            with archive.open(member) as file:
+                return torch.frombuffer(bytearray(file.read()), dtype=dtype)
     except _DAMAGE as error:
         raise _damaged(path, error) from error
+
+
+def _mapped(path: Path, member: zipfile.ZipInfo) -> NDArray[np.uint8]:
+    """Maps what is stored as it is, as torch does: processes of a machine share its memory, and
+    what is rounded to another precision is never in memory twice. Changes stay with the caller."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset + _LENGTHS_AT)
+        lengths = struct.unpack("<HH", file.read(4))
+    start = member.header_offset + _LENGTHS_AT + 4 + sum(lengths)
+    data = np.memmap(path, np.uint8, "c", start, (member.file_size,))
+    if zlib.crc32(data.data) != member.CRC:
+        raise zipfile.BadZipFile(f"the CRC of {member.filename} is not what the archive says")
+    return data
 
 
 def _without_modules(content: Any) -> Any:

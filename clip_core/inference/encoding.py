@@ -23,8 +23,8 @@ CPU_IMAGES = 16
 
 @torch.inference_mode()
 def encode_pairs(
-    clip: Clip, images: Sequence[np.ndarray], tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    clip: Clip, images: Sequence[np.ndarray] | None, tokens: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Embeds images and captions; captions are prepared while a GPU encodes the images.
 
     Args:
@@ -33,10 +33,14 @@ def encode_pairs(
         tokens: [captions, context_length] int64.
 
     Returns:
-        [images, embed_dim] and [captions, embed_dim] float32, L2-normalised.
+        [images, embed_dim] and [captions, embed_dim] float32, L2-normalised; None of what is None.
     """
-    found = _embed_pixels(clip, images), _embed_tokens(clip, tokens)  # begun, on a GPU
-    return found[0].cpu().numpy(), found[1].cpu().numpy()
+    found = (  # begun, on a GPU
+        None if images is None else _embed_pixels(clip, images),
+        None if tokens is None else _embed_tokens(clip, tokens),
+    )
+    image, text = (None if half is None else half.cpu().numpy() for half in found)
+    return image, text
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import re
@@ -161,10 +162,14 @@ def put_back(undo: Callable[..., object], *arguments: Any) -> None:
 
 
 def mute(*loggers: str) -> None:
-    """Quietens loggers of libraries while the command is at work."""
+    """Quietens loggers of libraries while the command is at work, and to the end of a process that
+    is its own: some speak as it ends. Nothing happens outside of a command."""
+    if _put_back.get() is None:
+        return
     for logger in map(logging.getLogger, loggers):
-        put_back(logger.setLevel, logger.level)
-        put_back(setattr, logger, "disabled", logger.disabled)
+        if not is_own():
+            put_back(logger.setLevel, logger.level)
+            put_back(setattr, logger, "disabled", logger.disabled)
         logger.setLevel(logging.CRITICAL)  # of those below it, too
         logger.disabled = True  # a library may set a level of its own later
 
@@ -205,6 +210,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    gc.freeze()  # nor does Python look through all that was imported, which takes a second
     sys.exit(status)
 
 

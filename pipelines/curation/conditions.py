@@ -40,33 +40,33 @@ class FilterConfig:
 
     def __post_init__(self) -> None:
         if self.output is None and not self.dry_run:
-            raise ValueError("expected `--output`, or `--dry_run` to see what would be kept")
+            raise ValueError("expected `output`, or `dry_run` to see what would be kept")
         if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
             raise ValueError(
-                f"`--min_similarity` must be between -1 and 1, got {self.min_similarity}"
+                f"`min_similarity` must be between -1 and 1, got {self.min_similarity}"
             )
         if self.top_fraction is not None and not 0 < self.top_fraction <= 1:
             raise ValueError(
-                f"`--top_fraction` must be above 0 and at most 1, got {self.top_fraction}"
+                f"`top_fraction` must be above 0 and at most 1, got {self.top_fraction}"
             )
         if not LEAST_THRESHOLD <= self.dedup_threshold < 1:
             raise ValueError(
-                f"`--dedup_threshold` must be at least {LEAST_THRESHOLD} and below 1, got "
+                f"`dedup_threshold` must be at least {LEAST_THRESHOLD} and below 1, got "
                 f"{self.dedup_threshold}"
             )
         if not 0 < self.not_near_cosine < 1:
             raise ValueError(
-                f"`--not_near_cosine` must be above 0 and below 1, got {self.not_near_cosine}"
+                f"`not_near_cosine` must be above 0 and below 1, got {self.not_near_cosine}"
             )
         self._check_recipe()
         if self.within and self.top_fraction is None:
-            raise ValueError("expected `--top_fraction` with `--within`, whose groups it is of")
+            raise ValueError("expected `top_fraction` with `within`, whose groups it is of")
         conditions = (self.preset, self.min_similarity, self.top_fraction, self.dedup)
         repeatable = (self.where, self.keep_list, self.drop_list, self.not_near)
         if not any(repeatable) and all(condition is None for condition in conditions):
             raise ValueError(
-                "expected a condition, got none; give `--min_similarity`, `--top_fraction`, "
-                "`--where`, `--keep_list`, `--drop_list`, `--not_near`, `--dedup` or `--preset`"
+                "expected a condition, got none; give `min_similarity`, `top_fraction`, "
+                "`where`, `keep_list`, `drop_list`, `not_near`, `dedup` or `preset`"
             )
 
     def _check_recipe(self) -> None:
@@ -75,9 +75,9 @@ class FilterConfig:
         for flag in ("synsets", "centroids", "target_clusters"):
             is_given, is_needed = getattr(self, flag) is not None, flag in needs
             if is_needed and not is_given:
-                raise ValueError(f"expected `--{flag}` with `--preset {self.preset}`, got none")
+                raise ValueError(f"expected `{flag}` with the preset {self.preset}, got none")
             if is_given and not is_needed:
-                raise ValueError(f"`--{flag}` belongs to a `--preset` that needs it; leave it out")
+                raise ValueError(f"`{flag}` belongs to a `preset` that needs it; leave it out")
 
 
 def config_of(options: argparse.Namespace) -> FilterConfig:

@@ -63,6 +63,11 @@ class Plan:
         """The column of the similarity."""
         return self.tables.column("similarity")
 
+    @property
+    def preference(self) -> str | None:
+        """The column that says which of equal images is kept; None for the first."""
+        return self.score if self.score in self.tables.schema.names else None
+
 
 def prepare(config: FilterConfig) -> Plan:
     """Checks everything that can be checked before the work.
@@ -92,7 +97,8 @@ def prepare(config: FilterConfig) -> Plan:
         LEFT_OUT if preset.english != english else None,
     )
     checked = [column for rule in (*plan.rules, *plan.distant) for column in rule.columns]
-    checked += [plan.score] if is_scored or config.dedup else []
+    checked += [plan.score] if is_scored else []
+    checked += ["sha256"] if config.dedup else []
     checked += [tables.column("image_embedding")] if config.dedup == "near" else []
     check_columns(tables.schema, [*checked, *config.within], tables.embeddings[0])
     Groups(config.within, plan.score).check(tables.schema)
@@ -113,8 +119,8 @@ def _check_architecture(tables: ScoredTables, name: str | None, preset: Preset) 
     found = _architecture(tables, tables.model_name)
     if preset.architecture and found not in (None, preset.architecture):
         raise ScoredTablesError(
-            f"expected embeddings of a {preset.architecture} for `--preset {name}`, the run has "
-            f"those of {found}; give `--min_similarity` or `--top_fraction` for another model"
+            f"expected embeddings of a {preset.architecture} for the preset {name}, the run has "
+            f"those of {found}; give `min_similarity` or `top_fraction` for another model"
         )
 
 
@@ -145,8 +151,8 @@ def _distant_rules(config: FilterConfig, tables: ScoredTables, preset: Preset) -
         try:
             other = open_whole(root, config.allow_incomplete)
         except ScoredTablesError as error:
-            told = str(error).replace("`--input`", "`--not_near`")
-            raise ScoredTablesError(f"`--not_near` {redact(root)}: {told}") from None
+            told = str(error).replace("`input`", "`not_near`")
+            raise ScoredTablesError(f"`not_near` {redact(root)}: {told}") from None
         yield not_near_rule(tables, other, config.not_near_cosine)
 
 
@@ -167,11 +173,11 @@ def select(plan: Plan, config: FilterConfig, options: Workers | None) -> Selecti
         if rules:
             selection.apply(rules)
         if config.dedup:
-            worse = exact_duplicates(selection, plan.score)
+            worse = exact_duplicates(selection, plan.preference)
             selection.drop(worse, "one row for each image")
         if config.dedup == "near":
             threshold, column = config.dedup_threshold, plan.tables.column("image_embedding")
-            worse = near_duplicates(selection, column, plan.score, threshold)
+            worse = near_duplicates(selection, column, plan.preference, threshold)
             selection.drop(worse, f"no better row within cosine {threshold}")
     return selection
 

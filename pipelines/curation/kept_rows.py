@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipelines.curation.duplicates.images import Images
 from pipelines.curation.kept_mask import Part, Selection
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.exports import derived_runs
@@ -46,9 +47,17 @@ class KeptRows:
             ScoredTablesError, OSError: if a table cannot be read, or nothing be written.
         """
         parts = self.selection.parts()
-        uids = over_files(partial(_write_part, self.output), parts, workers, FILES_WRITTEN)
-        told = _write_uids(uids, uris.join(self.output, UIDS))
-        counts = {"embedded": self.selection.rows, "rejected": 0}
+        rows = 0
+
+        def uids() -> Iterator[bytes | str]:
+            nonlocal rows
+            write = partial(_write_part, self.output)
+            for written in over_files(write, parts, workers, FILES_WRITTEN):
+                rows += written.rows
+                yield written.uids
+
+        told = _write_uids(uids(), uris.join(self.output, UIDS))
+        counts = {"rows_read": rows, "embedded": self.selection.rows, "rejected": 0}
         about = {"kept_from": self._kept_from(options)}
         derived_runs.finish(self.tables, self.output, [part.uri for part in parts], counts, about)
         return [told, f"output     {redact(self.output)}"]
@@ -72,19 +81,33 @@ def steps_here(tables: ScoredTables, selection: Selection) -> list[tuple[str, in
     return [("read", embedded + tables.rows_of(tables.rejects)), *selection.steps]
 
 
-def _write_part(output: str, part: Part) -> bytes | str:
-    """Writes what is kept of a file; returns its uids, or the first that is not 32 hex digits."""
-    schema = file_schema(part.uri)
+class _Written(NamedTuple):
+    """What was written of a file.
+
+    Attributes:
+        rows: of the manifest that its rows are of; several captions of an image are one.
+        uids: packed, or the first that is not 32 hex digits.
+    """
+
+    rows: int
+    uids: bytes | str
+
+
+def _write_part(output: str, part: Part) -> _Written:
+    """Writes what is kept of a file."""
+    schema, images, rows = file_schema(part.uri), Images(), 0
     uids: list[str] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for _, batch in part.batches(schema.names):
+        nonlocal rows
+        for numbers, batch in part.batches(schema.names):
+            rows += int((images.of_rows(numbers, batch) == numbers).sum())
             uids.extend(batch["uid"].to_pylist())
             yield batch
 
     derived_runs.write_table(output, part.uri, "filter", schema, batches())
     foreign = next((uid for uid in uids if not is_hex(uid)), None)
-    return packed(uids) if foreign is None else foreign
+    return _Written(rows, packed(uids) if foreign is None else foreign)
 
 
 def _write_uids(uids: Iterator[bytes | str], target: str) -> str:

@@ -99,7 +99,7 @@ def list_rule(uri: str, kind: str) -> Rule:
         columns = _loaded(uri, names.state).columns
     except FileNotFoundError as error:
         raise RowListError(
-            f"expected a list as `--{kind}`, got {redact(uri)}, which is not there"
+            f"expected a list as `{kind}`, got {redact(uri)}, which is not there"
         ) from error
     return Rule(f"{_PREFIXES[kind]} {redact(uri)}", columns or ("uid",), names)
 

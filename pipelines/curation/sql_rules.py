@@ -16,7 +16,7 @@ from pipelines.curation.rules import Rule, mask
 
 
 class PredicateError(ValueError):
-    """What was given as `--where` is no predicate over the columns."""
+    """What was given as `where` is no predicate over the columns."""
 
 
 def sql_rule(predicate: str, schema: pa.Schema) -> Rule:
@@ -61,7 +61,7 @@ class _Sql:
 
     @cached_property
     def _duckdb(self) -> ModuleType:
-        return require("duckdb", "`--where`", extra="filter")
+        return require("duckdb", "`where`", extra="filter")
 
     @cached_property
     def _database(self) -> Any:
@@ -152,14 +152,14 @@ class _Sql:
 
     def _names(self, what: str, schema: pa.Schema) -> PredicateError:
         return PredicateError(
-            f"`--where` {self._predicate!r} names {what}; there are {', '.join(schema.names)}"
+            f"`where` {self._predicate!r} names {what}; there are {', '.join(schema.names)}"
         )
 
     def _refused(self, reason: str) -> PredicateError:
         if _TOO_DEEP in reason:
             reason = f"it is nested more than {MAX_DEPTH} deep; write it with fewer levels"
         return PredicateError(
-            f"expected `--where` to be an SQL predicate over the columns, got {self._predicate!r}: "
+            f"expected `where` to be an SQL predicate over the columns, got {self._predicate!r}: "
             + reason.split("\n", 1)[0]
         )
 

@@ -42,7 +42,7 @@ class Groups:
             kind = schema.field(name).type
             if pa.types.is_nested(kind) or pa.types.is_floating(kind):
                 raise ScoredTablesError(
-                    f"expected columns of text, whole numbers or dates as `--within`, got {name!r} "
+                    f"expected columns of text, whole numbers or dates as `within`, got {name!r} "
                     f"of type {kind}"
                 )
 
@@ -139,7 +139,7 @@ def _add(total: Counts, counts: Counts) -> None:
             total[group] = values, rows
     if len(total) > MAX_GROUPS:
         raise ScoredTablesError(
-            f"expected at most {MAX_GROUPS:,} groups of `--within`, got more; name columns of "
+            f"expected at most {MAX_GROUPS:,} groups of `within`, got more; name columns of "
             "fewer values"
         )
 

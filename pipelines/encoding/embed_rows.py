@@ -30,7 +30,8 @@ from pipelines.images.decode import DecodeLimits
 from pipelines.images.fetch import FetchPolicy
 from pipelines.output.arrow_rows import embeddings_batch
 from pipelines.records import Chunk, Row
-from schemas.embeddings import ROW_FIELDS, embeddings_schema
+from schemas.embeddings import embeddings_schema
+from schemas.pairs import BOTH
 
 if TYPE_CHECKING:
     from pipelines.probes.head import Head
@@ -59,6 +60,7 @@ class EmbedRows(beam.PTransform):
         isolate_decoding: whether images are decoded in processes of their own.
         run: whose failure ends the stages; "" for none.
         heads: small models over image embeddings, which add columns to the rows.
+        pairs: `both`, or `images` or `texts` to embed these alone.
 
     Raises:
         ValueError, OSError: if a model cannot be loaded.
@@ -77,6 +79,7 @@ class EmbedRows(beam.PTransform):
         isolate_decoding: bool = False,
         run: str = "",
         heads: Sequence[Head] = (),
+        pairs: str = BOTH,
     ) -> None:
         super().__init__()
         if not isinstance(model, RunModels):
@@ -84,13 +87,14 @@ class EmbedRows(beam.PTransform):
         inputs = ModelInputs.of(
             [replace(m.preprocessing, resampling=resampling) for m in model.loaded],
             [m.tokenizer for m in model.loaded],
+            pairs,
         )
         rows = batch_size or BATCH_SIZE.get(model.specs[0].device, BATCH_SIZE["cuda"])
         checkpoints = [m.fingerprint["checkpoint_sha256"] for m in model.loaded]
         self.handler = ClipHandler(model.specs, checkpoints, rows, inputs.of_model, run)
         self.work = ImageWork(inputs, fetch_policy, decode_limits, isolate_decoding)
         self.fingerprint = model.fingerprint(resampling)
-        self.models = model.names
+        self.models, self.pairs = model.names, pairs
         # By all models; it bounds how far chunks of a unit may overtake each other.
         self._row_bytes = sum(2 * 4 * m.config.embed_dim for m in model.loaded)
         self._run = run
@@ -151,10 +155,14 @@ class ToRows(beam.PTransform):
 
 
 def _rows_of(chunk: Chunk, models: tuple[str | None, ...]) -> Iterator[dict[str, Any]]:
-    dims = {n: v.image.shape[1] for n, v in zip(models, chunk.vectors, strict=True)}
-    kept = list(chunk.rows.schema)[len(ROW_FIELDS) :]
+    dims = {n: v.halves[0].shape[1] for n, v in zip(models, chunk.vectors, strict=True)}
     about_images = None if chunk.known is None else list(chunk.known.schema)
-    schema = embeddings_schema(dims, kept=kept, image_fields=about_images)
+    schema = embeddings_schema(
+        dims,
+        kept=chunk.kept,
+        image_fields=about_images,
+        pairs=chunk.vectors[0].pairs,
+    )
     yield from embeddings_batch(chunk, schema, models).to_pylist()
     yield from chunk.rejects.to_pylist()
 

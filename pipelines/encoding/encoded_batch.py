@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.encoding.model_inputs import Inputs
+from pipelines.engine.chunks import reject_rows
 from pipelines.records import Chunk, RowFault, Vectors
 from schemas.rejects import Reason
 
@@ -66,9 +68,18 @@ class RowsOfBatch:
             tuple(array[part] for array in self.truncated),
         )
 
-    def pixels(self, preprocessing: int) -> tuple[np.ndarray, ...]:
-        """Returns the images of one preprocessing, block by block."""
-        return self.blocks[preprocessing]
+    def parts(self, most: int) -> Iterator[RowsOfBatch]:
+        """Yields parts of so many rows, but for an image that has more captions: none is cut, as it
+        would be encoded twice."""
+        if len(self) <= most:
+            yield self
+            return
+        ends, first = np.append(np.flatnonzero(np.diff(self.index)) + 1, len(self)), 0
+        while first < len(self):
+            fits, next_one = np.searchsorted(ends, [first + most, first], side="right")
+            end = int(ends[max(fits - 1, next_one)])
+            yield self[first:end]
+            first = end
 
     def give_out(self, chunks: Sequence[Chunk], encoded: Encoded) -> None:
         """Gives each chunk its vectors, and gives back what its pixels held."""
@@ -76,10 +87,11 @@ class RowsOfBatch:
         for chunk in chunks:
             rows = slice(first, first + chunk.rows.num_rows)
             first = rows.stop
-            chunk.vectors = tuple(Vectors(*(a[rows] for a in found)) for found in encoded.vectors)
+            chunk.vectors = tuple(vectors.of(rows) for vectors in encoded.vectors)
             chunk.pixels = chunk.tokens = chunk.truncated = ()
             own = range(rows.start, rows.stop)
-            chunk.reject_rows({n - rows.start: f for n, f in encoded.faults.items() if n in own})
+            failed = {n - rows.start: f for n, f in encoded.faults.items() if n in own}
+            reject_rows(chunk, failed)
             if chunk.lease is not None:
                 chunk.lease.give_back()
                 chunk.lease = None
@@ -97,19 +109,25 @@ class Encoded:
     faults: Mapping[int, RowFault]
 
     @classmethod
-    def of(cls, vectors: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Encoded:
+    def of(cls, vectors: Sequence[Vectors]) -> Encoded:
         """Takes vectors as the models gave them, and finds those that are not finite."""
-        found = tuple(Vectors(*arrays) for arrays in vectors)
-        finite = np.ones(len(found[0].image), bool)
-        for image, text, _ in found:
-            finite &= np.isfinite(image).all(axis=1) & np.isfinite(text).all(axis=1)
-        return cls(found, {int(row): NOT_FINITE for row in np.flatnonzero(~finite)})
+        halves = [half for found in vectors for half in found.halves]
+        finite = np.ones(len(halves[0]), bool)
+        for half in halves:
+            finite &= np.isfinite(half).all(axis=1)
+        return cls(tuple(vectors), {int(row): NOT_FINITE for row in np.flatnonzero(~finite)})
 
     @classmethod
-    def failed(cls, dims: Sequence[int], fault: RowFault) -> Encoded:
-        """Stands for one row that could not be encoded."""
-        zeros = [np.zeros((1, dim), np.float32) for dim in dims]
-        return cls(tuple(Vectors(zero, zero, np.zeros(1, bool)) for zero in zeros), {0: fault})
+    def blank(
+        cls, dims: Sequence[int], inputs: Sequence[Inputs], rows: int, fault: RowFault | None = None
+    ) -> Encoded:
+        """Stands for rows without vectors: for none, or for one that could not be encoded."""
+        vectors = []
+        for dim, (pixels, tokens) in zip(dims, inputs, strict=True):
+            zeros, none = np.zeros((rows, dim), np.float32), np.zeros(rows, bool)
+            image, text = (None if own is None else zeros for own in (pixels, tokens))
+            vectors.append(Vectors(image, text, None if tokens is None else none))
+        return cls(tuple(vectors), {} if fault is None else {0: fault})
 
     @classmethod
     def joined(cls, pieces: Sequence[Encoded]) -> Encoded:
@@ -118,16 +136,21 @@ class Encoded:
             return pieces[0]
         of_models = zip(*(piece.vectors for piece in pieces), strict=True)
         vectors = tuple(
-            Vectors(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+            Vectors(*(_concatenated(arrays) for arrays in zip(*parts, strict=True)))
             for parts in of_models
         )
-        firsts = np.cumsum([0, *(len(piece.vectors[0].image) for piece in pieces)]).tolist()
+        firsts = np.cumsum([0, *(len(piece.vectors[0].halves[0]) for piece in pieces)]).tolist()
         faults = {
             first + row: fault
             for piece, first in zip(pieces, firsts[:-1], strict=True)
             for row, fault in piece.faults.items()
         }
         return cls(vectors, faults)
+
+
+def _concatenated(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    there = [array for array in arrays if array is not None]
+    return np.concatenate(there) if there else None
 
 
 def _joined(arrays: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:

@@ -18,9 +18,10 @@ from clip_core.inference.encoding import encode_pairs
 from clip_core.loading import ClipModel
 from pipelines.encoding.batch_recovery import BatchLimit, BatchRecovery
 from pipelines.encoding.encoded_batch import Encoded, RowsOfBatch
+from pipelines.encoding.model_inputs import Inputs
 from pipelines.encoding.models import LoadedModels, ModelSpec, load_models
 from pipelines.engine import failures
-from pipelines.records import Chunk, RowFault
+from pipelines.records import Chunk, RowFault, Vectors
 from pipelines.storage.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
@@ -58,8 +59,9 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
     Args:
         specs: the models.
         checkpoints: SHA-256 of the weights the launcher saw; a worker that finds others fails.
-        batch_size: rows that are encoded at once; a chunk that is longer is cut.
-        inputs: for each model, which pixels and which tokens of a chunk are its own.
+        batch_size: rows that are encoded at once; a chunk that is longer is cut between images.
+        inputs: for each model, which pixels and which tokens of a chunk are its own; None of the
+            half that is not embedded.
         run: whose failure ends this stage; "" for none.
     """
 
@@ -68,7 +70,7 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
         specs: Sequence[ModelSpec],
         checkpoints: Sequence[str],
         batch_size: int,
-        inputs: Sequence[tuple[int, int]] = ((0, 0),),
+        inputs: Sequence[Inputs] = ((0, 0),),
         run: str = "",
     ) -> None:
         super().__init__()
@@ -107,7 +109,7 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
         Raises:
             EncoderFailedError: if they cannot do even that.
         """
-        _encode_blank(self.load_model().models)
+        _encode_blank(self.load_model().models, self._inputs)
 
     def run_inference(
         self,
@@ -126,23 +128,28 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
                 with nullcontext() if self.on_gpu else _ONE_AT_A_TIME:
                     rows.give_out(batch, self._encoded(rows, model.models))
             else:
-                rows.give_out(batch, _no_rows(model.models))
+                rows.give_out(batch, Encoded.blank(_dims(model.models), self._inputs, 0))
         return list(batch)
 
     def _encoded(self, rows: RowsOfBatch, models: Sequence[ClipModel]) -> Encoded:
         recovery: BatchRecovery[RowsOfBatch, Encoded] = BatchRecovery(
             work=lambda part: encode_rows(part, models, self._inputs),
-            check_machine=lambda: _encode_blank(models),
-            blame=lambda error: _blamed(error, models),
+            check_machine=lambda: _encode_blank(models, self._inputs),
+            blame=lambda error: self._blamed(error, models),
             is_out_of_memory=is_out_of_memory,
             release=_release_memory,
         )
         self._special_tokens.inc(special_tokens(rows, models[0]))
         pieces: list[Encoded] = []
-        for first in range(0, len(rows), self._batch_size):
-            part = rows[first : first + self._batch_size]
+        for part in rows.parts(self._batch_size):
             pieces += recovery.run(part, batch_limit(self._specs))
         return Encoded.joined(pieces)
+
+    def _blamed(self, error: Exception, models: Sequence[ClipModel]) -> Encoded:
+        """Returns what stands for the one row that the models failed on."""
+        reason = Reason.OUT_OF_MEMORY if is_out_of_memory(error) else Reason.ENCODE_FAILED
+        detail = ADDRESS.sub(MASK, f"{type(error).__name__}: {error}")
+        return Encoded.blank(_dims(models), self._inputs, 1, RowFault("encode", reason, detail))
 
     def get_num_bytes(self, batch: Sequence[Chunk]) -> int:
         """Counts array bytes; Beam's default would pickle every batch to find out."""
@@ -157,18 +164,25 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
 
 
 def encode_rows(
-    rows: RowsOfBatch, models: Sequence[ClipModel], inputs: Sequence[tuple[int, int]]
+    rows: RowsOfBatch, models: Sequence[ClipModel], inputs: Sequence[Inputs]
 ) -> Encoded:
     """Encodes rows in one go by each model."""
     vectors = []
     for model, (pixels, tokens) in zip(models, inputs, strict=True):
-        images, texts = encode_pairs(model.clip, rows.pixels(pixels), rows.tokens[tokens])
-        vectors.append((images[rows.index], texts, rows.truncated[tokens]))
+        own = (
+            None if pixels is None else rows.blocks[pixels],
+            None if tokens is None else rows.tokens[tokens],
+        )
+        images, texts = encode_pairs(model.clip, *own)
+        images = None if images is None else images[rows.index]
+        vectors.append(Vectors(images, texts, None if tokens is None else rows.truncated[tokens]))
     return Encoded.of(vectors)
 
 
 def special_tokens(rows: RowsOfBatch, model: ClipModel) -> int:
     """Counts literal start and end tokens in captions: each moves what the first model pools."""
+    if not rows.tokens:
+        return 0
     # Every row has one of each of its own.
     return int((rows.tokens[0] >= model.tokenizer.start_id).sum()) - 2 * len(rows)
 
@@ -180,13 +194,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
 
 
-def _encode_blank(models: Sequence[ClipModel]) -> None:
+def _encode_blank(models: Sequence[ClipModel], inputs: Sequence[Inputs]) -> None:
     """Encodes a black image without a caption: a model that cannot do this can do nothing."""
     try:
-        for model in models:
+        for model, (pixels, tokens) in zip(models, inputs, strict=True):
             size = model.preprocessing.size
-            pixels = np.zeros((1, 3, size, size), np.uint8)
-            encode_pairs(model.clip, [pixels], model.tokenizer.tokenize_row("")[0][None])
+            image = None if pixels is None else [np.zeros((1, 3, size, size), np.uint8)]
+            text = None if tokens is None else model.tokenizer.tokenize_row("")[0][None]
+            encode_pairs(model.clip, image, text)
     except Exception as error:  # whatever a broken device makes torch raise
         raise EncoderFailedError(
             f"the model cannot encode even a blank image ({type(error).__name__}: {error}), so "
@@ -197,20 +212,6 @@ def _encode_blank(models: Sequence[ClipModel]) -> None:
 def _release_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _blamed(error: Exception, models: Sequence[ClipModel]) -> Encoded:
-    """Returns what stands for the one row that the models failed on."""
-    reason = Reason.OUT_OF_MEMORY if is_out_of_memory(error) else Reason.ENCODE_FAILED
-    detail = ADDRESS.sub(MASK, f"{type(error).__name__}: {error}")
-    return Encoded.failed(_dims(models), RowFault("encode", reason, detail))
-
-
-def _no_rows(models: Sequence[ClipModel]) -> Encoded:
-    return Encoded.of(
-        [(np.empty((0, d), np.float32), np.empty((0, d), np.float32), np.empty(0, bool))
-         for d in _dims(models)]
-    )  # fmt: skip
 
 
 def _dims(models: Sequence[ClipModel]) -> list[int]:

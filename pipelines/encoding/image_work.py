@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.encoding.model_inputs import ModelInputs
+from pipelines.engine.chunks import reject_rows
 from pipelines.images.columns import ImageColumn, image_columns
 from pipelines.images.decode import DecodedImage, DecodeLimits, ImageDecoder, decode_image
 from pipelines.images.decode_pool import decode_isolated
-from pipelines.images.fetch import FetchPolicy, direct_place, fetch_image
+from pipelines.images.fetch import FetchPolicy, Place, direct_place, fetch_image
 from pipelines.images.pixel_budget import Account
 from pipelines.records import Chunk, Row, RowFault
-from pipelines.storage.stores import Place
+from schemas.pairs import BOTH
 
 STEPS = ("fetch", "decode", "tokenize")
 # To hand over a piece costs more than a small image does, and a chunk leaves when all its images
@@ -41,6 +42,14 @@ class ImageWork:
     decode_limits: DecodeLimits = DecodeLimits()
     isolate_decoding: bool = False
     columns: tuple[ImageColumn, ...] = field(default_factory=image_columns)
+
+    @property
+    def window_rows(self) -> int:
+        """Rows in flight: enough to keep the threads busy while a batch is encoded.
+
+        Of the web more: one host in ten may be gone, and takes seconds to be found out.
+        """
+        return 2048 if self.fetch_policy.asks_the_web else 512
 
     @cached_property
     def decoder(self) -> ImageDecoder:
@@ -84,13 +93,18 @@ class Job:
     """
 
     def __init__(self, chunk: Chunk, work: ImageWork, account: Account, order: int) -> None:
+        if chunk.pairs not in (BOTH, work.inputs.pairs):
+            raise ValueError(
+                f"expected rows that were read with `pairs` {work.inputs.pairs} or both, got "
+                f"{chunk.pairs}; hand `EmbedRows` and the manifest's request the same"
+            )
         self.chunk, self.account, self.order, self.size = chunk, account, order, chunk.size
         self.seconds = [0.0] * len(STEPS)
         self.faults: dict[int, RowFault] = {}
         self.error: BaseException | None = None
         self.left = False
         images, sizes = len(chunk.images), [p.size for p in work.inputs.preprocesses]
-        self._fields = [column.field for column in work.columns]
+        self._fields = [column.field for column in work.columns] if sizes else []
         self.known: list[tuple[Any, ...]] = [(None,) * len(self._fields)] * images
         chunk.pixels = tuple(np.empty((images, 3, size, size), np.uint8) for size in sizes)
         # The captions are one piece.
@@ -123,15 +137,16 @@ class Job:
             raise self.error
         chunk, faults = self.chunk, self.faults
         columns = list(zip(*self.known, strict=True)) or [()] * len(self._fields)
-        chunk.known = pa.RecordBatch.from_arrays(
-            [pa.array(v, f.type) for v, f in zip(columns, self._fields, strict=True)],
-            schema=pa.schema(self._fields),
-        )
+        if self._fields:
+            chunk.known = pa.RecordBatch.from_arrays(
+                [pa.array(v, f.type) for v, f in zip(columns, self._fields, strict=True)],
+                schema=pa.schema(self._fields),
+            )
         inline = sum(len(row.image_bytes or b"") for row in chunk.images)
         chunk.images = ()
         if faults:
             rows = {p: faults[i] for p, i in enumerate(chunk.index.tolist()) if i in faults}
-            chunk.reject_rows(rows)
+            reject_rows(chunk, rows)
         if not chunk.rows.num_rows:
             chunk.pixels = ()
         if chunk.lease is not None:

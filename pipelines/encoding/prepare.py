@@ -23,8 +23,6 @@ from pipelines.engine.ledger import Ledger
 from pipelines.images.pixel_budget import BUDGET, Account
 from pipelines.records import Chunk
 
-# Rows in flight: enough to keep the threads busy while a batch is encoded.
-WINDOW_ROWS = 512
 # Rejects and empty chunks weigh little, but not nothing: else a manifest of rejects would stay in
 # memory until a batch is full.
 WEIGHT_OF_BATCH = 4
@@ -119,7 +117,7 @@ class _Prepare(beam.DoFn):
         self._work, self._threads = settings.work, settings.threads
         self._batch_size, self._row_bytes = settings.batch_size, settings.row_bytes
         self._run = settings.run
-        self._window = max(2 * self._batch_size, WINDOW_ROWS)
+        self._window = max(2 * self._batch_size, self._work.window_rows)
         self._rows = Metrics.counter(Prepare, "rows")
         self._rejects = Metrics.counter(Prepare, "rejects")
         self._usec = {name: Metrics.counter(Prepare, f"{name}_usec") for name in STEPS}
@@ -160,6 +158,8 @@ class _Prepare(beam.DoFn):
         """Begins the work on a chunk once there is room; a whole one, as half of it could wait for
         ever for what only its leaving gives back."""
         bundle = self._current
+        if not self._work.inputs.preprocesses:
+            chunk.images = ()  # captions alone: none is fetched
         inline = sum(len(row.image_bytes or b"") for row in chunk.images)
         needed = len(chunk.images) * self._work.inputs.pixel_bytes + inline
         while not self._has_room(chunk, needed):
@@ -241,7 +241,7 @@ class _Prepare(beam.DoFn):
     def _fill(self) -> bool:
         """Moves landed chunks, the oldest first, into the batch; returns whether it is full."""
         bundle = self._current
-        by_bytes = BUDGET.total // 2 // self._work.inputs.pixel_bytes
+        by_bytes = BUDGET.total // 2 // max(self._work.inputs.pixel_bytes, 1)
         most = max(1, min(self._batch_size, by_bytes))
         while bundle.landed and bundle.may_leave(bundle.landed[0]):
             if bundle.batch and bundle.rows + bundle.landed[0].chunk.rows.num_rows > most:

@@ -12,6 +12,7 @@ from apache_beam.metrics import Metrics
 
 from pipelines.engine import failures
 from pipelines.records import Chunk, Vectors
+from schemas.pairs import BOTH
 
 if TYPE_CHECKING:
     from pipelines.probes.head import Head
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
 
 def similarity(vectors: Vectors) -> np.ndarray:
     """Returns the cosine of image and text, [rows] float32 in [-1, 1]."""
-    cosines = np.einsum("ij,ij->i", vectors.image, vectors.text)
+    cosines = np.einsum("ij,ij->i", *vectors.halves)
     return np.clip(cosines, -1, 1)  # rounding may exceed 1 by an ulp
 
 
 def _with_heads(chunk: Chunk, heads: Sequence[tuple[int, Head]]) -> pa.RecordBatch:
     rows = chunk.rows
     for index, head in heads:
-        columns = head.columns(chunk.vectors[index].image)
+        images = chunk.vectors[index].image
+        if images is None:
+            raise ValueError("heads score images, and captions alone were embedded; leave them out")
+        columns = head.columns(images)
         for field, column in zip(head.fields, columns, strict=True):
             rows = rows.append_column(field, column)
     return rows
@@ -36,7 +40,8 @@ class ScorePairs(beam.PTransform):
     """Scores encoded chunks.
 
     Consumes: `Chunk` with vectors, as the encoder returns it.
-    Produces: the same with similarities; the columns of heads are added to the rows.
+    Produces: the same with similarities, where there are both halves; the columns of heads are
+        added to the rows.
     Counters: in the namespace `rejects`, for each reason the rows that were rejected for it, in
         this stage or before.
 
@@ -59,7 +64,8 @@ class _Score(beam.DoFn):
 
     def process(self, chunk: Chunk) -> Iterator[Chunk]:
         with failures.ends_the_run(self._run):
-            chunk.similarities = tuple(similarity(found) for found in chunk.vectors)
+            pairs = [found for found in chunk.vectors if found.pairs == BOTH]
+            chunk.similarities = tuple(map(similarity, pairs))
             chunk.rows = _with_heads(chunk, self._heads)
             for counted in chunk.rejects.column("reason").value_counts().to_pylist():
                 Metrics.counter("rejects", counted["values"]).inc(counted["counts"])

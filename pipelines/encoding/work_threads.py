@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from pipelines.encoding.image_work import IMAGES_A_PIECE, STEPS, ImageWork, Job
 from pipelines.engine.cores import threads_for, usable_cores
-from pipelines.images.fetch import checked, fault_of
+from pipelines.images.fetch import Place, checked, fault_of
 from pipelines.object_stores.answers import Ask, Fetched
 from pipelines.object_stores.faults import StoreFault
 from pipelines.records import RowFault
 from pipelines.storage import stores
-from pipelines.storage.stores import Place
 
 
 class _Cores:
@@ -160,10 +159,13 @@ class WorkThreads:
                 seconds[1] += time.thread_time() - began
 
     def _tokenize(self, job: Job, seconds: list[float]) -> None:
+        tokenizers = self._work.inputs.tokenizers
+        if not tokenizers:
+            return
         texts = [text or "" for text in job.chunk.rows.column("text").to_pylist()]
         with _CORES:
             began = time.thread_time()
-            found = [tokenizer.tokenize_rows(texts) for tokenizer in self._work.inputs.tokenizers]
+            found = [tokenizer.tokenize_rows(texts) for tokenizer in tokenizers]
             seconds[2] += time.thread_time() - began
         job.chunk.tokens = tuple(tokens for tokens, _ in found)
         job.chunk.truncated = tuple(truncated for _, truncated in found)

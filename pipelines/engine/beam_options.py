@@ -25,6 +25,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import (
 )
 from apache_beam.runners.runner import create_runner
 
+from pipelines.command_line import exits
 from pipelines.command_line.exits import RunnerError
 from pipelines.command_line.parser import Parser
 from pipelines.command_line.places import expanded
@@ -39,6 +40,14 @@ LOCAL_RUNNER = "FnApiRunner"
 PLUGINS = ("clip_beam", "pipelines.engine.worker_redaction")
 PROCESSES = (LOCAL_RUNNER, "multi_processing")
 LOCAL_RUNNERS = (LOCAL_RUNNER, "BundleBasedDirectRunner")
+# Runners log what they then raise; the others tell how Prism is started, what it writes, and when
+# it is ended.
+NOISY = (
+    "apache_beam.runners",
+    "apache_beam.runners.portability.prism_runner",
+    "apache_beam.utils.subprocess_server",
+    "PrismJobServer",
+)
 
 
 def read_beam_flags(
@@ -78,6 +87,7 @@ def new_pipeline(options: PipelineOptions) -> Pipeline:
     Raises:
         RunnerError: what Beam finds missing or wrong in its flags, in one sentence.
     """
+    exits.mute(*NOISY)
     if not runs_here(options):
         setup = options.view_as(SetupOptions)
         given = [name for name in setup.beam_plugins or () if name not in PLUGINS]

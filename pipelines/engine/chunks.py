@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,13 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipelines.records import Chunk, End, Reject, Row, RowFault, Unit, rejected_rows
-from schemas.embeddings import ROW_FIELDS
-from schemas.rejects import Reason
+from pipelines.records import Chunk, End, Reject, Row, RowFault, Unit
+from schemas.embeddings import KEY_ORDER, row_fields
+from schemas.pairs import BOTH
+from schemas.rejects import FAULT_FIELDS, MAX_DETAIL_CHARS, Reason
 
 CHUNK_ROWS = 64
 CHUNK_BYTES = 32 << 20  # of images that the manifest itself holds
-
 
 BLOCK_ITEMS = 256
 
@@ -68,9 +68,9 @@ def chunk_rows(batch_size: int) -> int:
     return batch_size // -(-batch_size // CHUNK_ROWS)
 
 
-def row_schema(kept: Sequence[pa.Field] = ()) -> pa.Schema:
+def row_schema(kept: Sequence[pa.Field] = (), pairs: str = BOTH) -> pa.Schema:
     """Returns the schema of a chunk's rows: what each table has of a row."""
-    return pa.schema([*ROW_FIELDS, *kept])
+    return pa.schema([*row_fields(pairs), *kept])
 
 
 def make_chunk(
@@ -82,26 +82,46 @@ def make_chunk(
     end: End | None = None,
 ) -> Chunk:
     """Makes a chunk of rows, in their order."""
+    pairs = unit.columns.pairs if unit else BOTH
     try:
-        chunk = _chunk(records, kept)
+        chunk = _chunk(records, kept, pairs)
     except pa.ArrowException:
-        chunk = _chunk([_fitting(record, kept) for record in records], kept)
+        chunk = _chunk([_fitting(record, kept) for record in records], kept, pairs)
     return replace(chunk, unit=unit, number=number, end=end)
 
 
-def _chunk(records: Sequence[Row | Reject], kept: Sequence[pa.Field]) -> Chunk:
+def _chunk(records: Sequence[Row | Reject], kept: Sequence[pa.Field], pairs: str) -> Chunk:
     rows = [record for record in records if isinstance(record, Row)]
     rejects = [record for record in records if isinstance(record, Reject)]
-    schema = row_schema(kept)
-    failed = _row_batch([reject.row for reject in rejects], schema)
+    own, schema = len(row_fields(pairs)), row_schema(kept, pairs)
+    failed = _row_batch([reject.row for reject in rejects], schema, own)
+    index, images = _images_of(rows)
     return Chunk(
         unit=None,
         number=0,
-        rows=_row_batch(rows, schema),
-        rejects=rejected_rows(failed, rejects),
-        index=np.arange(len(rows)),
-        images=tuple(rows),
+        rows=_row_batch(rows, schema, own),
+        rejects=_rejected_rows(failed, rejects, own),
+        index=index,
+        images=images,
     )
+
+
+def _images_of(rows: Sequence[Row]) -> tuple[np.ndarray, tuple[Row, ...]]:
+    """Returns [rows] int, the image of each, and a row for each image; captions of one share it."""
+    if not any(row.caption_index for row in rows):
+        return np.arange(len(rows)), tuple(rows)
+    index: list[int] = []
+    images: list[Row] = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is None or not _is_of_same_image(before, row):
+            images.append(row)
+        index.append(len(images) - 1)
+    return np.array(index), tuple(images)
+
+
+def _is_of_same_image(before: Row, row: Row) -> bool:
+    same = (before.source_row, before.source) == (row.source_row, row.source)
+    return same and before.caption_index < row.caption_index
 
 
 def _fitting(record: Row | Reject, kept: Sequence[pa.Field]) -> Row | Reject:
@@ -121,10 +141,53 @@ def _fitting(record: Row | Reject, kept: Sequence[pa.Field]) -> Row | Reject:
     return record if fault is None else fault.to_reject(row)
 
 
-def _row_batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
-    own = [[getattr(row, field.name) for row in rows] for field in ROW_FIELDS]
-    kept = [[row.kept.get(name) for row in rows] for name in schema.names[len(ROW_FIELDS) :]]
-    arrays = [_column(v, kind) for v, kind in zip([*own, *kept], schema.types, strict=True)]
+def _row_batch(rows: Sequence[Row], schema: pa.Schema, own: int) -> pa.RecordBatch:
+    """Makes a batch of rows, whose first `own` columns are attributes of a row, the others kept."""
+    found = [[getattr(row, name) for row in rows] for name in schema.names[:own]]
+    found += [[row.kept.get(name) for row in rows] for name in schema.names[own:]]
+    arrays = [_column(v, kind) for v, kind in zip(found, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def reject_rows(chunk: Chunk, faults: Mapping[int, RowFault]) -> None:
+    """Moves rows of a chunk to its rejects.
+
+    Args:
+        faults: by position in `rows`.
+    """
+    if not faults:
+        return
+    positions = sorted(faults)
+    keep = np.ones(chunk.rows.num_rows, bool)
+    keep[positions] = False
+    own, found = len(row_fields(chunk.pairs)), [faults[p] for p in positions]
+    failed = _rejected_rows(chunk.rows.take(pa.array(positions)), found, own)
+    both = pa.Table.from_batches([chunk.rejects, failed]).sort_by(KEY_ORDER)
+    chunk.rejects = both.combine_chunks().to_batches()[0]
+    chunk.rows = chunk.rows.filter(pa.array(keep))
+    chunk.index = chunk.index[keep]
+    chunk.tokens = tuple(array[keep] for array in chunk.tokens)
+    chunk.truncated = tuple(array[keep] for array in chunk.truncated)
+    chunk.vectors = tuple(vectors.of(keep) for vectors in chunk.vectors)
+
+
+def _rejected_rows(
+    rows: pa.RecordBatch, faults: Sequence[Reject | RowFault], own: int
+) -> pa.RecordBatch:
+    """Returns rows with what is wrong with them, as the rejects table has them.
+
+    Args:
+        own: how many of the columns come before what is wrong.
+    """
+    about = [
+        [fault.stage for fault in faults],
+        [fault.reason.value for fault in faults],
+        [fault.detail[:MAX_DETAIL_CHARS] for fault in faults],
+    ]
+    found = [pa.array(v, f.type) for v, f in zip(about, FAULT_FIELDS, strict=True)]
+    arrays = [*rows.columns[:own], *found, *rows.columns[own:]]
+    fields = list(rows.schema)
+    schema = pa.schema([*fields[:own], *FAULT_FIELDS, *fields[own:]])
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

@@ -152,11 +152,13 @@ def _on_slots(
 ) -> Iterator[Result]:
     from pipelines.engine.slots.engines import started
 
+    if not items:
+        return
     results: dict[str, Result] = {}
     tasks = [Task(((str(index), item),)) for index, item in enumerate(items)]
     patience = Patience(kill=None)  # an item is a file, of whatever size
     try:
-        with started(choice, EachItem(work, failed)) as (engine, share):
+        with started(choice, EachItem(work, failed), len(tasks)) as (engine, share):
 
             def done(seat: Seat, name: str, result: Result) -> None:
                 results[name] = result

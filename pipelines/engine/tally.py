@@ -17,7 +17,9 @@ class Tally:
     """What the line has done in this process, in whichever thread.
 
     Attributes:
-        reasons: rejected rows by reason.
+        rows: of the manifest that are done, either way.
+        embedded: captions, of which a row may have several; and with them
+        reasons: those that were rejected, by reason.
         units: that have their files.
         began: when the first chunk was read, on `time.perf_counter`; None before.
         ended: when the last chunk was written.
@@ -25,7 +27,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.embedded = 0
+        self.rows = self.embedded = 0
         self.reasons: Counter[str] = Counter()
         self.units = 0
         self.began: float | None = None
@@ -45,9 +47,10 @@ class Tally:
         if self.began is None:
             self.began = time.perf_counter()
 
-    def add(self, embedded: int, reasons: Mapping[str, int]) -> None:
-        """Counts rows that have come to the writer, rejects by reason."""
+    def add(self, rows: int, embedded: int, reasons: Mapping[str, int]) -> None:
+        """Counts what has come to the writer."""
         with self._lock:
+            self.rows += rows
             self.embedded += embedded
             self.reasons.update(reasons)
             self.ended = time.perf_counter()
@@ -56,16 +59,6 @@ class Tally:
         """Counts a unit whose files are there."""
         with self._lock:
             self.units += 1
-
-    @property
-    def rejects(self) -> int:
-        """Rejected rows, whatever the reason."""
-        return sum(self.reasons.values())
-
-    @property
-    def rows(self) -> int:
-        """Rows done, either way."""
-        return self.embedded + self.rejects
 
 
 # Stages of an in-process run count here; on remote workers nobody looks at it.

@@ -16,7 +16,7 @@ from pipelines.engine.per_file import begun, side_by_side
 from pipelines.exports.exported_run import (
     ExportedRun,
     ExportError,
-    check_vectors,
+    check_columns,
     write_npz,
     write_rows,
 )
@@ -49,8 +49,9 @@ class DataComp:
     def __init__(self, run: ExportedRun, models: Mapping[str, str | None]) -> None:
         self._run = run
         self._models = dict(sorted(models.items()))
-        columns = [model_column("image_embedding", name) for name in self._models.values()]
-        check_vectors(run.tables, columns, "datacomp")
+        needed = ("similarity", "image_embedding", "text_embedding")
+        columns = [model_column(c, name) for name in self._models.values() for c in needed]
+        check_columns(run.tables, columns, "datacomp")
         self._rows, self._foreign = 0, 0
 
     def start(self) -> None:

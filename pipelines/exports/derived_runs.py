@@ -64,7 +64,7 @@ def finish(
     Args:
         tables: the run that was read; what its run.json says of models and images holds here too.
         files: of the embeddings table.
-        counts: `embedded` and `rejected`.
+        counts: `rows_read`, of the manifest, `embedded` and `rejected`.
         about: further entries of run.json.
     """
     told = {name: tables.record[name] for name in ("options", "versions") if name in tables.record}
@@ -73,7 +73,7 @@ def finish(
         **about,
         "counts": {
             "units": len(files),
-            "rows_read": counts["embedded"] + counts["rejected"],
+            "records": counts["embedded"] + counts["rejected"],
             **counts,
             "rejects_by_reason": tables.counts.get("rejects_by_reason", {})
             if counts["rejected"]

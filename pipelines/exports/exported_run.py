@@ -18,6 +18,7 @@ from pipelines.output.scored_tables import (
     ScoredTables,
     embedding_matrix,
     iterate_batches,
+    remedy_of,
 )
 from pipelines.storage import writing
 from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
@@ -76,17 +77,19 @@ class Layout(Protocol):
         """Returns lines for the summary."""
 
 
-def check_vectors(tables: ScoredTables, columns: Sequence[str], format_name: str) -> None:
-    """Makes sure that the run has embeddings.
+def check_columns(tables: ScoredTables, columns: Sequence[str], format_name: str) -> None:
+    """Makes sure that the run has what a layout needs.
 
     Raises:
-        ExportError: if it was made with `--scores_only`.
+        ExportError: if it was made with `--scores_only`, or of images or captions alone.
     """
     absent = [name for name in columns if name not in tables.schema.names]
     if absent:
+        remedy = remedy_of(tables.schema, absent[0]) or "choose another layout"
+        others = ", or export with `--format laion`" if "scores_only" in remedy else ""
         raise ExportError(
-            f"`--format {format_name}` needs embeddings, but the table has no {absent[0]!r}; embed "
-            "again without `--scores_only`, or export with `--format laion`"
+            f"`--format {format_name}` needs {absent[0]!r}, which the table has not; "
+            f"{remedy}{others}"
         )
 
 

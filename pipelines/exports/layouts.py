@@ -12,13 +12,15 @@ import pyarrow.compute as pc
 from pipelines.exports.exported_run import (
     VECTORS,
     ExportedRun,
-    check_vectors,
+    check_columns,
     write_npy,
     write_rows,
 )
+from pipelines.output.scored_tables import KEY_COLUMNS
 from pipelines.storage import uris, writing
+from schemas.embeddings import KEY_NAMES, pairs_of
+from schemas.pairs import has_column
 
-_KEY = ("uid", "source", "source_row")
 # LAION's columns of text that a run may have kept, and of scores that heads may have made.
 _LAION_TEXTS = ("LICENSE", "NSFW")
 _LAION_SCORES = {
@@ -36,13 +38,16 @@ class ClipRetrieval:
     OUTPUT/metadata/metadata_<k>.parquet
 
     Embeddings files without rows are left out: readers skip an empty `.npy`, but not the metadata
-    beside it, and would then pair all later files wrongly.
+    beside it, and would then pair all later files wrongly. Of images or captions alone there is one
+    of the two.
     """
 
     outputs = ("img_emb", "text_emb", "metadata")
 
     def __init__(self, run: ExportedRun) -> None:
-        check_vectors(run.tables, [run.column(name) for name in VECTORS], "clip_retrieval")
+        halves = [half for half in VECTORS if has_column(pairs_of(run.tables.schema), half)]
+        self._vectors = [run.column(half) for half in halves]
+        check_columns(run.tables, self._vectors, "clip_retrieval")
         self._run = run
         self._names: dict[str, str] = {}
 
@@ -59,14 +64,15 @@ class ClipRetrieval:
         k = self._names.get(uri)
         if k is None:
             return
-        for kind, name in (("img_emb", "image_embedding"), ("text_emb", "text_embedding")):
-            column = self._run.column(name)
+        for column in self._vectors:
+            kind = "img_emb" if column.endswith(VECTORS[0]) else "text_emb"
             dim = self._run.tables.schema.field(column).type.list_size
             target = uris.join(self._run.output, kind, f"{kind}_{k}.npy")
             with writing.open_output(target) as file:
                 write_npy(file, uri, column, (self._run.tables.rows_of([uri]), dim))
         target = uris.join(self._run.output, "metadata", f"metadata_{k}.parquet")
-        columns = [*self._run.kept, self._run.column("similarity")]
+        score = self._run.column("similarity")
+        columns = [*self._run.kept, *([score] if score in self._run.tables.schema.names else [])]
         write_rows(self._run, uri, target, columns, self._batch)
 
     def finish(self) -> Sequence[str]:
@@ -76,11 +82,17 @@ class ClipRetrieval:
     def _batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """An image without a reference, whose bytes were in the manifest, goes by its uid."""
         own = {
-            "image_path": pc.coalesce(batch.column("url"), batch.column("uid")),
-            "caption": batch.column("text"),
-            "url": batch.column("url"),
-            "similarity": batch.column(self._run.column("similarity")),
+            name: batch.column(column)
+            for name, column in (
+                ("image_path", "url"),
+                ("caption", "text"),
+                ("url", "url"),
+                ("similarity", self._run.column("similarity")),
+            )
+            if column in batch.schema.names
         }
+        if "image_path" in own:
+            own["image_path"] = pc.coalesce(own["image_path"], batch.column("uid"))
         return _with_rest(own, batch, [name for name in self._run.kept if name != "text"])
 
 
@@ -97,6 +109,7 @@ class Laion:
     outputs = ("metadata",)
 
     def __init__(self, run: ExportedRun) -> None:
+        check_columns(run.tables, ["url", "text", run.column("similarity")], "laion")
         self._run = run
 
     def start(self) -> None:
@@ -123,7 +136,7 @@ class Laion:
             **{name: self._text(batch, name) for name in _LAION_TEXTS},
             "similarity": batch.column(self._run.column("similarity")).cast(pa.float64()),
         }
-        taken = ["source", "source_row", "original_height", "original_width"]
+        taken = [*KEY_NAMES, "original_height", "original_width"]
         for name, (called, kind) in _LAION_SCORES.items():
             source = self._named(name)
             if source is not None and _is_number(batch.schema.field(source).type):
@@ -143,10 +156,10 @@ class Laion:
 
 
 class SeparateTables:
-    """The run as two tables, joined by (`source`, `source_row`), which are unique.
+    """The run as two tables, joined by the key of a row.
 
     OUTPUT/scores/<unit>.parquet    all columns but the embeddings, of every model
-    OUTPUT/vectors/<unit>.parquet   uid, source, source_row and the embeddings
+    OUTPUT/vectors/<unit>.parquet   uid, key and the embeddings
     """
 
     outputs = ("scores", "vectors")
@@ -155,8 +168,7 @@ class SeparateTables:
         names = run.tables.schema.names
         self._run = run
         self._vectors = [name for name in names if name.endswith(VECTORS) and name not in run.kept]
-        columns = self._vectors or [run.column(name) for name in VECTORS]
-        check_vectors(run.tables, columns, "tables")
+        check_columns(run.tables, self._vectors or list(VECTORS), "tables")
         self._scores = [name for name in names if name not in self._vectors]
 
     def start(self) -> None:
@@ -164,14 +176,14 @@ class SeparateTables:
 
     def write(self, uri: str) -> None:
         """Writes the two files of one embeddings file."""
-        tables = {"vectors": [*_KEY, *self._vectors], "scores": self._scores}
+        tables = {"vectors": [*KEY_COLUMNS, *self._vectors], "scores": self._scores}
         for table, columns in tables.items():
             target = uris.join(self._run.output, table, uris.base_name(uri))
             write_rows(self._run, uri, target, columns, lambda batch: batch)
 
     def finish(self) -> Sequence[str]:
         """Returns lines for the summary."""
-        return ["tables     scores and vectors, joined by (source, source_row)"]
+        return [f"tables     scores and vectors, joined by ({', '.join(KEY_NAMES)})"]
 
 
 def _is_number(kind: pa.DataType) -> bool:

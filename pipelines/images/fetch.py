@@ -8,14 +8,17 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from pipelines.images.http import TooManyBytes, read_http
-from pipelines.images.sources import RefusedURL, is_under, parse_url
+from pipelines.object_stores.answers import Places, Store
 from pipelines.object_stores.faults import ObjectFault, StoreFault
 from pipelines.records import Row, RowFault
 from pipelines.storage import reading, stores, uris
 from pipelines.storage.redaction import scrub
 from pipelines.storage.retries import AttemptsFailed, RetryPolicy, describe, http_code, with_retries
+from pipelines.web.faults import WebFault
+from pipelines.web.settings import WebSettings
+from pipelines.web.urls import AROUND, RefusedURL, is_allowed, parse_url
 from schemas.rejects import Reason
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -26,6 +29,13 @@ _OPAQUE = re.compile(r"^(blob|data|file|ftp|gs|https?|local|s3):", re.IGNORECASE
 _MALFORMED = re.compile("::|\0|[\ud800-\udfff]")
 
 
+class Place(NamedTuple):
+    """Where an image is, as the client of stores and of the web takes it."""
+
+    store: Store | Places
+    key: str
+
+
 @dataclass(frozen=True)
 class FetchPolicy:
     """Where images may come from, and the bounds of fetching one.
@@ -34,9 +44,11 @@ class FetchPolicy:
         allowed: URI prefixes beyond each row's own `image_root`.
         allow_image_root: whether that is allowed; not where strangers say what it is.
         max_bytes: larger images are rejected unread.
-        retries: how long transient faults are tried again; S3 and GCS have rules of their own.
-        concurrency: images of S3 and GCS that are asked for at once; None for as many as a process
-            can make use of.
+        retries: how long transient faults are tried again; S3, GCS and the web have rules of their
+            own.
+        concurrency: images of S3, GCS and the web that are asked for at once; None for as many as a
+            process can make use of.
+        web: how images are asked for over http(s).
     """
 
     allowed: tuple[str, ...] = ()
@@ -44,6 +56,12 @@ class FetchPolicy:
     max_bytes: int = MAX_IMAGE_BYTES
     retries: RetryPolicy = RetryPolicy()
     concurrency: int | None = None
+    web: WebSettings = WebSettings()
+
+    @property
+    def asks_the_web(self) -> bool:
+        """Whether a prefix allows images over http(s), beside those of rows' own roots."""
+        return any(_is_http(prefix.lower()) for prefix in self.allowed)
 
 
 def fetch_image(
@@ -59,13 +77,15 @@ def fetch_image(
     data = row.image_bytes
     if data is None:
         uri = allowed_uri(row, policy)
-        place = stores.place_of(uri)
+        place = _place(uri, row, policy)
         try:
             if place is not None:
                 client = stores.direct_client(policy.concurrency)
                 data = client.fetch(place.store, place.key, policy.max_bytes)
             else:
-                data = with_retries(lambda: _read(uri, row, policy), policy.retries, sleep)
+                data = with_retries(
+                    lambda: reading.read_whole(uri, policy.max_bytes), policy.retries, sleep
+                )
         except StoreFault:
             raise
         except Exception as error:  # noqa: BLE001 - each store has error types of its own
@@ -73,7 +93,7 @@ def fetch_image(
     return checked(data, row, policy)
 
 
-def direct_place(row: Row, policy: FetchPolicy) -> stores.Place | None:
+def direct_place(row: Row, policy: FetchPolicy) -> Place | None:
     """Returns where a row's image is, if one request brings it without a thread that waits.
 
     Raises:
@@ -83,9 +103,10 @@ def direct_place(row: Row, policy: FetchPolicy) -> stores.Place | None:
         row.image_bytes is not None
         or stores.is_local(row.url or "")
         and stores.is_local(row.image_root)
+        and not (row.url or "").lstrip(AROUND).startswith("//")
     ):
         return None
-    return stores.place_of(allowed_uri(row, policy))
+    return _place(allowed_uri(row, policy), row, policy)
 
 
 def checked(data: bytes, row: Row, policy: FetchPolicy) -> bytes:
@@ -106,25 +127,30 @@ def allowed_uri(row: Row, policy: FetchPolicy) -> str:
     Raises:
         RowFault: `not_allowed`.
     """
-    uri = image_uri(row)
+    uri = image_uri(row, policy)
     if _is_http(uri):
         return uri  # checked when it is opened, as each of its redirects is
     if any(_is_under(uri, root) for root in allowed_roots(row, policy)):
         return uri
-    raise _fault(
-        Reason.NOT_ALLOWED,
-        "the image lies outside the manifest's directory; allow its prefix with "
-        "`--allow_images_from`",
-    )
+    where = "the image lies outside the manifest's directory"
+    if (row.url or "").lstrip(AROUND).startswith("//"):
+        where += ", unless `https:` is missing in front of it"
+    raise _fault(Reason.NOT_ALLOWED, f"{where}; allow its prefix with `--allow_images_from`")
 
 
-def image_uri(row: Row) -> str:
+def image_uri(row: Row, policy: FetchPolicy) -> str:
     """Returns the absolute URI of a row's image, allowed or not.
 
     Raises:
         RowFault: `not_allowed`, if no prefix could allow it.
     """
-    return _resolve(row.url or "", row.image_root)
+    reference = row.url or ""
+    bare = reference.strip(AROUND)
+    if _is_http(bare.lower()):
+        reference = bare
+    elif bare.startswith("//") and _is_of_the_web(bare, row, policy):
+        reference = f"{'http' if row.image_root.startswith('http://') else 'https'}:{bare}"
+    return _resolve(reference, row.image_root)
 
 
 def allowed_file(uri: str, prefixes: Sequence[str]) -> str | None:
@@ -142,7 +168,7 @@ def allowed_file(uri: str, prefixes: Sequence[str]) -> str | None:
         url = parse_url(uri)
     except RefusedURL:
         return None
-    return str(url) if any(is_under(url, prefix) for prefix in prefixes) else None
+    return str(url) if is_allowed(url, prefixes) else None
 
 
 def allowed_roots(row: Row, policy: FetchPolicy) -> tuple[str, ...]:
@@ -152,6 +178,14 @@ def allowed_roots(row: Row, policy: FetchPolicy) -> tuple[str, ...]:
 
 def _is_http(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
+
+
+def _is_of_the_web(reference: str, row: Row, policy: FetchPolicy) -> bool:
+    """Tells whether `//host/x` means a host, as in web pages, and no path of an allowed folder."""
+    roots = allowed_roots(row, policy)
+    if not any(_is_http(root.lower()) for root in roots):
+        return False
+    return not any(_is_under(_canonical(reference), root) for root in roots)
 
 
 def _resolve(reference: str, root: str) -> str:
@@ -197,22 +231,32 @@ def _is_under(uri: str, root: str) -> bool:
     return uri.startswith(canonical if canonical.endswith("/") else canonical + "/")
 
 
-def _read(uri: str, row: Row, policy: FetchPolicy) -> bytes:
+def _place(uri: str, row: Row, policy: FetchPolicy) -> Place | None:
+    """Returns where an image is that one request brings; None of what only a filesystem reads."""
     if not _is_http(uri):
-        return reading.read_whole(uri, policy.max_bytes)
-    prefixes = [root for root in allowed_roots(row, policy) if _is_http(root.lower())]
+        found = stores.place_of(uri)
+        return Place(found.store, found.key) if found else None
+    from pipelines.web.fetching import Allowed, web_of  # slow to import
+
+    prefixes = tuple(root for root in allowed_roots(row, policy) if _is_http(root.lower()))
     if not prefixes:
-        raise RefusedURL("images over http(s) are off; allow a prefix with `--allow_images_from`")
-    return read_http(uri, lambda url: any(is_under(url, p) for p in prefixes), policy.max_bytes)
+        raise _fault(
+            Reason.NOT_ALLOWED,
+            "images over http(s) are off; allow a prefix with `--allow_images_from`",
+        )
+    web = web_of(policy.web, policy.concurrency or stores.DIRECT_CONCURRENCY)
+    return Place(Allowed(web, prefixes), uri)
 
 
 def fault_of(error: Exception) -> RowFault:
     """Returns what the error of fetching an image makes of its row."""
     code = http_code(error)
     answered = f" (HTTP {code})" if code else ""
+    if isinstance(error, WebFault):
+        return _fault(error.reason, str(error))
     if isinstance(error, RefusedURL):
         return _fault(Reason.NOT_ALLOWED, str(error))
-    if isinstance(error, reading.TooLargeError | TooManyBytes):
+    if isinstance(error, reading.TooLargeError):
         return _fault(Reason.TOO_LARGE, str(error))
     missing = FileNotFoundError | IsADirectoryError | NotADirectoryError
     if isinstance(error, missing) or code in (404, 410):

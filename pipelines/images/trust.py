@@ -16,9 +16,11 @@ from typing import Any
 from pipelines.command_line.places import place
 from pipelines.images.fetch import FetchPolicy, allowed_file
 from pipelines.images.sources import check_prefix
+from pipelines.images.web_flags import add_web_flags, web_options_of
 from pipelines.records import RowFault
 from pipelines.storage import uris
 from pipelines.storage.redaction import redact
+from pipelines.web.settings import WebSettings
 from schemas.rejects import Reason
 
 IMAGES, MANIFESTS, TRUST = "--allow_images_from", "--allow_manifests_from", "--trust_run"
@@ -44,11 +46,13 @@ class Trust:
     Attributes:
         images, manifests: URI prefixes.
         run: whether all that the run names is opened.
+        web: how images are asked for over http(s).
     """
 
     images: tuple[str, ...] = ()
     manifests: tuple[str, ...] = ()
     run: bool = False
+    web: WebSettings = WebSettings()
 
     def fetch_policy(self, options: Mapping[str, Any]) -> FetchPolicy:
         """Returns the rules for images.
@@ -57,11 +61,11 @@ class Trust:
             options: of the run; they count only where the run is trusted.
         """
         if not self.run:
-            return FetchPolicy(allowed=self.images, allow_image_root=False)
+            return FetchPolicy(allowed=self.images, allow_image_root=False, web=self.web)
         named = options.get("allow_images_from")
         places = [*(named if isinstance(named, list) else ()), options.get("image_root")]
         found = tuple(place for place in places if place and isinstance(place, str))
-        return FetchPolicy(allowed=self.images + found)
+        return FetchPolicy(allowed=self.images + found, web=self.web)
 
     def manifest(self, uri: str) -> str:
         """Returns a manifest's URI in the form in which it was checked and has to be opened.
@@ -80,6 +84,7 @@ class Trust:
 def add_trust_flags(flags: argparse.ArgumentParser) -> None:
     """Adds the flags that `trust_of` reads."""
     _add_prefix_flag(flags, IMAGES, "images")
+    add_web_flags(flags)
     add_replay_flags(flags)
 
 
@@ -114,16 +119,16 @@ def trust_of(options: argparse.Namespace, root: str) -> Trust:
     Raises:
         ValueError: if a prefix is one that no URL can lie under.
     """
-    for flag, prefixes in (
-        (IMAGES, options.allow_images_from),
-        (MANIFESTS, options.allow_manifests_from),
-    ):
-        for prefix in prefixes:
-            check_prefix(prefix, flag)
+    web = web_options_of(options)
+    for prefix in options.allow_images_from:
+        check_prefix(prefix, IMAGES, web.allow_private_hosts)
+    for prefix in options.allow_manifests_from:
+        check_prefix(prefix, MANIFESTS)
     return Trust(
         (root, *options.allow_images_from),
         (root, *options.allow_manifests_from),
         options.trust_run,
+        web.web_settings(options.allow_images_from),
     )
 
 

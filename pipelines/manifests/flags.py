@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.command_line.parser import group
+from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import manifest_place, place
 from pipelines.images.trust import add_replay_flags
+from pipelines.images.web_flags import add_web_flags
 from pipelines.manifests.formats import format_names
 from pipelines.manifests.text.delimiters import delimiter
 from schemas.manifest import AUTO, CSV_QUOTINGS, FIRST_DOT, IMAGE_ENCODINGS, KEY_ENDS, STANDARD
+from schemas.pairs import BOTH, PAIRS
 
 
 def add_input_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +27,13 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--manifest_format", choices=format_names(), help="form of the manifest [its extension]"
     )
+    flags.add_argument(
+        "--pairs",
+        choices=PAIRS,
+        default=BOTH,
+        help="embed images and their captions, or images or texts alone: the columns of the other "
+        "half and the similarity are then not there [both]",
+    )
     _add_column_flags(flags)
     _add_dialect_flags(flags)
     root = "where relative image paths start [the manifest's directory]"
@@ -38,6 +47,7 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
         help="further prefix that images may come from, such as gs://bucket/img/ or "
         "https://host/img/; `https://` alone allows every public host; repeatable [the image root]",
     )
+    add_web_flags(flags, beams=not isinstance(parser, Parser))
     add_replay_flags(flags)
 
 

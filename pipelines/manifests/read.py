@@ -213,7 +213,7 @@ class _Read(beam.DoFn):
             TALLY.note_start()
             if not chunk.number:
                 self._begun(chunk.unit)
-            self._rows_read.inc(chunk.size)
+            self._rows_read.inc(chunk.source_rows)
             yield chunk
             began = time.perf_counter()
         self._usec.inc(round(seconds * 1e6))

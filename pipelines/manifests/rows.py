@@ -15,6 +15,7 @@ from pipelines.records import Reject, Row, RowFault, Unit
 from pipelines.storage.foreign_names import escaped
 from pipelines.storage.redaction import redact, scrub
 from schemas.manifest import BASE64, DOWNLOADED, Columns
+from schemas.pairs import IMAGES, TEXTS
 from schemas.rejects import Reason
 
 MAX_RECORD_BYTES = 16 << 20  # of one line of a text manifest
@@ -46,15 +47,19 @@ class RawRow:
 
 
 def to_row(unit: Unit, raw: RawRow) -> Row | Reject:
-    """Takes a row's fields from its values; a row without image or caption becomes a reject."""
+    """Takes the fields of a row with one caption from its values; one without image or caption
+    becomes a reject."""
     if isinstance(raw.values, Fault):
         return reject(unit, raw.number, raw.values)
-    row, fault = _row(unit, raw.number, raw.values)
-    if fault is None:
-        return row
-    lacks = raw.hint is not None and fault.reason in (Reason.MISSING_IMAGE, Reason.EMPTY_TEXT)
-    detail = f"{fault.detail}; {raw.hint}" if lacks else fault.detail
-    return RowFault("read", fault.reason, detail).to_reject(row)
+    row, fault = row_of(unit, raw.number, raw.values)
+    return row if fault is None else rejected(row, fault, raw.hint)
+
+
+def rejected(row: Row, fault: Fault, hint: str | None) -> Reject:
+    """Returns the reject of a row, without the bytes of its image."""
+    lacks = hint is not None and fault.reason in (Reason.MISSING_IMAGE, Reason.EMPTY_TEXT)
+    detail = f"{fault.detail}; {hint}" if lacks else fault.detail
+    return RowFault("read", fault.reason, detail).to_reject(row._replace(image_bytes=None))
 
 
 def reject(unit: Unit, number: int, fault: Fault) -> Reject:
@@ -69,13 +74,15 @@ def reject(unit: Unit, number: int, fault: Fault) -> Reject:
     return RowFault("read", fault.reason, fault.detail).to_reject(row)
 
 
-def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault | None]:
+def row_of(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault | None]:
+    """Returns a row and what is wrong with it; of several captions, which are a list, only the
+    first counts, for the id."""
     columns, given = unit.columns, values
     values, list_fault = _with_one_image(columns, values)
     inline = _base64_image(columns, values)
     if inline is not None:
         values = _with_image(columns, values, inline)
-    values, fault = _valid_text(columns, values)
+    values, fault = valid_text(columns, values)
     fault = list_fault or fault
     url, image_bytes = _image(columns, values)
     if inline is not None:
@@ -86,7 +93,12 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
     status = values.get(columns.status) if columns.status else None
     if status is not None and image_bytes is not None:
         sha256 = None  # img2dataset took it of the image that it then resized
-    fault = fault or uid_fault or _not_downloaded(columns, values) or _fault(url, image_bytes, text)
+    fault = fault or uid_fault or _not_downloaded(columns, values)
+    fault = fault or (_fault(url, image_bytes) if columns.pairs != TEXTS else None)
+    if isinstance(text, list):
+        text = text[0] if text else None
+    elif columns.pairs != IMAGES:
+        fault = fault or caption_fault(text)
     url, text = (value if isinstance(value, str) else None for value in (url, text))
     url = url[:SHOWN_TEXT_CHARS] if url and _is_long(url) else url
     if uid is None:
@@ -99,14 +111,14 @@ def _row(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fault
         url=url,
         text=text,
         image_root=unit.image_root,
-        image_bytes=image_bytes if fault is None else None,
+        image_bytes=image_bytes,
         expected_sha256=sha256[:_HASH_CHARS] if isinstance(sha256, str) and sha256 else None,
         kept={name: _kept(given.get(name), values.get(name)) for name in columns.kept},
     )
     return row, fault
 
 
-def _valid_text(
+def valid_text(
     columns: Columns, values: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Fault | None]:
     """Replaces halves of surrogate pairs, which JSON can spell but no file can hold, and cuts what
@@ -241,7 +253,7 @@ def _not_downloaded(columns: Columns, values: Mapping[str, Any]) -> Fault | None
     return Fault(Reason.NOT_DOWNLOADED, scrub(f"img2dataset: {status}: {error}"))
 
 
-def _fault(url: Any, image_bytes: Any, text: Any) -> Fault | None:
+def _fault(url: Any, image_bytes: Any) -> Fault | None:
     if _is_long(url):
         return Fault(Reason.TOO_LARGE, f"the path has more than {MAX_TEXT_CHARS} characters")
     if image_bytes is None and not url:
@@ -249,6 +261,11 @@ def _fault(url: Any, image_bytes: Any, text: Any) -> Fault | None:
     if image_bytes is None and not isinstance(url, str):
         kind = type(url).__name__
         return Fault(Reason.MALFORMED_ROW, f"expected an image reference of text, got {kind}")
+    return None
+
+
+def caption_fault(text: Any) -> Fault | None:
+    """Says what is wrong with a caption, which is no text of a length that is none."""
     if text is None:
         return Fault(Reason.EMPTY_TEXT, "the row has no caption")
     if not isinstance(text, str):

@@ -156,7 +156,7 @@ def plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> Fi
     Raises:
         ManifestError: if they cannot be, or nobody allowed it.
     """
-    if request.columns != ColumnOverrides():
+    if request.columns != ColumnOverrides(pairs=request.pairs):
         raise ManifestError(
             f"{uri} is a table of `clip-beam`, which knows the columns of its manifest; leave out "
             "`image_column`, `text_column`, `id_column`, `keep_columns` and `image_encoding`"
@@ -165,6 +165,10 @@ def plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> Fi
         unit = unit_from_json(schema.metadata[UNIT_KEY])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ManifestError(f"what {uri} says of its rows makes no sense: {error}") from error
+    if unit.columns.pairs != request.pairs:
+        raise ManifestError(
+            f"the rows of {uri} were read with `--pairs {unit.columns.pairs}`; pass that"
+        )
     if request.image_root is not None:
         unit = replace(unit, image_root=uris.normalize(request.image_root))
     unit = allowed_unit(uri, unit, request.allowed, request.trust_run)

@@ -11,12 +11,15 @@ from dataclasses import replace
 import pyarrow as pa
 
 from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
+from pipelines.manifests.captions import to_records
 from pipelines.manifests.formats import format_called
 from pipelines.manifests.image_folder import state_of
-from pipelines.manifests.rows import Fault, RawRow, reject, to_row
-from pipelines.output.merging import selected_rows
+from pipelines.manifests.rows import Fault, RawRow, reject
+from pipelines.output.merging import key_of, selected_keys
 from pipelines.records import Chunk, End, Reject, Row, Selection, Unit
 from pipelines.storage import reading
+
+Records = tuple[Row | Reject, ...]  # of one row of a manifest
 
 
 class ManifestChangedError(OSError):
@@ -24,7 +27,7 @@ class ManifestChangedError(OSError):
 
 
 class RowsDigest:
-    """A digest of rows as a reader yields them, in their order.
+    """A digest of records as a reader yields them, in their order.
 
     Of images that the manifest itself holds there is a checksum in it; none is fetched for it.
     """
@@ -33,7 +36,7 @@ class RowsDigest:
         self._hash = hashlib.blake2b(digest_size=16)
 
     def add(self, record: Row | Reject) -> None:
-        """Takes the next row."""
+        """Takes the next record."""
         row, fault = (record.row, record.reason) if isinstance(record, Reject) else (record, None)
         image = None if row.image_bytes is None else zlib.crc32(row.image_bytes)
         about = (row.source_row, row.uid, row.url, row.text, row.expected_sha256, image, fault)
@@ -63,11 +66,17 @@ def check_unchanged(unit: Unit) -> None:
 
 
 def read_unit(unit: Unit, raws: Iterator[RawRow] | None = None) -> Iterator[Row | Reject]:
-    """Yields every row of a unit, in order, one at a time.
+    """Yields the records of the rows that `read_rows` yields, one at a time."""
+    for records in read_rows(unit, raws):
+        yield from records
+
+
+def read_rows(unit: Unit, raws: Iterator[RawRow] | None = None) -> Iterator[Records]:
+    """Yields the records of every row of a unit, in order, one row at a time.
 
     What cannot be read of a damaged file is one reject at the end; it counts as one row.
 
-    Of a unit with `only`, those rows alone.
+    Of a unit with `only`, those records alone.
 
     Args:
         raws: rows of its file, at or before its first, where a reader is there already.
@@ -78,7 +87,7 @@ def read_unit(unit: Unit, raws: Iterator[RawRow] | None = None) -> Iterator[Row 
     """
     if reading.opened_version(unit.uri) is None:  # else what is opened next tells
         check_unchanged(unit)
-    yield from _records(unit, raws) if unit.only is None else _selected(unit, unit.only)
+    yield from _rows(unit, raws) if unit.only is None else _selected(unit, unit.only)
     check_unchanged(unit)
 
 
@@ -94,18 +103,19 @@ def digest_of(unit: Unit) -> str:
     return digest.hexdigest()
 
 
-def _selected(unit: Unit, only: Selection) -> Iterator[Row | Reject]:
-    wanted = set(selected_rows(only))
+def _selected(unit: Unit, only: Selection) -> Iterator[Records]:
+    wanted = set(selected_keys(only))
     if not wanted:
         return
     digest = RowsDigest()
-    for record in _records(unit):
+    for records in _rows(unit):
         if only.digest:
-            digest.add(record)
-        number = (record.row if isinstance(record, Reject) else record).source_row
-        if number in wanted:
-            wanted.remove(number)
-            yield record
+            for record in records:
+                digest.add(record)
+        keys = [_key(record) for record in records]
+        if not wanted.isdisjoint(keys):
+            yield tuple(r for r, key in zip(records, keys, strict=True) if key in wanted)
+            wanted.difference_update(keys)
         if not wanted and not only.digest:
             return
     if only.digest and digest.hexdigest() != only.digest:
@@ -115,13 +125,18 @@ def _selected(unit: Unit, only: Selection) -> Iterator[Row | Reject]:
         )
 
 
-def _records(unit: Unit, raws: Iterator[RawRow] | None = None) -> Iterator[Row | Reject]:
+def _key(record: Row | Reject) -> int:
+    row = record.row if isinstance(record, Reject) else record
+    return key_of(row.source_row, row.caption_index)
+
+
+def _rows(unit: Unit, raws: Iterator[RawRow] | None = None) -> Iterator[Records]:
     after, form = unit.first_row, format_called(unit.format)
     for raw in form.read(unit) if raws is None else _part_of(unit, raws):
         after = raw.number + 1
-        yield to_row(unit, raw)
+        yield to_records(unit, raw)
     if unit.damage is not None:
-        yield reject(unit, after, Fault(form.damage, unit.damage))
+        yield (reject(unit, after, Fault(form.damage, unit.damage)),)
 
 
 def _part_of(unit: Unit, raws: Iterator[RawRow]) -> Iterator[RawRow]:
@@ -160,27 +175,36 @@ def read_chunks(
     limit: int | None = None,
     raws: Iterator[RawRow] | None = None,
 ) -> Iterator[Chunk]:
-    """Yields the rows of a unit in numbered chunks; the last one, perhaps empty, tells the end.
+    """Yields the records of a unit in numbered chunks; the last one, perhaps empty, tells the end.
 
-    A chunk closes at so many rows, or once the images in it have `CHUNK_BYTES`.
+    A chunk closes before it has more records than that, or once the images in it have
+    `CHUNK_BYTES`; the captions of a row stay together, so that its image is encoded once.
 
     Args:
         kept: the columns that are copied from the manifest, with their types.
-        rows: of a chunk.
+        rows: records of a chunk, but for a row that has more.
         limit: rows of the unit at most.
-        raws: as for `read_unit`.
+        raws: as for `read_rows`.
     """
     taken: list[Row | Reject] = []
-    number, total, held = 0, 0, 0
+    number, total, before, held = 0, 0, 0, 0
     digest = RowsDigest()
-    for record in itertools.islice(read_unit(unit, raws), limit):
-        if len(taken) == rows or held >= CHUNK_BYTES:
+    for records in itertools.islice(read_rows(unit, raws), limit):
+        if taken and (len(taken) + len(records) > rows or held >= CHUNK_BYTES):
             yield make_chunk(taken, kept, unit=unit, number=number)
+            before += len(taken)
             taken, number, held = [], number + 1, 0
-        taken.append(record)
-        digest.add(record)
+        taken += records
+        for record in records:
+            digest.add(record)
         total += 1
-        if isinstance(record, Row):
-            held += len(record.image_bytes or b"")
-    end = End(number + 1, total, digest.hexdigest())
+        held += _image_bytes(records)
+    read = before + len(taken)
+    end = End(number + 1, total if unit.only is None else read, read, digest.hexdigest())
     yield make_chunk(taken, kept, unit=unit, number=number, end=end)
+
+
+def _image_bytes(records: Records) -> int:
+    """Returns the bytes of a row's image, which all its records share, if the manifest holds it."""
+    image = next((r.image_bytes for r in records if isinstance(r, Row)), None)
+    return len(image) if image else 0

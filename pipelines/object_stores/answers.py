@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from pipelines.object_stores.pool import Pool
 
@@ -202,6 +202,27 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
+class Sought:
+    """An object of many hosts' `Places`; see `Wanted`."""
+
+    key: str
+    max_bytes: int
+    order: int
+    still: Callable[[], bool]
+
+
+@runtime_checkable
+class Places(Protocol):
+    """Objects of many hosts, which are asked by rules of their own."""
+
+    async def fetch(self, sought: Sought, bodies: Pool) -> Got:
+        """Returns an object, whose bytes are taken from the pool."""
+
+    async def close(self) -> None:
+        """Closes the connections."""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """An object.
 
@@ -250,7 +271,7 @@ class Ask:
         still: tells before each attempt whether anybody wants it yet.
     """
 
-    store: Store
+    store: Store | Places
     key: str
     max_bytes: int
     done: Done

@@ -23,6 +23,7 @@ from pipelines.object_stores.faults import (
 )
 from pipelines.object_stores.host import Host
 from pipelines.object_stores.pool import Pool
+from pipelines.object_stores.retry_after import asked_s
 from pipelines.object_stores.transport import Transport
 
 _MAX_ASKED_WAIT_S = 60.0
@@ -129,12 +130,12 @@ class Attempts:
             request, answer = await self._answer(wanted, host, number)
             meaning, said = wanted.store.meaning(answer)
             if meaning is Meaning.BUSY:
-                asked_s = _asked_s(answer)
-                host.refused(number, asked_s)
-                raise _AgainError(said, busy=True, asked_s=asked_s)
+                wait_s = asked_s(answer.headers)
+                host.refused(number, wait_s)
+                raise _AgainError(said, busy=True, asked_s=wait_s)
             if meaning is Meaning.PASSING:
                 host.failed()
-                raise _AgainError(said, asked_s=_asked_s(answer))
+                raise _AgainError(said, asked_s=asked_s(answer.headers))
             if meaning is Meaning.EXPIRED and trial.renewals < _MAX_RENEWALS:
                 trial.renewals += 1
                 await wanted.store.renew(request.access, said)
@@ -255,9 +256,3 @@ def _data(wanted: Wanted, answer: Answer) -> tuple[bytes, int]:
         data = wanted.store.whole(answer, wanted.max_bytes)
         return (wanted.span.of(data) if wanted.span and not told else data), len(data)
     return wanted.store.part(answer), int(told[1])
-
-
-def _asked_s(answer: Answer) -> float:
-    """Returns for how many seconds the store asks to wait."""
-    asked = answer.headers.get("Retry-After", "")
-    return float(asked) if asked.isascii() and asked.isdigit() else 0.0

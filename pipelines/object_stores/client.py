@@ -1,4 +1,4 @@
-"""Fetches objects of S3 and GCS: one request each, hundreds at once, on one loop of the process."""
+"""Fetches objects of stores and of the web: hundreds at once, on one loop of the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
-from pipelines.object_stores.answers import Ask, Fetched, Got, Span, Store, Wanted
+from pipelines.object_stores.answers import Ask, Fetched, Got, Places, Sought, Span, Store, Wanted
 from pipelines.object_stores.attempts import Attempts, Patience
 from pipelines.object_stores.pool import Pool
 from pipelines.object_stores.uploads import Uploads, Written
@@ -43,6 +43,7 @@ class Client:
         self._uploads = Uploads(self._attempts)
         self._orders = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()  # which the loop itself holds weakly
+        self._places: set[Places] = set()  # that were asked, to be closed
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="object stores", daemon=True).start()
         atexit.register(self.close)
@@ -51,16 +52,21 @@ class Client:
         """Closes the connections, and ends the loop; what is under way is lost."""
         atexit.unregister(self.close)
         if not self._loop.is_closed() and self._loop.is_running():
-            closing = asyncio.run_coroutine_threadsafe(self._attempts.close(), self._loop)
+            closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
             with suppress(concurrent.futures.TimeoutError):
                 closing.result(_CLOSING_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _close(self) -> None:
+        await self._attempts.close()
+        for places in self._places:
+            await places.close()
 
     def begin(self, asks: Sequence[Ask]) -> None:
         """Begins to fetch objects; those that were asked for first go first."""
         self._loop.call_soon_threadsafe(self._begin, asks)
 
-    def fetch(self, store: Store, key: str, max_bytes: int) -> bytes:
+    def fetch(self, store: Store | Places, key: str, max_bytes: int) -> bytes:
         """Returns the bytes of an object, once it has arrived.
 
         Raises:
@@ -125,9 +131,16 @@ class Client:
         began = time.monotonic()
         found: Fetched | BaseException
         try:
-            wanted = Wanted(ask.store, ask.key, ask.max_bytes, order, ask.still)
-            data = (await self._attempts.fetch(wanted)).data
+            data = (await self._got(ask, order)).data
             found = Fetched(data, time.monotonic() - began, self._bodies)
         except BaseException as error:  # noqa: BLE001 - it is raised where the object is wanted
             found = error
         ask.done(found)
+
+    async def _got(self, ask: Ask, order: int) -> Got:
+        if isinstance(ask.store, Places):
+            self._places.add(ask.store)
+            sought = Sought(ask.key, ask.max_bytes, order, ask.still)
+            return await ask.store.fetch(sought, self._bodies)
+        wanted = Wanted(ask.store, ask.key, ask.max_bytes, order, ask.still)
+        return await self._attempts.fetch(wanted)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.records import Chunk
-from schemas.embeddings import model_column
+from schemas.embeddings import MODEL_COLUMNS, model_column
 
 _NUMPY_TYPES = {pa.float16(): np.float16, pa.float32(): np.float32}
 
@@ -26,12 +26,12 @@ def embeddings_batch(
     if chunk.known is not None:
         known = chunk.known.take(pa.array(chunk.index))
         found |= dict(zip(known.schema.names, known.columns, strict=True))
-    for name, vectors, similarity in zip(models, chunk.vectors, chunk.similarities, strict=True):
+    similarities = chunk.similarities or (None,) * len(chunk.vectors)
+    for name, vectors, similarity in zip(models, chunk.vectors, similarities, strict=True):
         values = (similarity, vectors.text_truncated, vectors.image, vectors.text)
-        columns = ("similarity", "text_truncated", "image_embedding", "text_embedding")
-        for column, value in zip(columns, values, strict=True):
+        for column, value in zip(MODEL_COLUMNS, values, strict=True):
             field = model_column(column, name)
-            if field in schema.names:
+            if value is not None and field in schema.names:
                 found[field] = _array(value, schema.field(field).type)
     return pa.RecordBatch.from_arrays([found[name] for name in schema.names], schema=schema)
 

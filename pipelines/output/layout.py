@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.records import Chunk
 from pipelines.storage import uris
-from schemas.embeddings import ROW_FIELDS, embeddings_schema
+from schemas.embeddings import embeddings_schema
 
 EMBEDDINGS = "embeddings"
 REJECTS = "rejects"
@@ -80,14 +80,14 @@ class OutputLayout:
                 f"expected chunks with vectors of {len(about.models)} models, got "
                 f"{len(chunk.vectors)}; hand `WriteUnits` the `models` of `EmbedRows`"
             )
-        kept = list(chunk.rows.schema)[len(ROW_FIELDS) :]
-        found = zip(about.models, chunk.vectors, strict=True)
+        found = dict(zip(about.models, chunk.vectors, strict=True))
         embeddings = embeddings_schema(
-            {name: vectors.image.shape[1] for name, vectors in found},
+            {name: vectors.halves[0].shape[1] for name, vectors in found.items()},
             about.embedding_dtype,
             scores_only=about.scores_only,
-            kept=kept,
+            kept=chunk.kept,
             image_fields=list(chunk.known.schema) if chunk.known is not None else None,
+            pairs=chunk.vectors[0].pairs,
         )
         # Columns of heads are there of scored rows alone.
         rejects = chunk.rejects.schema

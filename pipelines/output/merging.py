@@ -1,6 +1,7 @@
 """Merges rows that were read again with what the output has of their unit, row group by row group.
 
-Rows are told by their key, and both tables lie in its order. Doing it twice changes nothing.
+Rows are told by their key, row of the manifest and caption, and both tables lie in its order. Doing
+it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pipelines.output.layout import EMBEDDINGS, REJECTS
 from pipelines.output.parquet import read_table
 from pipelines.records import Selection
 from pipelines.storage import listing, reading
+from schemas.embeddings import MAX_CAPTIONS
 
 BATCH_ROWS = 1024
 BUFFER_BYTES = 1 << 20
+KEY_BITS = MAX_CAPTIONS.bit_length()  # of the caption in a key
 
 
 class OldRows:
@@ -25,7 +28,7 @@ class OldRows:
 
     Args:
         uri: the file; no rows if there is none.
-        gone: source rows that are not handed out.
+        gone: keys that are not handed out.
     """
 
     def __init__(self, uri: str, schema: pa.Schema, gone: pa.Array) -> None:
@@ -33,14 +36,14 @@ class OldRows:
         self._schema = schema
         self._next: pa.Table | None = next(self._batches, None)
 
-    def before(self, row: int | None) -> pa.Table:
-        """Returns the rows whose source row is smaller; all that are left for None."""
+    def before(self, key: int | None) -> pa.Table:
+        """Returns the rows whose key is smaller; all that are left for None."""
         taken = [self._schema.empty_table()]
         while self._next is not None:
-            rows = self._next["source_row"]
-            count = len(rows) if row is None else int(pc.sum(pc.less(rows, row)).as_py() or 0)
+            keys = keys_of(self._next)
+            count = len(keys) if key is None else int(pc.sum(pc.less(keys, key)).as_py() or 0)
             taken.append(self._next.slice(0, count))
-            if count < len(rows):
+            if count < len(keys):
                 self._next = self._next.slice(count)
                 break
             self._next = next(self._batches, None)
@@ -56,15 +59,15 @@ class OldRows:
             )
             for batch in parquet.iter_batches(BATCH_ROWS, columns=schema.names):
                 table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-                kept = table.filter(pc.invert(pc.is_in(table["source_row"], value_set=gone)))
+                kept = table.filter(pc.invert(pc.is_in(keys_of(table), value_set=gone)))
                 if kept.num_rows:
                     yield kept
 
 
 def old_rows(only: Selection, embeddings: pa.Schema, rejects: pa.Schema) -> dict[str, OldRows]:
     """Opens what the output has of a unit, by table; what has an embedding is no reject."""
-    embedded = table_rows(str(only.embedded)).combine_chunks()
-    again = pa.array(selected_rows(only), pa.int64())
+    embedded = table_keys(str(only.embedded)).combine_chunks()
+    again = pa.array(selected_keys(only), pa.int64())
     gone = pa.concat_arrays([embedded, again])
     return {
         EMBEDDINGS: OldRows(str(only.embedded), embeddings, again),
@@ -72,19 +75,30 @@ def old_rows(only: Selection, embeddings: pa.Schema, rejects: pa.Schema) -> dict
     }
 
 
-def selected_rows(selection: Selection) -> list[int]:
-    """Looks up the source rows that are to be read again, sorted."""
+def selected_keys(selection: Selection) -> list[int]:
+    """Looks up the keys of what is to be read again, sorted."""
     found: set[int] = set()
     for uri in selection.tables:
-        found.update(table_rows(uri, selection.reasons).to_pylist())
+        found.update(table_keys(uri, selection.reasons).to_pylist())
     if selection.embedded is not None:
-        found.difference_update(table_rows(selection.embedded).to_pylist())
+        found.difference_update(table_keys(selection.embedded).to_pylist())
     return sorted(found)
 
 
-def table_rows(uri: str, reasons: Collection[str] = ()) -> pa.ChunkedArray:
-    """Returns the source rows in a file of a table; of rejects perhaps those of some reasons."""
-    table = read_table(uri, ["source_row", *(["reason"] if reasons else [])])
+def table_keys(uri: str, reasons: Collection[str] = ()) -> pa.ChunkedArray:
+    """Returns the keys in a file of a table; of rejects perhaps those of some reasons."""
+    table = read_table(uri, ["source_row", "caption_index", *(["reason"] if reasons else [])])
     if reasons:
         table = table.filter(pc.field("reason").isin(list(reasons)))
-    return table["source_row"]
+    return keys_of(table)
+
+
+def key_of(source_row: int, caption_index: int) -> int:
+    """Returns the key of a record in its unit, by which both tables are ordered."""
+    return source_row << KEY_BITS | caption_index
+
+
+def keys_of(table: pa.Table) -> pa.ChunkedArray:
+    """Returns [rows] int64, the key of each row."""
+    rows = pc.shift_left(table["source_row"], pa.scalar(KEY_BITS, pa.int64()))
+    return pc.bit_wise_or(rows, table["caption_index"])

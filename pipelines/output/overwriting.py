@@ -54,8 +54,7 @@ def check_room(output: str, names: Sequence[str], overwrite: bool) -> list[str]:
     if there and not overwrite:
         first = next(name for name in names if any(_is_in(uri, output, name) for uri in there))
         raise OutputExistsError(
-            f"{uris.join(output, first)} is there already; pass `--overwrite` or name another "
-            "output"
+            f"{uris.join(output, first)} is there already; pass `overwrite` or name another output"
         )
     return list(origins)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,27 +17,15 @@ from pipelines.output.parquet import RowCounts
 from pipelines.output.parquet import batch_rows as rows_at_once
 from pipelines.output.run_json import ScoredTablesError, damaged, read_record
 from pipelines.storage import listing, reading, uris
-from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
+from schemas.embeddings import KEY_NAMES, MODEL_COLUMNS, model_column, model_names, pairs_of
+from schemas.pairs import BOTH, has_column
 
-ROW_COLUMNS = ("uid", "source", "source_row", "url", "text", "sha256")
-KEY_COLUMNS = ("uid", "source", "source_row")  # that every row has
+KEY_COLUMNS = ("uid", *KEY_NAMES)  # that every row has
+ROW_COLUMNS = (*KEY_COLUMNS, "url", "text", "sha256")
 BATCH_ROWS = 8192
 BUFFER_BYTES = 1 << 20  # read at once of a column; else it would be a whole row group's
 # What decides whether two embeddings can be compared; precision only adds noise.
 COMPARED = ("checkpoint_sha256", "architecture", "activation", "tokenizer", "preprocessing")
-
-
-@dataclass(frozen=True, order=True)
-class ScoredRow:
-    """A row without its embeddings; `similarity` is to its own caption, or to what was asked."""
-
-    similarity: float
-    uid: str
-    source: str
-    source_row: int
-    url: str | None = field(compare=False)
-    text: str | None = field(compare=False)
-    sha256: str | None = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -112,6 +100,11 @@ class ScoredTables:
         for batch in iterate_batches(uri, stored, batch_rows):
             yield batch.rename_columns(list(columns))
 
+    @property
+    def row_columns(self) -> list[str]:
+        """The columns that tell rows, as far as the run's pairs have them."""
+        return row_columns(self.schema)
+
     def column(self, name: str) -> str:
         """Returns the name that a column has in the files."""
         return model_column(name, self.model_name) if name in MODEL_COLUMNS else name
@@ -137,12 +130,12 @@ def open_tables(root: str, *, bare: bool = False) -> ScoredTables:
     if not embeddings:
         raise ScoredTablesError(
             f"expected the output directory of `clip-beam embed`, got {root!r}, which has no "
-            f"{EMBEDDINGS}/*.parquet; name another with `--input`"
+            f"{EMBEDDINGS}/*.parquet; name another with `input`"
         )
     schema = file_schema(embeddings[0])
     metadata = schema.metadata or {}
     if is_bare:
-        check_columns(schema, ROW_COLUMNS, embeddings[0])
+        check_columns(schema, row_columns(schema), embeddings[0])
     elif FINGERPRINT_KEY not in metadata:
         raise ScoredTablesError(f"{embeddings[0]} was not written by `clip-beam embed`")
     return ScoredTables(
@@ -153,6 +146,12 @@ def open_tables(root: str, *, bare: bool = False) -> ScoredTables:
         fingerprint=_fingerprint(embeddings[0], metadata.get(FINGERPRINT_KEY, b"{}")),
         record=record,
     )
+
+
+def row_columns(schema: pa.Schema) -> list[str]:
+    """Returns those of `ROW_COLUMNS` that rows with such halves have."""
+    pairs = pairs_of(schema)
+    return [name for name in ROW_COLUMNS if has_column(pairs, name)]
 
 
 def choose_model(schema: pa.Schema, model_name: str | None) -> str | None:
@@ -166,12 +165,12 @@ def choose_model(schema: pa.Schema, model_name: str | None) -> str | None:
         return names[0] if names else None
     if model_name is None:
         there = ", ".join(names)
-        raise ScoredTablesError(f"expected `--model_name`, as the run has models {there}")
+        raise ScoredTablesError(f"expected `model_name`, as the run has models {there}")
     if model_name not in names:
         there = f"the run has models {', '.join(names)}" if names else "the run has one, unnamed"
         raise ScoredTablesError(
-            f"`--model_name` names {model_name!r}, {there}; "
-            + ("name one of these" if names else "leave the flag out")
+            f"`model_name` names {model_name!r}, {there}; "
+            + ("name one of these" if names else "leave it out")
         )
     return model_name
 
@@ -180,7 +179,7 @@ def file_schema(uri: str) -> pa.Schema:
     """Returns the schema of one file, with its metadata.
 
     Raises:
-        ScoredTablesError: if the file is damaged.
+        ScoredTablesError: if it is damaged.
     """
     try:
         with reading.open_at_end(uri) as file:
@@ -232,10 +231,18 @@ def check_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
     absent = [name for name in columns if name not in schema.names]
     if not absent:
         return
-    remedy = f"it has {', '.join(schema.names)}"
-    if absent[0].endswith(("image_embedding", "text_embedding")):
-        remedy = "embed again without `--scores_only`"
+    remedy = remedy_of(schema, absent[0]) or f"it has {', '.join(schema.names)}"
     raise ScoredTablesError(f"{uri} has no column {absent[0]!r}; {remedy}")
+
+
+def remedy_of(schema: pa.Schema, column: str) -> str | None:
+    """Returns how a run gets a column that all runs may have; None of others."""
+    pairs = pairs_of(schema)
+    if pairs != BOTH and (column.endswith(MODEL_COLUMNS) or not has_column(pairs, column)):
+        return f"the run has {pairs} alone; embed again with both as `pairs`"
+    if column.endswith(MODEL_COLUMNS[2:]):
+        return "embed again without `scores_only`"
+    return None
 
 
 def _check_types(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
@@ -243,7 +250,7 @@ def _check_types(schema: pa.Schema, columns: Sequence[str], uri: str) -> None:
     for name in set(columns) & set(ROW_COLUMNS):
         kind = schema.field(name).type
         is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if not (pa.types.is_integer(kind) if name == "source_row" else is_text):
+        if not (pa.types.is_integer(kind) if name in KEY_NAMES[1:] else is_text):
             raise damaged(uri, ValueError(f"its column {name!r} is of type {kind}"))
 
 
@@ -251,22 +258,6 @@ def _check_keys(batch: pa.RecordBatch, uri: str) -> None:
     for name in set(batch.schema.names) & set(KEY_COLUMNS):
         if batch.column(name).null_count:
             raise damaged(uri, ValueError(f"a row lacks {name!r}"))
-
-
-def rows_at(
-    batch: pa.RecordBatch, indices: Iterable[int], similarity: np.ndarray | None = None
-) -> list[ScoredRow]:
-    """Takes rows out of a batch with `ROW_COLUMNS`.
-
-    Args:
-        similarity: [rows of the batch], or None for its own column.
-    """
-    chosen = np.fromiter(indices, np.int64)
-    if similarity is None:
-        similarity = batch.column("similarity").to_numpy(zero_copy_only=False)
-    rows = batch.select(ROW_COLUMNS).take(pa.array(chosen)).to_pylist()
-    scores = similarity[chosen].tolist()
-    return [ScoredRow(score, **row) for score, row in zip(scores, rows, strict=True)]
 
 
 def embedding_matrix(column: pa.Array) -> np.ndarray:

@@ -101,7 +101,7 @@ def metadata_of(
 
 def result_metadata(result: UnitResult) -> dict[bytes, str]:
     """Returns the counts of a unit, for the footers of its files."""
-    return {RESULT_KEY: json.dumps(result.to_json())}
+    return {RESULT_KEY: json.dumps(asdict(result))}
 
 
 def read_record(uri: str) -> UnitRecord:

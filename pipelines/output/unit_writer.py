@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipelines.output.arrow_rows import embeddings_batch
 from pipelines.output.layout import EMBEDDINGS, REJECTS, OutputLayout
-from pipelines.output.merging import OldRows, old_rows
+from pipelines.output.merging import OldRows, keys_of, old_rows
 from pipelines.output.parquet import parquet_options
 from pipelines.output.unit_record import (
     Author,
@@ -25,6 +25,7 @@ from pipelines.output.unit_record import (
 from pipelines.records import Chunk, End, Unit, UnitResult
 from pipelines.storage import listing, writing
 from pipelines.storage.partial_files import PartialFile
+from schemas.embeddings import KEY_ORDER
 
 
 class ConservationError(RuntimeError):
@@ -96,8 +97,8 @@ class _TableFile:
 class UnitWriter:
     """A unit that is being written.
 
-    Chunks may come in any order; each must come once, and together they must have the rows that
-    the reader counted.
+    Chunks may come in any order; each must come once, and together they must have the rows and the
+    records that the reader counted.
 
     Args:
         attempt: id of this attempt, the same in both files.
@@ -108,7 +109,7 @@ class UnitWriter:
         self._next = 0
         self._end: End | None = None
         self._waiting: dict[int, Chunk] = {}
-        self._rows = 0
+        self._rows = self._records = 0
         self._reasons: Counter[str] = Counter()
         by = Author(layout.output_id, layout.run, attempt)
         about = metadata_of(unit, layout.fingerprint, package_versions(), by)
@@ -177,19 +178,19 @@ class UnitWriter:
         for name, rows in self._old.items():
             self._put(name, rows.before(None))
         embedded, rejected = (self._files[name].rows for name in (EMBEDDINGS, REJECTS))
-        before = self._before.rows_read if self._before else None
-        if self._old and before != embedded + rejected:
+        before = self._before if self._old else None
+        if before and before.records != embedded + rejected:
             raise ConservationError(
-                f"unit {self.unit.unit_id}: {before} rows before its rejects were retried, "
-                f"{embedded + rejected} after it; nothing of it is written"
+                f"unit {self.unit.unit_id}: {before.records} records before its rejects were "
+                f"retried, {embedded + rejected} after it; nothing of it is written"
             )
         assert self._end is not None
         result = UnitResult(
             self.unit.unit_id,
-            embedded + rejected,
+            before.rows_read if before else self._end.rows,
             embedded,
             dict(sorted(self._reasons.items())),
-            self._before.digest if self._old and self._before else self._end.digest,
+            before.digest if before else self._end.digest,
         )
         for name, file in self._files.items():
             if name == EMBEDDINGS or file.rows:
@@ -231,7 +232,8 @@ class UnitWriter:
         return record.result if record else None
 
     def _append(self, chunk: Chunk) -> None:
-        self._rows += chunk.size
+        self._records += chunk.size
+        self._rows += chunk.source_rows if self.unit.only is None else chunk.size
         layout = self._layout
         scored = embeddings_batch(chunk, layout.embeddings, layout.models)
         self._put_in_order(EMBEDDINGS, pa.Table.from_batches([scored]))
@@ -239,8 +241,8 @@ class UnitWriter:
 
     def _put_in_order(self, name: str, table: pa.Table) -> None:
         if self._old and table.num_rows:
-            last = pc.max(table["source_row"]).as_py()
-            table = pa.concat_tables([self._old[name].before(last), table]).sort_by("source_row")
+            last = pc.max(keys_of(table)).as_py()
+            table = pa.concat_tables([self._old[name].before(last), table]).sort_by(KEY_ORDER)
         self._put(name, table)
 
     def _put(self, name: str, table: pa.Table) -> None:
@@ -257,11 +259,13 @@ class UnitWriter:
                 f"unit {name}: expected {planned} rows, but {read} were found in the manifest; "
                 "nothing of it is written"
             )
-        if self._rows != read:
-            raise ConservationError(
-                f"unit {name}: {read} rows read, but {self._rows} embedded or rejected; nothing of "
-                "it is written"
-            )
+        counts = (("rows", read, self._rows), ("captions", self._end.records, self._records))
+        for what, expected, found in counts:
+            if expected != found:
+                raise ConservationError(
+                    f"unit {name}: {expected} {what} read, but {found} embedded or rejected; "
+                    "nothing of it is written"
+                )
 
     def _remove_rejects(self) -> None:
         uri = self._layout.uri(REJECTS, self.unit.unit_id)

@@ -54,7 +54,7 @@ def open_whole(root: str, allow_incomplete: bool) -> ScoredTables:
     if lack is not None:
         raise IncompleteRunError(
             f"expected a run that is whole, got {tables.root!r}, where {lack}; run `embed` again "
-            "to complete it, or pass `--allow_incomplete` to take the rows that are there"
+            "to complete it, or pass `allow_incomplete` to take the rows that are there"
         )
     return tables
 
@@ -91,7 +91,7 @@ def check_apart(tables: ScoredTables, output: str) -> None:
     own = _resolved(output)
     if any(is_of_tables(_resolved(uri), own) for uri in (*tables.embeddings, *tables.rejects)):
         raise ScoredTablesError(
-            f"expected `--output` to be another directory than `--input`, got {output!r} for both"
+            f"expected `output` to be another directory than `input`, got {output!r} for both"
         )
 
 

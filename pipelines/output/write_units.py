@@ -169,7 +169,8 @@ class _Write(beam.DoFn):
         if name not in self._open:
             self._open[name] = UnitWriter(self._layout_of(chunk), chunk.unit, self._attempt)
         writer = self._open[name]
-        TALLY.add(chunk.rows.num_rows, Counter(chunk.rejects["reason"].to_pylist()))
+        reasons = Counter(chunk.rejects["reason"].to_pylist())
+        TALLY.add(chunk.source_rows, chunk.rows.num_rows, reasons)
         writer.add(chunk)
         self._keep_bounds()
         if writer.is_complete:

@@ -16,7 +16,13 @@ from pipelines.storage import listing, uris, writing
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts over all units of a run. `rows_read` = `embedded` + all `rejects`."""
+    """Counts over all units of a run.
+
+    Attributes:
+        rows_read: rows of the manifest. Each has a record for each of its captions.
+        embedded: records, and with them
+        rejects: all `records`, by reason.
+    """
 
     units: int = 0
     rows_read: int = 0
@@ -25,13 +31,18 @@ class Totals:
 
     @property
     def rejected(self) -> int:
-        """Rejected rows, whatever the reason."""
+        """Rejected records, whatever the reason."""
         return sum(self.rejects.values())
 
     @property
+    def records(self) -> int:
+        """Rows of both tables."""
+        return self.embedded + self.rejected
+
+    @property
     def reject_fraction(self) -> float:
-        """Share of rows that were rejected; 0 of no rows."""
-        return self.rejected / self.rows_read if self.rows_read else 0.0
+        """Share of the records that were rejected; 0 of none."""
+        return self.rejected / self.records if self.records else 0.0
 
 
 def total(results: Iterable[UnitResult]) -> Totals:
@@ -47,10 +58,12 @@ def total(results: Iterable[UnitResult]) -> Totals:
 
 
 def count_lines(totals: Totals) -> list[str]:
-    """Returns the lines about rows."""
+    """Returns the lines about rows and, where these have several captions, records."""
     reasons = ", ".join(f"{name} {count}" for name, count in totals.rejects.items())
+    records = f"records    {totals.records}, one for each caption"
     return [
         f"rows read  {totals.rows_read}",
+        *([records] if totals.records != totals.rows_read else []),
         f"embedded   {totals.embedded}",
         f"rejected   {totals.rejected}" + (f" ({reasons})" if reasons else ""),
     ]
@@ -70,6 +83,7 @@ def write_run_record(
         "counts": {
             "units": totals.units,
             "rows_read": totals.rows_read,
+            "records": totals.records,
             "embedded": totals.embedded,
             "rejected": totals.rejected,
             "rejects_by_reason": dict(totals.rejects),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.output.run_json import chain_of
-from pipelines.output.scored_tables import ScoredRow, ScoredTables
+from pipelines.output.scored_tables import ScoredTables
 from pipelines.pages import plots
 from pipelines.pages.rendering import render
 from pipelines.pages.statistics import (
@@ -22,8 +22,10 @@ from pipelines.pages.statistics import (
     rows_kept,
 )
 from pipelines.pages.thumbnails import Thumbnail
-from pipelines.runs.summary import IN_TURN, THREADS
+from pipelines.pages.times import bars, duration
+from pipelines.queries.scored_rows import ScoredRow
 from pipelines.storage.redaction import redact
+from pipelines.web.reject_counts import WORST
 
 Gallery = Sequence[tuple[ScoredRow, Thumbnail]]
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9)
@@ -60,7 +62,8 @@ def render_report(
         text_note=_text_note(statistics),
         size_note=_size_note(statistics),
         rejects=_rejects(statistics),
-        times=_times(record.get("seconds", {})),
+        web_rejects=_web_rejects(statistics),
+        times=bars(record.get("seconds", {})),
         provenance=[
             {"name": title, "rows": _facts(values)}
             for title, values in (
@@ -104,7 +107,7 @@ def _tiles(statistics: Statistics, record: Mapping[str, Any], cut: float) -> lis
         ("kept at the cut", f"{kept:,}", f"{_share(kept, statistics.rows)} at {cut:.4f}"),
     ]
     if wall:
-        tiles.append(("wall time", _duration(wall), f"{read / wall:,.0f} rows/s if in one call"))
+        tiles.append(("wall time", duration(wall), f"{read / wall:,.0f} rows/s if in one call"))
     return [dict(zip(("name", "value", "note"), tile, strict=True)) for tile in tiles]
 
 
@@ -235,25 +238,22 @@ def _rejects(statistics: Statistics) -> list[dict[str, Any]]:
     ]
 
 
-def _times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Returns what the last call of `embed` did in turn, and what its threads did meanwhile."""
-    if "wall" not in seconds:
-        return []
-    in_turn = {label: seconds[name] for name, label in IN_TURN.items() if name in seconds}
-    meanwhile = {name: seconds[name] for name in THREADS if name in seconds}
-    note = (
-        f"The last call of embed took {_duration(seconds['wall'])}. "
-        "These are sums over all of its workers."
-    )
-    most = max([*in_turn.values(), *meanwhile.values()], default=0) or 1
+def _web_rejects(statistics: Statistics) -> list[dict[str, Any]]:
+    """Returns rejects of the web: the worst hosts, and what hosts answered."""
+    found = statistics.web_rejects
+    parts = {
+        f"Images of the web, by host (the worst {WORST}):": found.hosts.most_common(WORST),
+        "By answer:": found.answers.most_common(),
+    }
+    most = max(found.answers.total(), 1)
     return [
-        {"note": note, "rows": _bars(in_turn, most)},
-        {"note": "In threads, meanwhile:", "rows": _bars(meanwhile, most)},
+        {
+            "note": note,
+            "rows": [{"name": n, "value": f"{c:,}", "share": c / most} for n, c in counted],
+        }
+        for note, counted in parts.items()
+        if counted
     ]
-
-
-def _bars(seconds: Mapping[str, float], most: float) -> list[dict[str, Any]]:
-    return [{"name": n, "value": _duration(s), "share": s / most} for n, s in seconds.items()]
 
 
 def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -272,9 +272,3 @@ def _middle(statistics: Statistics) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "no rows"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -18,11 +18,11 @@ from pipelines.curation.top_fraction import index_of_fraction
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
     ROW_COLUMNS,
-    ScoredRow,
     ScoredTables,
     iterate_batches,
-    rows_at,
 )
+from pipelines.queries.scored_rows import ScoredRow, rows_at
+from pipelines.web.reject_counts import WebRejects
 
 BINS = 20_000  # over [-1, 1]
 COARSE = 10  # bins of the histogram in one bin of the examples: 0.001
@@ -35,6 +35,7 @@ COLUMNS = (
     "original_height",
     "text_truncated",
 )
+REJECT_COLUMNS = ("stage", "reason", "url", "detail")
 
 
 class Statistics:
@@ -48,6 +49,7 @@ class Statistics:
         text_chars: [MAX_TEXT_CHARS + 1] int64, rows by length of the caption in characters.
         short_sides: [MAX_SIDE + 1] int64, rows by the image's shorter side in pixels.
         rejects: rejected rows by (stage, reason).
+        web_rejects: those of the web, by host and by answer.
     """
 
     def __init__(self, examples: int) -> None:
@@ -55,6 +57,7 @@ class Statistics:
         self.text_chars = np.zeros(MAX_TEXT_CHARS + 1, np.int64)
         self.short_sides = np.zeros(MAX_SIDE + 1, np.int64)
         self.rejects: Counter[tuple[str, str]] = Counter()
+        self.web_rejects = WebRejects()
         self.truncated = 0
         self._sum = 0.0
         self._examples = examples
@@ -102,9 +105,10 @@ class Statistics:
         self._keep_examples(batch, scores, bins // COARSE)
 
     def add_rejects(self, batch: pa.RecordBatch) -> None:
-        """Counts a batch of rejects with their `stage` and `reason`."""
-        columns = (batch.column(name).to_pylist() for name in ("stage", "reason"))
-        self.rejects.update(zip(*columns, strict=True))
+        """Counts a batch with `REJECT_COLUMNS`."""
+        stages, reasons, urls, details = (batch.column(n).to_pylist() for n in REJECT_COLUMNS)
+        self.rejects.update(zip(stages, reasons, strict=True))
+        self.web_rejects.add(stages, urls, details)
 
     def merge(self, other: Statistics) -> None:
         """Adds the counters of other rows, taken with as many examples."""
@@ -112,6 +116,7 @@ class Statistics:
         self.text_chars += other.text_chars
         self.short_sides += other.short_sides
         self.rejects += other.rejects
+        self.web_rejects.merge(other.web_rejects)
         self.truncated += other.truncated
         self._sum += other._sum
         self._worst = heapq.nsmallest(self._examples, self._worst + other._worst)
@@ -172,7 +177,7 @@ def gather(
 def _statistics_of_file(tables: ScoredTables, examples: int, uri: str) -> Statistics:
     statistics = Statistics(examples)
     if uri in tables.rejects:
-        for batch in iterate_batches(uri, ("stage", "reason")):
+        for batch in iterate_batches(uri, REJECT_COLUMNS):
             statistics.add_rejects(batch)
     else:
         for batch in tables.batches(uri, COLUMNS):

@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -15,11 +16,14 @@ from clip_core.preprocess import Preprocess
 from pipelines.images.decode import DecodeLimits, decode_image, limits_of
 from pipelines.images.fetch import FetchPolicy
 from pipelines.images.trust import TRUST, NotTrustedError, Trust
+from pipelines.pages.side_by_side import side_by_side
 from pipelines.records import Row, RowFault, Unit
 from pipelines.shards.originals import ImageRow, fetch_original, original_rows
+from pipelines.storage.stores import StoreFault
 
 SIDE = 224  # pixels; shown at half of that on most screens
 JPEG_QUALITY = 80
+TOTAL_S = 60.0  # for the images of a page, all together
 MAX_REMEDIES = 3  # flags named in a summary, of a run that names many places
 
 
@@ -41,8 +45,8 @@ def thumbnails(
 ) -> list[Thumbnail]:
     """Returns a thumbnail for each row, in order: the centre square, as the model sees it.
 
-    An image that has changed since it was scored, lies where nobody allowed to read, or cannot be
-    decoded gives its reason instead.
+    An image that has changed since it was scored, lies where nobody allowed to read, cannot be
+    decoded, or did not come in time gives its reason instead.
 
     Args:
         options, units, trust: as `original_rows` takes them.
@@ -51,20 +55,29 @@ def thumbnails(
     policy, limits = trust.fetch_policy(options), limits_of(options)
     hashes = {(row.source, row.source_row): row.sha256 for row in rows}
     found: dict[tuple[str, int], Thumbnail] = {}
-    for source, number, original in original_rows(rows, options, units, trust):
-        found[source, number] = _thumbnail(original, hashes[source, number], policy, limits)
+    work = [
+        ((source, number), partial(_thumbnail, original, hashes[source, number], policy, limits))
+        for source, number, original in original_rows(rows, options, units, trust)
+    ]
+    for name, thumbnail in side_by_side(work, TOTAL_S):
+        found[name] = thumbnail or Thumbnail(None, f"not there within {TOTAL_S:.0f} s")
         progress(1)
     return [found[row.source, row.source_row] for row in rows]
 
 
 def remedy_lines(pictures: Sequence[Thumbnail]) -> list[str]:
-    """Returns lines for the summary: the flags that would show what was not allowed."""
+    """Returns lines for the summary: what is missing, and the flags that would show it."""
+    missing = Counter(p.reason for p in pictures if not p.data_uri and not p.remedy)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in missing.most_common(MAX_REMEDIES))
+    lost = f"images     {missing.total()} of {len(pictures)} not shown: {reasons}"
     needed = Counter(picture.remedy for picture in pictures if picture.remedy)
     lines = [
         f"images     {count} of {len(pictures)} not shown; allow them with {remedy}"
         for remedy, count in needed.most_common(MAX_REMEDIES)
     ]
-    return [*lines, f"           or all that the run names with `{TRUST}`"] if lines else []
+    if lines:
+        lines.append(f"           or all that the run names with `{TRUST}`")
+    return [lost, *lines] if missing else lines
 
 
 def _thumbnail(
@@ -76,6 +89,8 @@ def _thumbnail(
         return Thumbnail(None, f"not allowed; pass {fault.remedy}", fault.remedy)
     except RowFault as fault:
         return Thumbnail(None, fault.reason.value.replace("_", " "))
+    except StoreFault:
+        return Thumbnail(None, "its store does not answer")
 
 
 def thumbnail_uri(data: bytes, limits: DecodeLimits) -> str:

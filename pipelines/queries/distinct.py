@@ -19,13 +19,11 @@ import pyarrow as pa
 
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
-    ROW_COLUMNS,
-    ScoredRow,
     ScoredTables,
     embedding_matrix,
-    rows_at,
 )
-from pipelines.queries.nearest import rank
+from pipelines.queries.nearest import Rank, rank
+from pipelines.queries.scored_rows import ScoredRow, rows_at
 
 EXACT, NEAR = KINDS = ("exact", "near")
 NEAR_COSINE = 0.95
@@ -132,7 +130,7 @@ def distinct_rows(
 
 def _taken_of_file(one: _Pass, uri: str) -> list[Candidate]:
     best: list[Candidate] = []
-    for batch in one.tables.batches(uri, (*ROW_COLUMNS, "image_embedding")):
+    for batch in one.tables.batches(uri, (*one.tables.row_columns, "image_embedding")):
         floor = best[-1].row.similarity if len(best) == one.count else -np.inf
         best = heapq.nsmallest(one.count, [*best, *_candidates(one, batch, floor)], key=_rank)
     return best
@@ -153,5 +151,5 @@ def _candidates(one: _Pass, batch: pa.RecordBatch, floor: float) -> Iterator[Can
             yield Candidate(row, vectors[place].copy())
 
 
-def _rank(candidate: Candidate) -> tuple[float, str, str, int]:
+def _rank(candidate: Candidate) -> Rank:
     return rank(candidate.row)

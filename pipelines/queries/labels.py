@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from clip_core.zero_shot import softmax
 from pipelines.output.parquet import parquet_bytes
-from schemas.labels import KEY_NAMES, LABELS_SCHEMA
+from schemas.labels import LABELLED_NAMES, LABELS_SCHEMA
 
 
 def labels_batch(
@@ -18,7 +18,7 @@ def labels_batch(
     """Returns a batch of the labels table, one row per row of `batch`, in order.
 
     Args:
-        batch: with the columns `KEY_NAMES`.
+        batch: with the columns `LABELLED_NAMES`.
         logits: [rows, labels] float32; equal ones keep the order of `labels`.
         top_k: labels to keep, at most as many as there are.
     """
@@ -28,7 +28,7 @@ def labels_batch(
     names = pa.array(labels, pa.string()).take(pa.array(order.reshape(-1)))
     chances = pa.array(probabilities.astype(np.float32).reshape(-1))
     lists = [pa.ListArray.from_arrays(offsets, values) for values in (names, chances)]
-    keys = [batch.column(name) for name in KEY_NAMES]
+    keys = [batch.column(name) for name in LABELLED_NAMES]
     return pa.RecordBatch.from_arrays([*keys, *lists], schema=LABELS_SCHEMA)
 
 

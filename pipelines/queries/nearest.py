@@ -11,14 +11,13 @@ import pyarrow as pa
 
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
-    ROW_COLUMNS,
-    ScoredRow,
     ScoredTables,
     embedding_matrix,
-    rows_at,
 )
+from pipelines.queries.scored_rows import ScoredRow, rows_at
 
 IMAGES, CAPTIONS = "image_embedding", "text_embedding"
+Rank = tuple[float, str, str, int, int]
 
 
 def nearest_rows(
@@ -63,7 +62,7 @@ def _nearest_of_file(
     tables: ScoredTables, queries: np.ndarray, top_k: int, column: str, uri: str
 ) -> list[list[ScoredRow]]:
     best: list[list[ScoredRow]] = [[] for _ in queries]
-    for batch in tables.batches(uri, (*ROW_COLUMNS, column)):
+    for batch in tables.batches(uri, (*tables.row_columns, column)):
         scores = embedding_matrix(batch.column(column)) @ queries.T
         for number, known in enumerate(best):
             floor = known[-1].similarity if len(known) == top_k else -np.inf
@@ -85,6 +84,6 @@ def _candidates(
     return rows_at(batch, np.flatnonzero(scores >= floor), scores)
 
 
-def rank(row: ScoredRow) -> tuple[float, str, str, int]:
+def rank(row: ScoredRow) -> Rank:
     """Returns what rows are ordered by: the similarity, and the uid where that is equal."""
-    return -row.similarity, row.uid, row.source, row.source_row
+    return -row.similarity, row.uid, row.source, row.source_row, row.caption_index

@@ -16,6 +16,7 @@ import numpy as np
 from pipelines.engine.per_file import begun, side_by_side
 from pipelines.output.scored_tables import COMPARED, ScoredTables, embedding_matrix
 from pipelines.output.unit_record import package_versions
+from pipelines.queries.true_classes import classes_of
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
 
@@ -80,14 +81,19 @@ def gather(
     Raises:
         ProbeError: if the labels are too few, or no numbers where these are wanted.
     """
-    columns = ["uid", "sha256", "image_embedding", *([column] if truth is None else [])]
+    columns = [
+        "uid",
+        "caption_index",
+        "sha256",
+        "image_embedding",
+        *([column] if truth is None else []),
+    ]
     vectors, values, parts, left_out = [], [], [], 0
     opened = side_by_side(lambda uri: begun(tables.batches(uri, columns)), tables.embeddings)
     for uri, batches in zip(tables.embeddings, opened, strict=True):
         for batch in batches:
             uids = batch.column("uid").to_pylist()
-            found = [truth.get(u) for u in uids] if truth is not None else None
-            found = batch.column(column).to_pylist() if found is None else found
+            found = batch.column(column).to_pylist() if truth is None else classes_of(truth, batch)
             has = np.array([value is not None and value == value for value in found], bool)
             left_out += int((~has).sum())
             values += [value for value, is_there in zip(found, has, strict=True) if is_there]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
 
 from pipelines.manifests.formats import format_of
 from pipelines.manifests.rows import uid_text
 from pipelines.manifests.text.records import DELIMITERS
 from pipelines.output.scored_tables import iterate_batches
+from pipelines.records import image_uid
 from pipelines.storage import reading
 from pipelines.storage.compression import decompressed
 
@@ -39,6 +42,16 @@ def read_truth(uri: str, column: str) -> dict[str, str]:
         raise TruthError(f"expected a Parquet, JSONL, CSV or TSV file as `--truth`, got {uri!r}")
     given = ((uid, value) for uid, value in pairs if uid is not None and value not in (None, ""))
     return {_text(uid): str(value) for uid, value in given}
+
+
+def classes_of(truth: Mapping[str, str], batch: pa.RecordBatch) -> list[str | None]:
+    """Returns the class of each row, None without one; an image's counts for all its captions.
+
+    Args:
+        batch: with `uid` and `caption_index`.
+    """
+    rows = zip(*(batch.column(name).to_pylist() for name in ("uid", "caption_index")), strict=True)
+    return [truth.get(uid) or truth.get(image_uid(uid, index)) for uid, index in rows]
 
 
 def _text(uid: object) -> str:

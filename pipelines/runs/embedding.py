@@ -19,6 +19,7 @@ from pipelines.command_line.exits import (
 )
 from pipelines.engine.memory import return_freed_memory
 from pipelines.engine.slots.choice import Share
+from pipelines.images.web_flags import of_the_web
 from pipelines.manifests.files import left_out_line
 from pipelines.ownership import record as run_record
 from pipelines.ownership.closing import close, judged
@@ -27,13 +28,12 @@ from pipelines.ownership.record import Totals
 from pipelines.records import UnitResult
 from pipelines.runs import faults, summary
 from pipelines.runs.execution import Outcome, run
+from pipelines.runs.job import image_prefixes
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.starting import Job, prepare
 from pipelines.storage.redaction import redact
 from pipelines.storage.stores import StoreFault
 
-# Say on their own how Prism is started and what it writes.
-_PRISM = ("apache_beam.utils.subprocess_server", "apache_beam.runners.portability.prism_runner")
 _GO_ON = "finished units are kept, run again to go on"
 
 
@@ -43,8 +43,7 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
     Args:
         options: Beam's own.
     """
-    # The in-process runner and gcsfs log what they then raise; once is enough.
-    exits.mute("apache_beam.runners", *_PRISM, "gcsfs")
+    exits.mute("gcsfs")  # it logs what it then raises
     if exits.is_own():
         return_freed_memory()
     lock = RunLock(config.output, part=config.part)
@@ -57,6 +56,8 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
 
 def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
     started_at = time.monotonic()
+    if unused := config.unused_proxy(image_prefixes(config)):
+        print(f"clip-beam embed: {unused}", file=sys.stderr)
     try:
         job = prepare(config, options, lock)
     except StoreFault as error:
@@ -102,6 +103,8 @@ def _finish(job: Job, config: EmbedConfig, outcome: Outcome, seconds: Mapping[st
     if config.part is None:
         close(config.output, job.planned, outcome.records, seconds)
     _print_summary(job, totals, seconds, outcome.share)
+    if of_the_web(image_prefixes(config)):
+        print("".join(f"{line}\n" for line in summary.web_lines(config.output, results)), end="")
     if config.retry_rejects:
         print(f"retried    {_retried(job, results)}")
     if config.part is not None:

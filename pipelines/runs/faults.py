@@ -35,16 +35,22 @@ _TOLD_BY_A_RUNNER = re.compile(
     r"(.*?)(?: \[while running .*)?$",
     re.MULTILINE,
 )
+_JOB = re.compile(r"Pipeline \S+ failed in state \w+: (.*)", re.DOTALL)
+_TRACEBACK = "Traceback (most recent call last)"
 
 
 def sentence(error: BaseException) -> str | None:
-    """Returns the fault of the machine or the data that a runner has wrapped; None if there is
-    none in it: a fault of this program, for which the traceback is the message."""
+    """Returns the fault of the machine, the data or the runner itself that a runner has wrapped;
+    None if there is none in it: a fault of this program, for which the traceback is the message."""
     for cause in causes(error):
         if isinstance(cause, _TOLD):
             return str(cause)
-    told = _TOLD_BY_A_RUNNER.findall(str(error))
-    return str(told[-1]) if told else None
+    text = str(error)
+    if told := _TOLD_BY_A_RUNNER.findall(text):
+        return str(told[-1])
+    if (found := _JOB.match(text)) and _TRACEBACK not in text:  # no code of a worker has raised
+        return f"the runner could not do the job: {' '.join(found[1].split())}"
+    return None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

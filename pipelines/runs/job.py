@@ -18,6 +18,7 @@ from pipelines.engine.slots.choice import LOCAL
 from pipelines.images.columns import added_columns, image_columns
 from pipelines.images.decode import limits_of
 from pipelines.images.fetch import FetchPolicy
+from pipelines.images.sources import check_hosts
 from pipelines.manifests.planning import Plan, plan_units
 from pipelines.manifests.read import ReadManifest, UnitSource
 from pipelines.manifests.request import ManifestRequest
@@ -32,6 +33,7 @@ from pipelines.runs.resume import check_not_own, check_replay
 from pipelines.storage import writing
 from pipelines.storage.redaction import redacted
 from schemas.embeddings import embeddings_schema
+from schemas.pairs import BOTH
 from schemas.rejects import rejects_schema
 
 
@@ -83,6 +85,8 @@ def plan_of(config: EmbedConfig, workers: Workers | None = None) -> Plan:
     """
     writing.check_directory(config.output)
     check_not_own(config)
+    if config.http_proxy is None:
+        check_hosts(config.allow_images_from, config.allow_private_hosts)
     plan = plan_units(manifest_request(config), workers)
     check_replay(plan.units, config)
     return plan
@@ -102,8 +106,9 @@ def layout_of(
             scores_only=config.scores_only,
             kept=[*kept, *head_fields(heads)],
             image_fields=[column.field for column in image_columns()],
+            pairs=config.pairs,
         ),
-        rejects=rejects_schema(kept),
+        rejects=rejects_schema(kept, config.pairs),
         fingerprint=fingerprint_of(models, heads, config),
         models=models.names,
     )
@@ -113,17 +118,24 @@ def embed_rows_of(
     models: RunModels, heads: Sequence[Head], config: EmbedConfig, run: str = ""
 ) -> EmbedRows:
     """Returns the transform of a run of that id."""
-    allowed = config.allow_images_from + ((config.image_root,) if config.image_root else ())
+    allowed = image_prefixes(config)
+    web = config.web_settings(allowed)
     return EmbedRows(
         models,
         batch_size=config.batch_size,
-        fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency),
+        fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency, web=web),
         decode_limits=limits_of(vars(config)),
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding,
         run=run,
         heads=heads,
+        pairs=config.pairs,
     )
+
+
+def image_prefixes(config: EmbedConfig) -> tuple[str, ...]:
+    """Returns the prefixes that images may come from, beside their manifest's directory."""
+    return config.allow_images_from + ((config.image_root,) if config.image_root else ())
 
 
 def heads_for(plan: Plan, models: RunModels, config: EmbedConfig) -> tuple[Head, ...]:
@@ -158,7 +170,8 @@ def reader_of(
         limit: rows of each unit at most, for a sample.
         source: gives the units instead, while the line runs.
     """
-    kept = pa.schema(list(layout.rejects)[len(rejects_schema()) :])
+    own = rejects_schema(pairs=embed_rows.pairs)
+    kept = pa.schema(list(layout.rejects)[len(own) :])
     return ReadManifest(
         Plan(tuple(units), kept, None),
         rows=chunk_rows(embed_rows.handler.batch_size),
@@ -196,6 +209,8 @@ def fingerprint_of(models: RunModels, heads: Sequence[Head], config: EmbedConfig
     values = {name: getattr(config, name) for name in (*names, "scores_only")}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     added: dict[str, Any] = {}
+    if config.pairs != BOTH:
+        added["pairs"] = config.pairs
     if added_columns():
         added["image_columns"] = list(added_columns())
     if heads:

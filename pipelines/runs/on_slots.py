@@ -97,7 +97,7 @@ def embed_on_slots(
     tasks = [Task(tuple((u.unit_id, u) for u in group)) for group in together(job.pending)]
     patience = Patience()
     try:
-        with started(config.engine, work, job.models.gpus) as (engine, share):
+        with started(config.engine, work, len(tasks), job.models.gpus) as (engine, share):
 
             def done(seat: Seat, name: str, result: UnitResult) -> None:
                 supervisor.board.note_done(seat, result.rows_read, result.rejects)

@@ -21,11 +21,13 @@ from pipelines.command_line.places import place
 from pipelines.engine.beam_options import named_runner, read_beam_flags
 from pipelines.engine.slots.choice import EngineChoice, add_engine_flags, engine_choice
 from pipelines.images.sources import check_prefix
-from pipelines.images.trust import MANIFESTS
+from pipelines.images.trust import IMAGES, MANIFESTS
+from pipelines.images.web_flags import WebOptions
 from pipelines.manifests.flags import add_input_flags
 from pipelines.ownership.parts import Part, add_part_flag
 from pipelines.probes.heads_of import add_head_flags
 from schemas.manifest import Dialect
+from schemas.pairs import check_halves
 from schemas.rejects import Reason
 
 REQUIRED, REASONS = ("manifest", "output", "model"), tuple(reason.value for reason in Reason)
@@ -130,7 +132,7 @@ def _add_running_flags(parser: argparse.ArgumentParser) -> None:
         "--fetch_concurrency",
         type=int,
         metavar="N",
-        help="images of S3 and GCS that one process asks for at once [256]",
+        help="images of S3, GCS and the web that one process asks for at once [256]",
     )
     add(
         "--compile",
@@ -160,12 +162,12 @@ def _add_running_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="A,B",
         help="retry only rejects with these reasons; also with a table of rejects as --manifest "
-        "[all]",
+        "[all that can pass]",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(Dialect):
+class EmbedConfig(Dialect, WebOptions):
     """Checked options of the main job; the flags' names and meanings."""
 
     manifest: tuple[str, ...]
@@ -219,11 +221,13 @@ class EmbedConfig(Dialect):
                 f"`--max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
             )
         for prefix in self.allow_images_from:
-            check_prefix(prefix)
+            check_prefix(prefix, IMAGES, self.allow_private_hosts)
         for prefix in self.allow_manifests_from:
             check_prefix(prefix, MANIFESTS)
         if self.image_root is not None:
-            check_prefix(self.image_root, "--image_root")
+            check_prefix(self.image_root, "--image_root", self.allow_private_hosts)
+        self.check_web()
+        check_halves(self.pairs, self.scores_only, self.head)
         if self.retry_rejects and self.overwrite:
             raise ValueError(
                 "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "

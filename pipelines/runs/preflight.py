@@ -28,6 +28,7 @@ from pipelines.runs.job import (
     embed_rows_of,
     fingerprint_of,
     heads_for,
+    image_prefixes,
     layout_of,
     load_run_models,
     plan_of,
@@ -56,8 +57,9 @@ REMEDIES = {
     "not_found": "check `--image_root`, which relative paths start from",
     "forbidden": "check the credentials of this machine for the images' store",
     "fetch_failed": "check the network and the images' store",
-    "missing_image": "check `--image_column`",
-    "empty_text": "check `--text_column`",
+    "opted_out": "`--disallowed_header_directives` says which of their directives are honoured",
+    "missing_image": "check `--image_column`, or embed captions alone with `--pairs texts`",
+    "empty_text": "check `--text_column`, or embed images alone with `--pairs images`",
     "malformed_row": "look at `detail` in the rejects of a run; the file may be of another format",
     "manifest_truncated": "write the manifest file again",
     "manifest_unreadable": "write the manifest file again",
@@ -84,6 +86,8 @@ class Findings:
 def check(config: EmbedConfig, sample: int, findings: Findings) -> None:
     """Runs all checks, each as far as those before it allow."""
     plan = findings.attempt(lambda: plan_of(config))
+    if unused := config.unused_proxy(image_prefixes(config)):
+        print(f"           {in_flags(unused)}")
     if plan is not None:
         _check_manifest(plan, findings)
     models = findings.attempt(lambda: _loaded(config))
@@ -216,15 +220,16 @@ def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> Non
     reasons = ", ".join(f"{name} {count}" for name, count in result.rejects.most_common())
     rejected = result.rejects.total()
     print(
-        f"sample     {result.rows} rows: {result.rows - rejected} embedded, {rejected} rejected"
+        f"sample     {result.rows} rows{_records(result)}: {result.records - rejected} embedded, "
+        f"{rejected} rejected"
         + (f" ({reasons})" if reasons else "")
         + f", {result.truncated} captions cut"
     )
     for name, count in result.rejects.most_common():
         detail = result.details[name]
         remedy = f"; {REMEDIES[name]}" if name in REMEDIES else ""
-        print(f"           {name}, {count / result.rows:.1%}, such as row {detail}{remedy}")
-    share = rejected / result.rows
+        print(f"           {name}, {count / result.records:.1%}, such as row {detail}{remedy}")
+    share = rejected / result.records
     if share > min(config.max_reject_fraction, MANY):
         worst = result.rejects.most_common(1)[0][0]
         findings.problems.append(
@@ -233,6 +238,10 @@ def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> Non
         )
     if result.repeated_ids:
         print(f"           {result.repeated_ids} ids are there more than once; all rows are kept")
+
+
+def _records(result: SampleResult) -> str:
+    return f" with {result.records} captions" if result.records != result.rows else ""
 
 
 def _estimate(result: SampleResult, plan: Plan) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.manifests.units import digest_of
 from pipelines.output.layout import EMBEDDINGS, REJECTS, is_of_tables, unit_file
-from pipelines.output.merging import table_rows
+from pipelines.output.merging import table_keys
 from pipelines.output.unit_record import UnitRecord, is_whole
 from pipelines.ownership.finished import own_units
 from pipelines.ownership.planned import PlannedRun
@@ -22,6 +22,7 @@ from pipelines.runs.options import REASONS, EmbedConfig
 from pipelines.storage import listing
 from pipelines.storage.redaction import redact
 from schemas.manifest import Columns
+from schemas.rejects import STAYS
 
 _NONE_KEPT = pa.schema([])
 
@@ -110,8 +111,10 @@ def pending_of(
 
 
 def retried_reasons(config: EmbedConfig) -> tuple[str, ...]:
-    """Returns the reasons of the rejects that a run tries again; none without `--retry_rejects`."""
-    return (config.only_reasons or REASONS) if config.retry_rejects else ()
+    """Returns the reasons of the rejects that a run tries again; none without `--retry_rejects`,
+    and only those that can pass unless `--only_reasons` names others."""
+    can_pass = tuple(name for name in REASONS if name not in STAYS)
+    return (config.only_reasons or can_pass) if config.retry_rejects else ()
 
 
 def check_resumable(
@@ -151,9 +154,9 @@ def check_resumable(
         _check_columns(found.unit, unit)
         _check_types(found, kept)
         count = unit.only.count if unit.only is not None else None
-        if count is not None and found.result.rows_read != count:
+        if count is not None and found.result.records != count:
             raise ResumeError(
-                f"the output holds {found.result.rows_read} rows of unit {unit.unit_id!r}, this "
+                f"the output holds {found.result.records} rows of unit {unit.unit_id!r}, this "
                 f"run has {count}; use another `--output`, or `--overwrite`"
             )
         _check_fingerprint(found.fingerprint, fingerprint)
@@ -267,6 +270,6 @@ def _torn(output: str, unit: Unit, record: UnitRecord) -> Unit:
     rejected = again.only.tables[0]
     if not listing.exists(rejected):
         return unit
-    embedded = set(table_rows(str(again.only.embedded)).to_pylist())
-    every = embedded | set(table_rows(rejected).to_pylist())
-    return again if len(every) == record.result.rows_read else unit
+    embedded = set(table_keys(str(again.only.embedded)).to_pylist())
+    every = embedded | set(table_keys(rejected).to_pylist())
+    return again if len(every) == record.result.records else unit

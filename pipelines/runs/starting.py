@@ -83,7 +83,8 @@ class Job:
         rows = 0
         for result in self.finished:
             to_read = again.get(result.unit_id, 0)
-            rows += result.rows_read - (result.rows_read if to_read is None else to_read)
+            # What is read again are records, of which a row may have several.
+            rows += max(result.rows_read - (result.rows_read if to_read is None else to_read), 0)
         return rows
 
 

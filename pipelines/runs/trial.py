@@ -28,7 +28,9 @@ class SampleResult:
     """What became of a sample.
 
     Attributes:
-        rejects: rows by reason.
+        rows: of the manifest.
+        records: one for each caption of a row.
+        rejects: records by reason.
         details: number and detail of one row, by reason.
         truncated: captions longer than the model's context.
         repeated_ids: ids of more than one row.
@@ -36,6 +38,7 @@ class SampleResult:
     """
 
     rows: int = 0
+    records: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
     details: dict[str, str] = field(default_factory=dict)
     truncated: int = 0
@@ -85,15 +88,18 @@ def _table(layout: OutputLayout, name: str) -> pa.Table:
 
 
 def _counted(embedded: pa.Table, rejects: pa.Table, models: Sequence[str | None]) -> SampleResult:
-    result = SampleResult(rows=embedded.num_rows + rejects.num_rows)
+    places = pa.concat_tables([t.select(["source", "source_row"]) for t in (embedded, rejects)])
+    rows = places.group_by(places.column_names).aggregate([]).num_rows
+    result = SampleResult(rows, places.num_rows)
     about = rejects.select(["source", "source_row", "reason", "detail"]).to_pylist()
     result.rejects.update(row["reason"] for row in about)
     for row in about:
         place = f"{row['source_row']} of {row['source']}"
         detail = f"{place}: {row['detail']}" if row["detail"] else place
         result.details.setdefault(row["reason"], detail)
-    cut = [embedded[model_column("text_truncated", name)].to_numpy() for name in models]
-    result.truncated = int(np.any(cut, axis=0).sum())
+    columns = [model_column("text_truncated", name) for name in models]
+    cut = [embedded[name].to_numpy() for name in columns if name in embedded.column_names]
+    result.truncated = int(np.any(cut, axis=0).sum()) if cut else 0
     uids = Counter(embedded["uid"].to_pylist() + rejects["uid"].to_pylist())
     result.repeated_ids = sum(count > 1 for count in uids.values())
     return result

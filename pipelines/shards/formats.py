@@ -65,7 +65,8 @@ def write_folder(uri: str, samples: Iterable[Sample], schema: pa.Schema) -> None
 
 def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
     yield sample.ending, sample.image
-    yield "txt", sample.text.encode()
+    if sample.text is not None:
+        yield "txt", sample.text.encode()
     yield "json", json.dumps(sample.about(), ensure_ascii=False).encode()
 
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from pipelines.images.base64_text import is_beginning
 from pipelines.images.fetch import FetchPolicy, allowed_file, allowed_roots, fetch_image, image_uri
 from pipelines.images.trust import IMAGES, NotTrustedError, Trust
+from pipelines.manifests.captions import image_row
 from pipelines.manifests.formats import format_called, format_of
 from pipelines.manifests.request import ManifestFormat, ManifestRequest, file_id
-from pipelines.manifests.rows import to_row
 from pipelines.output.scored_tables import file_schema
 from pipelines.output.unit_record import UNIT_KEY, unit_from_json
 from pipelines.records import Reject, Row, RowFault, Unit
@@ -67,7 +67,7 @@ def fetch_original(original: Row | RowFault, sha256: str | None, policy: FetchPo
     if isinstance(original, RowFault):
         raise original
     if original.image_bytes is None:
-        uri = image_uri(original)
+        uri = image_uri(original, policy)
         if allowed_file(uri, allowed_roots(original, policy)) is None:
             raise NotTrustedError(uri, IMAGES)
     return fetch_image(original._replace(expected_sha256=sha256), policy)
@@ -210,7 +210,7 @@ def _rows(
             yield number, Row("", unit.uri, number, row.url, None, unit.image_root)
         return
     for raw in form.rows_at(unit, wanted):
-        yield raw.number, _row(to_row(unit, raw))
+        yield raw.number, _row(image_row(unit, raw))
 
 
 def _row(row: Row | Reject) -> Row | RowFault:

@@ -56,9 +56,9 @@ class Sample:
     values: Mapping[str, Any]
 
     @property
-    def text(self) -> str:
-        """The caption."""
-        return self.values["text"] or ""
+    def text(self) -> str | None:
+        """The caption; None in a run of images alone."""
+        return self.values["text"] or "" if "text" in self.values else None
 
     def about(self) -> dict[str, Any]:
         """Returns what the `.json` of the sample says."""

@@ -19,7 +19,7 @@ from pipelines.storage import uris
 from pipelines.storage.listing import exists
 from pipelines.storage.local_files import PARTIAL, sync
 from pipelines.storage.stores import is_local, place_of
-from pipelines.storage.writing import put_if, upload, version_of
+from pipelines.storage.writing import put_if, remove, upload, version_of
 
 _NAME = re.compile(re.escape(PARTIAL) + "([0-9a-z]*)-[0-9a-f]{8}")
 _TRIES = 5  # at a name that others take or give up meanwhile
@@ -59,7 +59,8 @@ class PartialFile:
 
         Args:
             may_stay: tells whether the file that has the name may keep it; this one is dropped.
-            check: called before another's file is replaced; raises if that may not be.
+            check: called before another's file is replaced, and in a store once a free name is
+                taken, after which the file may have to go; raises if it may not be there.
             is_new: whether no file had the name when the run began, as far as is known.
         """
         self.file.flush()
@@ -76,7 +77,9 @@ class PartialFile:
         for attempt in range(_TRIES):
             # Some servers do not heed the condition, so what is not known to be new is asked for.
             is_free = (is_new and not attempt) or not exists(self._uri)
-            if is_free and put_if(self._uri, self.file, None) is not None:
+            version = put_if(self._uri, self.file, None) if is_free else None
+            if version is not None:
+                self._stay(version, check)
                 return
             version = version_of(self._uri)
             if may_stay():
@@ -85,6 +88,15 @@ class PartialFile:
             if version is not None and put_if(self._uri, self.file, version) is not None:
                 return
         raise OSError(f"{self._uri} is written by others all the time; stop them and run again")
+
+    def _stay(self, version: str, check: Callable[[], object]) -> None:
+        """Takes the file back, unless it may be there: what allowed it may have ended meanwhile."""
+        try:
+            check()
+        except Exception:
+            if version_of(self._uri) == version:  # else it is another's
+                remove(self._uri)
+            raise
 
     def discard(self) -> None:
         """Removes the file; nothing happens if it has its name, or is gone."""

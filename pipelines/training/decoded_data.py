@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.manifests.planning import manifest_files
 from pipelines.manifests.request import ManifestRequest
-from pipelines.records import Reject, Row, RowFault
+from pipelines.records import Reject, Row, RowFault, image_uid
 from pipelines.storage import reading
 from pipelines.storage.redaction import redact
 from pipelines.storage.stores import locate, retried
@@ -129,7 +129,7 @@ def decode_manifest(
             if isinstance(outcome, str):
                 rejects[outcome] += 1
                 continue
-            split = split_of(row.uid, holdout_fraction)
+            split = split_of(image_uid(row.uid, row.caption_index), holdout_fraction)
             (train if split == "train" else held_out).add(outcome, row.text or "")
     done = {"made_from": made_from, "size": size, "rejects": dict(rejects)}
     partial = directory / (DONE + ".partial")

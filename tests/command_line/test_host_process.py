@@ -115,3 +115,20 @@ def test_what_is_put_back_waits_for_the_outermost_command():
     assert outer() == 1 and done == ["inner", "outer"]
     exits.put_back(done.append, "nobody")
     assert done == ["inner", "outer"]
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_muted_loggers_stay_so_only_where_the_process_ends_with_the_command(owned, monkeypatch):
+    logger = logging.getLogger("a library")
+    monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(exits, "is_own", lambda: owned)
+
+    @exits.command
+    def quiet(argv=None):
+        exits.mute("a library")
+        assert logger.disabled
+        return 0
+
+    exits.mute("a library")
+    assert not logger.disabled  # no command is at work
+    assert quiet() == 0 and logger.disabled is owned

@@ -259,7 +259,7 @@ def test_scores_without_embeddings_are_refused_with_the_remedy(tmp_path, capsys)
     path = tmp_path / "scored" / "embeddings" / "unit-0.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["image_embedding", "text_embedding"]), path)
     assert run(tmp_path, tmp_path / "out", "--labels", "a,b") == 2
-    assert "embed again without `--scores_only`" in capsys.readouterr().err
+    assert "embed again without `scores_only`" in capsys.readouterr().err
 
 
 def test_classify_refuses_bad_flags_without_torch():

@@ -370,7 +370,7 @@ def test_layouts_with_embeddings_refuse_a_run_without(run, capsys):
         pq.write_table(table, path)
     for layout in ("datacomp", "clip_retrieval", "tables"):
         told = refused(capsys, run, "--format", layout)
-        assert "embed again without `--scores_only`, or export with `--format laion`" in told
+        assert "embed again without `scores_only`, or export with `--format laion`" in told
     assert ds.dataset(exported(run, "laion") / "metadata").count_rows() == 60
 
 
@@ -383,14 +383,14 @@ def test_models_have_to_be_named_where_there_are_several(run, capsys):
     output = exported(run, "laion", "--model_name", "large")
     assert "similarity" in ds.dataset(output / "metadata").schema.names
     tables = exported(run, "tables")
-    assert len(ds.dataset(tables / "vectors").schema.names) == 3 + 4
+    assert len(ds.dataset(tables / "vectors").schema.names) == 4 + 4
 
 
 @pytest.mark.parametrize(
     "flags, told",
     [
         (("--format", "tables", "--model_name", "b32"), "takes all models of a run"),
-        (("--format", "laion", "--model_name", "b32"), "the run has one, unnamed; leave the flag"),
+        (("--format", "laion", "--model_name", "b32"), "the run has one, unnamed; leave it out"),
         (("--format", "laion", "--datacomp_key", "b32"), "does nothing with `--format laion`"),
         (("--format", "csv"), "invalid choice: 'csv'"),
     ],

@@ -91,6 +91,7 @@ def test_run_json_holds_conditions_counts_and_provenance(scored):
     assert record["counts"] == {
         "units": 2,
         "rows_read": 3,
+        "records": 3,
         "embedded": 3,
         "rejected": 0,
         "rejects_by_reason": {},
@@ -184,7 +185,7 @@ def test_scores_alone_can_be_filtered_but_not_for_near_duplicates(tmp_path, caps
     pq.write_table(pq.read_table(path).drop_columns(["image_embedding", "text_embedding"]), path)
     assert filtered(tmp_path, "--dry_run", "--min_similarity", "0.3") == 0
     assert filtered(tmp_path, "--dry_run", "--dedup", "near") == 2
-    assert "embed again without `--scores_only`" in capsys.readouterr().err
+    assert "embed again without `scores_only`" in capsys.readouterr().err
 
 
 def test_kept_columns_can_be_asked_for(tmp_path):

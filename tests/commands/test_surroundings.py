@@ -60,17 +60,17 @@ FOREIGN = "raise AssertionError('a package of another project')\n"
 
 BACKEND = "module://matplotlib_inline.backend_inline"  # of a notebook
 NAMES = ("pipelines", "schemas", "clip_core")
-# Two at once where neither can hide what the other does.
+# Several at once where none can hide what another does: the statuses and tables are in files.
 SURROUNDINGS = {
     "as usual": {},
-    "closed stdout": {"shell": 'exec "$@" >&-'},
-    "closed stderr": {"shell": 'exec "$@" 2>&-'},
+    "closed stdout, TeX in plots, no home": {
+        "shell": 'exec "$@" >&-', "rc": "text.usetex: True\n", "HOME": None},
+    "closed stderr, packages of the same names, unwritable directory": {
+        "shell": 'exec "$@" 2>&-', "packages": NAMES, "cwd": "/proc"},
     "closed stdout and stderr": {"shell": 'exec "$@" >&- 2>&-'},
     "Latin-1 console, private files": {"PYTHONIOENCODING": "latin-1", "umask": 0o077},
     "ASCII console, a notebook's backend": {"PYTHONIOENCODING": "ascii", "MPLBACKEND": BACKEND},
-    "TeX in plots, no home": {"rc": "text.usetex: True\n", "HOME": None},
-    "packages of the same names, unwritable directory": {"packages": NAMES, "cwd": "/proc"},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -171,7 +171,7 @@ def test_recipe_of_another_model_is_refused(two_models, capsys):
     flags = ("--dry_run", "--preset", "clip-l14-30pct", "--model_name", "b32")
     assert filtered(two_models, *flags) == 2
     assert (
-        "expected embeddings of a ViT-L/14 for `--preset clip-l14-30pct`, the run has those of ViT-B/32"
+        "expected embeddings of a ViT-L/14 for the preset clip-l14-30pct, the run has those of ViT-B/32"
         in capsys.readouterr().err
     )
     assert filtered(two_models, *flags, "--top_fraction", "0.3") == 0

@@ -127,7 +127,7 @@ def test_scores_alone_are_refused(tmp_path, capsys, name):
     for path in (tmp_path / name / "embeddings").iterdir():
         pq.write_table(pq.read_table(path).drop_columns(["image_embedding"]), path)
     assert filtered(tmp_path, "--dry_run", "--not_near", str(tmp_path / "tests")) == 2
-    assert "embed again without `--scores_only`" in capsys.readouterr().err
+    assert "embed again without `scores_only`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cosine", ["0", "1", "-0.5", "nan"])

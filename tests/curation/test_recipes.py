@@ -162,7 +162,7 @@ def test_recipe_keeps_what_its_rule_says_and_is_refused_for_another_model(
 def test_files_that_a_recipe_needs_are_asked_for(scored, capsys, name):
     assert filtered(scored[0], "--dry_run", "--preset", name) == 2
     assert (
-        f"expected `--{PRESETS[name].needs[0]}` with `--preset {name}`" in capsys.readouterr().err
+        f"expected `--{PRESETS[name].needs[0]}` with the preset {name}" in capsys.readouterr().err
     )
     flags = flags_of(name, scored[0])[2:]
     assert filtered(scored[0], "--dry_run", "--min_similarity", "0", *flags) == 2

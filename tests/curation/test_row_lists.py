@@ -136,7 +136,7 @@ def test_what_is_no_list_is_one_sentence(tmp_path, data, told):
     with pytest.raises(RowListError, match=told) as error:
         list_rule(str(tmp_path / "l"), DROP)
     assert "\n" not in str(error.value)
-    with pytest.raises(RowListError, match="expected a list as `--keep_list`, got .*absent"):
+    with pytest.raises(RowListError, match="expected a list as `keep_list`, got .*absent"):
         list_rule(str(tmp_path / "absent"), KEEP)
 
 

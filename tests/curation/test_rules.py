@@ -111,7 +111,7 @@ def test_predicate_is_evaluated_on_the_columns_it_names(predicate, columns, expe
     ],
 )
 def test_what_is_no_predicate_is_refused_before_the_work(predicate, told):
-    with pytest.raises(PredicateError, match="--where") as refused:
+    with pytest.raises(PredicateError, match="`where`") as refused:
         sql_rule(predicate, SCHEMA)
     assert told in str(refused.value) and "\n" not in str(refused.value)
 
@@ -170,9 +170,7 @@ def test_predicate_is_one_expression(predicate):
 )
 def test_what_looks_beyond_one_row_is_refused(predicate, told):
     """It would depend on how the rows lie in files and batches."""
-    with pytest.raises(
-        PredicateError, match="expected `--where` to be an SQL predicate"
-    ) as refused:
+    with pytest.raises(PredicateError, match="expected `where` to be an SQL predicate") as refused:
         sql_rule(predicate, SCHEMA)
     assert told in str(refused.value)
 

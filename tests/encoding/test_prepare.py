@@ -53,7 +53,7 @@ def unit_chunks(unit_rows, rows=8, unit=UNIT, first=0):
     starts = range(0, max(unit_rows, 1), rows)
     for number, start in enumerate(starts):
         numbers = range(first + start, first + min(start + rows, unit_rows))
-        end = End(len(starts), unit_rows) if number == len(starts) - 1 else None
+        end = End(len(starts), unit_rows, unit_rows) if number == len(starts) - 1 else None
         yield make_chunk([make_row(n) for n in numbers], unit=unit, number=number, end=end)
 
 
@@ -243,7 +243,7 @@ def test_chunk_survives_its_coder(inputs):
     (chunk,) = unit_chunks(3)
     coder = ChunkCoder()
     again = coder.decode(coder.encode(chunk))
-    assert again.rows.equals(chunk.rows) and again.unit == UNIT and again.end == End(1, 3)
+    assert again.rows.equals(chunk.rows) and again.unit == UNIT and again.end == End(1, 3, 3)
     assert coder.estimate_size(chunk) == chunk.nbytes > chunk.rows.nbytes
 
 

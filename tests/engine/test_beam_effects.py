@@ -62,7 +62,7 @@ WORKING = {
     "--no_direct_runner_use_stacked_bundle", "--azure_connection_string", "--hdfs_host",
     "--hdfs_port", "--hdfs_user", "--s3_access_key_id", "--s3_secret_access_key",
     "--s3_session_token", "--s3_endpoint_url", "--s3_region_name", "--s3_api_version",
-    "--s3_verify", "--s3_disable_ssl",
+    "--s3_verify", "--s3_disable_ssl", "--user_agent",  # the last is a flag of the command, too
 }  # fmt: skip
 
 

@@ -149,7 +149,12 @@ def test_large_images_pass_and_larger_ones_do_not(tmp_path, kind):
     texts = [base64.b64encode(image).decode() for image in data] + [
         base64.b64encode(noise(80 << 20)).decode()
     ]
-    path = write(tmp_path, kind, texts)
+    path = tmp_path / f"m.{kind}"
+    if kind == "csv":  # the csv module takes seconds over so much
+        path.write_text("image,text\n" + "".join(f"{text},a caption\n" for text in texts))
+    else:
+        table = pa.table({"image": texts, "text": ["a caption"] * len(texts)})
+        pq.write_table(table, path, use_dictionary=False, write_statistics=False)
     found = rows_of(path, image_encoding="base64")
     assert [row.image_bytes == image for row, image in zip(found, data, strict=False)] == [True] * 3
     assert found[3].reason in (Reason.TOO_LARGE, Reason.MALFORMED_ROW)

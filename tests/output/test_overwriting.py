@@ -170,7 +170,7 @@ def test_stores_are_looked_at_as_deep(tmp_path):
     files.rm("/room", recursive=True)
     run = write_scored(tmp_path, [[{}]])
     files.put(str(run / "embeddings"), "/room/", recursive=True)
-    with pytest.raises(OutputExistsError, match="pass `--overwrite`"):
+    with pytest.raises(OutputExistsError, match="pass `overwrite`"):
         make_room("memory://room", ["embeddings"], overwrite=False)
     make_room("memory://room", ["embeddings"], overwrite=True)
     assert not files.find("/room")

@@ -83,7 +83,7 @@ def test_absent_column_is_named_with_the_remedy(tmp_path):
         list(iterate_batches(uri, ["label"]))
     table = pq.read_table(uri).drop_columns(["image_embedding"])
     pq.write_table(table, uri)
-    with pytest.raises(ScoredTablesError, match="without `--scores_only`"):
+    with pytest.raises(ScoredTablesError, match="without `scores_only`"):
         list(iterate_batches(uri, ["image_embedding"]))
 
 

@@ -99,7 +99,7 @@ def test_whole_run_is_taken(whole):
 @pytest.mark.parametrize("change, told", BREAKAGES)
 def test_what_is_missing_is_told_and_may_be_allowed(whole, change, told):
     change(whole)
-    with pytest.raises(IncompleteRunError, match="pass `--allow_incomplete`") as error:
+    with pytest.raises(IncompleteRunError, match="pass `allow_incomplete`") as error:
         open_whole(str(whole), False)
     assert told in str(error.value) and "run `embed` again" in str(error.value)
     assert open_whole(str(whole), True).embeddings

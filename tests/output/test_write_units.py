@@ -11,15 +11,22 @@ import pytest
 from helpers import make_row
 from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
-from pipelines.output import write_units
-from pipelines.output.layout import EMBEDDINGS, FINGERPRINT_KEY, REJECTS, VERSIONS_KEY, OutputLayout
+from pipelines.output import unit_writer, write_units
+from pipelines.output.layout import (
+    EMBEDDINGS,
+    FINGERPRINT_KEY,
+    REJECTS,
+    RESULT_KEY,
+    VERSIONS_KEY,
+    OutputLayout,
+)
 from pipelines.output.unit_record import NotARecordError
 from pipelines.output.unit_writer import ConservationError
 from pipelines.output.write_units import WrittenBy, _Write
 from pipelines.ownership.finished import finished_units
 from pipelines.ownership.lock import LockLostError, RunLock, check_held
 from pipelines.ownership.record import Totals, total
-from pipelines.records import End, Reject, Row, Selection, Unit, UnitResult, Vectors
+from pipelines.records import End, Reject, Row, Selection, Unit, Vectors
 from pipelines.runs.resume import ResumeError, check_resumable
 from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
 from schemas.manifest import Columns
@@ -36,7 +43,7 @@ def reject(number, reason=Reason.NOT_FOUND):
 def chunk(records, number=0, end=None, unit=UNIT, kept=()):
     """A chunk as Score hands it on; a plain number stands for a row that was embedded."""
     records = [make_row(r) if isinstance(r, int) else r for r in records]
-    made = make_chunk(records, kept, unit=unit, number=number, end=end and End(*end))
+    made = make_chunk(records, kept, unit=unit, number=number, end=end and End(*end, end[1]))
     rows = [record for record in records if isinstance(record, Row)]
     known = [[80] * len(rows), [70] * len(rows), ["00"] * len(rows)]
     arrays = [pa.array(v, f.type) for v, f in zip(known, IMAGE_FIELDS, strict=True)]
@@ -282,7 +289,8 @@ def test_foreign_file_in_the_output_is_refused(layout, tmp_path, content):
 
 def test_file_of_another_release_is_refused_in_one_sentence(layout, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(UnitResult, "to_json", lambda self: {"unit_id": "unit-0", "of_old": 1})
+        old = {RESULT_KEY: json.dumps({"unit_id": "unit-0", "of_old": 1})}
+        patch.setattr(unit_writer, "result_metadata", lambda result: old)
         whole(layout, 0)
     with pytest.raises(NotARecordError, match="was not written by `embed`"):
         finished_units(layout.root)
@@ -336,7 +344,9 @@ def test_retry_that_does_not_find_its_rows_writes_nothing(layout, tmp_path):
     before = (tmp_path / "embeddings" / "unit-0.parquet").read_bytes()
     with pytest.raises(ConservationError, match="expected 2 rows, but 1 were found in the manif"):
         retry(layout, 1, count=2)
-    with pytest.raises(ConservationError, match="3 rows before its rejects were retried, 2 after"):
+    with pytest.raises(
+        ConservationError, match="3 records before its rejects were retried, 2 after"
+    ):
         retry(layout, 1)
     assert (tmp_path / "embeddings" / "unit-0.parquet").read_bytes() == before
 

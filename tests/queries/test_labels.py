@@ -4,13 +4,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.queries.labels import labels_batch, labels_file
-from schemas.labels import LABELS_SCHEMA
+from schemas.labels import LABELLED_NAMES, LABELS_SCHEMA
 
 
 def keys(rows):
     columns = {"uid": [f"row-{n}" for n in range(rows)], "source": ["m"] * rows}
-    schema = pa.schema([LABELS_SCHEMA.field(name) for name in ("uid", "source", "source_row")])
-    return pa.RecordBatch.from_pydict(columns | {"source_row": list(range(rows))}, schema=schema)
+    columns |= {"source_row": list(range(rows)), "caption_index": [0] * rows}
+    schema = pa.schema([LABELS_SCHEMA.field(name) for name in LABELLED_NAMES])
+    return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 
 def test_likeliest_come_first_with_probabilities_over_all_labels():

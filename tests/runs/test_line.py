@@ -112,10 +112,13 @@ def test_lost_or_doubled_chunk_fails_and_nothing_of_its_unit_is_visible(
 
 
 @here_and_prism
-def test_every_runner_gives_the_same_tables(manifest, model_dir, tmp_path, runner):
+def test_every_runner_gives_the_same_tables_and_says_nothing_of_its_own(
+    manifest, model_dir, tmp_path, runner, caplog
+):
     flags = ("--rows_per_unit", "7", "--device", "cpu", "--precision", "fp32")
     assert run(manifest, tmp_path / "one", model_dir, *flags, "--batch_size", "3") == 0
     assert run(manifest, tmp_path / "two", model_dir, *flags, *RUNNERS[runner]) == 0
+    assert not caplog.messages
     columns = ["uid", "source_row", "sha256", "text"]
     one, two = (
         ds.dataset(tmp_path / name / "embeddings").to_table(columns=columns).sort_by("source_row")

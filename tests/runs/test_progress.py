@@ -17,7 +17,7 @@ def shown(monkeypatch, stream, total, done, embedded, rejects):
     tally = Tally()
     monkeypatch.setattr(progress, "TALLY", tally)
     with Progress(total, done, progress.in_this_process(), stream) as shown:
-        tally.add(embedded, {"not_found": rejects} if rejects else {})
+        tally.add(embedded + rejects, embedded, {"not_found": rejects} if rejects else {})
         tally.add_unit()
         line = shown._line()
     return line, stream.getvalue()

@@ -260,7 +260,7 @@ def test_only_the_wanted_rows_are_read_and_no_further(tmp_path):
     unit = Unit("u", str(write_jsonl(tmp_path / "d")), "jsonl", Columns(), "/", 0, ROWS, 0)
     assert [r.row.source_row for r in read_unit(unit)] == list(range(ROWS))
     table = str(tmp_path / "rows.parquet")
-    pq.write_table(pa.table({"source_row": [7, 3]}), table)
+    pq.write_table(pa.table({"source_row": [7, 3], "caption_index": [0, 0]}), table)
     some = Unit("u", unit.uri, "jsonl", Columns(), "/", 0, ROWS, 0, only=Selection((table,)))
     assert [record.row.source_row for record in read_unit(some)] == [3, 7]
 

@@ -20,6 +20,7 @@ def test_embeddings_table_has_a_field_for_each_column_in_order():
         field("uid", "STRING", "REQUIRED"),
         field("source", "STRING"),
         field("source_row", "INTEGER"),
+        field("caption_index", "INTEGER"),
         field("url", "STRING"),
         field("text", "STRING"),
         field("original_width", "INTEGER"),

@@ -20,6 +20,7 @@ def test_embeddings_columns_and_types_are_those_of_the_contract():
         ("uid", pa.string()),
         ("source", pa.string()),
         ("source_row", pa.int64()),
+        ("caption_index", pa.int64()),
         ("url", pa.string()),
         ("text", pa.string()),
         ("original_width", pa.int64()),
@@ -47,7 +48,8 @@ def test_half_precision_is_one_argument_away():
 def test_rejects_columns():
     schema = rejects_schema(fields(license=pa.string()))
     assert schema.names == [
-        "uid", "source", "source_row", "url", "text", "stage", "reason", "detail", "license",
+        "uid", "source", "source_row", "caption_index", "url", "text", "stage", "reason", "detail",
+        "license",
     ]  # fmt: skip
 
 

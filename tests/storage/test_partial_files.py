@@ -27,6 +27,9 @@ class Store:
         self.data, self.version = data, self.version + 1
         return self.version
 
+    def remove(self, uri):
+        self.data = None
+
     def version_of(self, uri):
         return self.version if self.data is not None else None
 
@@ -38,6 +41,7 @@ def publish(monkeypatch):
         monkeypatch.setattr(partial_files, "exists", lambda uri: store.data is not None)
         monkeypatch.setattr(partial_files, "put_if", store.put_if)
         monkeypatch.setattr(partial_files, "version_of", store.version_of)
+        monkeypatch.setattr(partial_files, "remove", store.remove)
         file = PartialFile(URI, "run")
         file.file.write(b"mine")
         file.publish(**settings)
@@ -73,6 +77,21 @@ def test_run_that_has_lost_the_lock_replaces_nothing(publish):
     with pytest.raises(RuntimeError, match="taken over"):
         publish(store, check=lost)
     assert store.data == b"of the second run"
+
+
+@pytest.mark.parametrize("comes", [None, b"of the second run"])
+def test_free_name_is_given_back_by_a_run_that_has_lost_the_lock(publish, comes):
+    """It looked at the lock, was slow, and finds the names of a later run's output."""
+
+    def lost():
+        if comes:
+            store.data, store.version = comes, store.version + 1
+        raise RuntimeError("another run has taken over")
+
+    store = Store()
+    with pytest.raises(RuntimeError, match="taken over"):
+        publish(store, check=lost)
+    assert store.data == comes
 
 
 def test_name_that_never_rests_is_given_up(publish):

@@ -32,6 +32,7 @@ def write_scored(
     """
     defaults = {
         "source": "/data/manifest.jsonl",
+        "caption_index": 0,
         "text": "a red circle",
         "original_width": 80,
         "original_height": 70,

@@ -1,5 +1,6 @@
 """Work for slots in tests, as light as it can be: each slot imports it anew."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -30,6 +31,9 @@ def act(item):
     elif what == "hold":
         Path(value).write_text(str(os.getpid()))
         time.sleep(600)
+    elif what == "hold with Python's lock":
+        Path(value).write_text(str(os.getpid()))
+        ctypes.PyDLL(None).sleep(600)  # no thread of Python's can run
     elif what == "environment":
         return os.environ.get(value), os.getpid(), os.getsid(0)
     return value

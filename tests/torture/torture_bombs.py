@@ -57,7 +57,7 @@ TABLES: dict[str, Callable[[], dict[str, Any]]] = {
     "ids": lambda: rows_of(uid=repeated(LONG, 60, pa.string())),
     "binary ids": lambda: rows_of(uid=repeated(LONG.encode(), 60, pa.binary())),
     "images": lambda: rows_of(image_bytes=repeated(LONG.encode(), 60, pa.binary())),
-    "plain": lambda: rows_of(text=[LONG] * 25),
+    "plain": lambda: rows_of(text=repeated(LONG, 25, pa.string()).dictionary_decode()),
     "prefixes": lambda: rows_of(text=["x" * (2 << 20)] * 250),
     "lists": lambda: rows_of(kept=one_list(60 << 20)),
 }

@@ -1,4 +1,4 @@
-"""Rows with images almost equal to a better row's: locality-sensitive hashing, then the cosine.
+"""Images almost equal to a better one: locality-sensitive hashing, then the cosine.
 
 Random hyperplanes (Charikar 2002) put vectors into buckets, several times over; only vectors that
 share a bucket are compared, by their exact cosine. What is dropped is therefore never wrong; what
@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from pipelines.curation.duplicates.exact import scores_of
+from pipelines.curation.duplicates.images import COLUMNS, Images, best_of_images
 from pipelines.curation.kept_mask import Selection
 from pipelines.output.scored_tables import embedding_matrix
 
@@ -57,22 +58,22 @@ class Hashing:
 
 
 def near_duplicates(
-    selection: Selection, embedding: str, score: str, threshold: float
+    selection: Selection, embedding: str, score: str | None, threshold: float
 ) -> np.ndarray:
-    """Returns [rows] int64: the numbers of the kept rows within a cosine of a better row.
+    """Returns [rows] int64: the numbers of the kept rows with an image near that of a better one.
 
-    Better is the higher score, then the earlier row. A better row counts even if it is itself
-    dropped, so the result does not depend on the order of the work. The vectors wait in a temporary
-    file of rows * dim * 4 bytes; memory holds some 20 bytes a row.
+    Better is the higher score of any of its rows, then the earlier one. A better one counts even if
+    it is itself dropped, so the result does not depend on the order of the work. The vectors wait
+    in a temporary file of images * dim * 4 bytes; memory holds some 40 bytes a row.
 
     Args:
-        embedding, score: columns.
+        embedding, score: columns; None where there is no score.
         threshold: cosine, in (0, 1).
     """
     if selection.rows < 2:
         return np.empty(0, np.int64)
     with tempfile.TemporaryFile() as vectors_file, tempfile.TemporaryFile() as codes_file:
-        vectors, scores, numbers = _fill(selection, embedding, score, vectors_file)
+        vectors, scores, numbers, image_of = _fill(selection, embedding, score, vectors_file)
         # Best first, so that a row is compared with those before it.
         order = np.argsort(-scores, kind="stable")
         hashing = choose_hashing(_sample(vectors), len(vectors), threshold)
@@ -81,7 +82,7 @@ def near_duplicates(
         for table in range(hashing.tables):
             for bucket in _buckets(codes[table], order):
                 _mark_worse(vectors, bucket, threshold, worse)
-        return numbers[worse]
+        return numbers[worse[image_of]]
 
 
 def choose_hashing(sample: np.ndarray, rows: int, threshold: float) -> Hashing:
@@ -106,22 +107,27 @@ def choose_hashing(sample: np.ndarray, rows: int, threshold: float) -> Hashing:
 
 
 def _fill(
-    selection: Selection, embedding: str, score: str, file: IO[bytes]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the vectors of the kept rows, on the disk, and their scores and numbers."""
-    rows, filled = selection.rows, 0
+    selection: Selection, embedding: str, score: str | None, file: IO[bytes]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the vectors of the images, on the disk, and their best scores; of the kept rows the
+    numbers, and which of the images each has."""
+    rows, filled, written = selection.rows, 0, 0
     vectors = np.empty((0, 0), np.float32)
-    scores, numbers = np.empty(rows, np.float32), np.empty(rows, np.int64)
-    for found, batch in selection.batches([embedding, score]):
-        block = embedding_matrix(batch[embedding])
-        if not filled:
-            vectors = np.memmap(file, np.float32, "w+", shape=(rows, block.shape[1]))
+    scores = np.empty(rows, np.float32)
+    numbers, firsts = np.empty(rows, np.int64), np.empty(rows, np.int64)
+    images = Images()
+    for found, batch in selection.batches([embedding, *COLUMNS, *([score] if score else [])]):
         part = slice(filled, filled + len(found))
-        vectors[part] = block
-        numbers[part] = found
-        scores[part] = scores_of(batch[score])
+        numbers[part], firsts[part] = found, images.of_rows(found, batch)
+        scores[part] = scores_of(batch, score)
         filled += len(found)
-    return vectors, scores, numbers
+        block = embedding_matrix(batch[embedding])[firsts[part] == found]
+        if not written:
+            vectors = np.memmap(file, np.float32, "w+", shape=(rows, block.shape[1]))
+        vectors[written : written + len(block)] = block
+        written += len(block)
+    best, image_of = best_of_images(firsts, scores)
+    return vectors[:written], best, numbers, image_of
 
 
 def _sample(vectors: np.ndarray) -> np.ndarray:

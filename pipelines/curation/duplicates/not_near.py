@@ -61,8 +61,8 @@ def not_near_rule(tables: ScoredTables, other: ScoredTables, cosine: float) -> R
         other = other.of_model(chosen)
     except ScoredTablesError:
         raise ScoredTablesError(
-            f"expected `--not_near` a run of the model that is filtered, got {redact(other.root)!r}"
-            f", which has models {', '.join(names)}; choose one of them with `--model_name`"
+            f"expected `not_near` a run of the model that is filtered, got {redact(other.root)!r}"
+            f", which has models {', '.join(names)}; choose one of them with `model_name`"
         ) from None
     own, column = (run.column("image_embedding") for run in (tables, other))
     for run, name in ((tables, own), (other, column)):
@@ -124,13 +124,13 @@ def _check_same_model(tables: ScoredTables, other: ScoredTables) -> None:
     )
     if own != others:
         raise ScoredTablesError(
-            f"expected `--not_near` a run of the model that is filtered, with vectors of {own} "
+            f"expected `not_near` a run of the model that is filtered, with vectors of {own} "
             f"numbers, got {others} in {redact(other.root)!r}; embed it with that model"
         )
     for name in COMPARED:
         expected, got = (run.model_fingerprint.get(name) for run in (tables, other))
         if None not in (expected, got) and expected != got:
             raise ScoredTablesError(
-                f"expected `--not_near` a run of the model that is filtered, with {name} "
+                f"expected `not_near` a run of the model that is filtered, with {name} "
                 f"{expected!r}, got {got!r} in {redact(other.root)!r}; embed it with that model"
             )

@@ -14,11 +14,12 @@ from pipelines.engine.slots.work import Work
 
 @contextmanager
 def started(
-    choice: EngineChoice, work: Work, gpus: Sequence[str] = ()
+    choice: EngineChoice, work: Work, tasks: int, gpus: Sequence[str] = ()
 ) -> Iterator[tuple[Engine, Share]]:
     """Gives the engine and what its slots have, and ends it after the block.
 
     Args:
+        tasks: how many there are; more slots would have nothing to do.
         gpus: of this machine that the work may use; empty if it uses none.
 
     Raises:
@@ -27,9 +28,9 @@ def started(
     if choice.name == RAY:
         from pipelines.engine.slots.ray_actors import ray_engine
 
-        with ray_engine(choice, work, bool(gpus)) as engine:
+        with ray_engine(choice, work, tasks, bool(gpus)) as engine:
             yield engine
     else:
-        slots = choice.slots or len(gpus) or 1
+        slots = min(choice.slots or len(gpus) or 1, tasks)
         share = Share(slots, max(1, usable_cores() // slots))
         yield Processes(work, share.cores, tuple(gpus)), share

@@ -40,10 +40,13 @@ _ENVIRONMENT = (
 
 
 @contextmanager
-def ray_engine(choice: EngineChoice, work: Work, on_gpus: bool) -> Iterator[tuple[Actors, Share]]:
+def ray_engine(
+    choice: EngineChoice, work: Work, tasks: int, on_gpus: bool
+) -> Iterator[tuple[Actors, Share]]:
     """Attaches to a cluster, or starts one on this machine, for the time of the block.
 
     Args:
+        tasks: how many there are; more slots would have nothing to do.
         on_gpus: whether each slot needs one.
 
     Raises:
@@ -54,7 +57,7 @@ def ray_engine(choice: EngineChoice, work: Work, on_gpus: bool) -> Iterator[tupl
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray prints "(raylet) ..."
         _connect(ray, choice.ray_address)
         try:
-            share = _share(ray, choice, on_gpus)
+            share = _share(ray, choice, tasks, on_gpus)
             # Where nodes are this machine, modules are found where this process finds them.
             paths = tuple(sys.path) if choice.ray_address is None else ()
             yield Actors(ray, work, share.cores, on_gpus, paths), share
@@ -82,11 +85,11 @@ def _connect(ray: Any, address: str | None) -> None:
         ) from error
 
 
-def _share(ray: Any, choice: EngineChoice, on_gpus: bool) -> Share:
-    """Decides how many slots a cluster gets: one a GPU, else one a node."""
+def _share(ray: Any, choice: EngineChoice, tasks: int, on_gpus: bool) -> Share:
+    """Decides how many slots a cluster gets: one a GPU, else one a node, and none in vain."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes)) if on_gpus else 0
-    slots = choice.slots or gpus or len(nodes)
+    slots = min(choice.slots or gpus or len(nodes), tasks)
     cores = sum(node.get("CPU", 0) for node in nodes) // slots
     largest = max((node.get("CPU", 0) for node in nodes), default=1)
     return Share(slots, int(max(1, min(cores, largest))))

@@ -16,20 +16,30 @@ from schemas.manifest import (
     UID_NAMES,
     ColumnOverrides,
     Columns,
+    check_unread,
 )
+from schemas.pairs import IMAGES
 
 
 def columns_of(overrides: ColumnOverrides) -> Columns:
     """Returns where a sample's fields are: what a flag names is an extension or a field of json
-    (of an image, base64 text), and the rest is recognised in each sample."""
+    (of an image, base64 text), and the rest is recognised in each sample.
+
+    Raises:
+        ManifestError: if a flag names what is not read.
+    """
+    check_unread(overrides)
     named = {"uid": overrides.uid, "image_bytes": overrides.image, "text": overrides.text}
     given: dict[str, Any] = {column: name for column, name in named.items() if name is not None}
+    if overrides.pairs == IMAGES:
+        given["text"] = None
     return replace(COLUMNS, kept=overrides.kept, **overrides.dialect(), **given)
 
 
 def text_fields(columns: Columns) -> set[str]:
     """Returns the fields that are texts, beside the json."""
-    return {"txt", str(columns.text).lower(), str(columns.uid).lower()}
+    captions = {"txt", columns.text.lower()} if columns.text else set()
+    return {*captions, str(columns.uid).lower()}
 
 
 def values_of(found: Mapping[str, bytes], uid: str, columns: Columns) -> dict[str, Any]:
@@ -48,7 +58,8 @@ def values_of(found: Mapping[str, bytes], uid: str, columns: Columns) -> dict[st
     values: dict[str, Any] = {name: _plain(about.get(name)) for name in columns.kept}
     own = None if columns.uid == COLUMNS.uid else _named(str(columns.uid), found, about)
     values[str(columns.uid)] = own or _first(about, UID_NAMES) or uid
-    values[str(columns.text)] = _caption(columns, found, about)
+    if columns.text is not None:
+        values[columns.text] = _caption(columns, found, about)
     # img2dataset takes the hash of the image that it then resizes.
     is_resized = STATUS_NAME in about and ERROR_NAME in about
     values[str(columns.sha256)] = None if is_resized else about.get("sha256")
@@ -71,10 +82,11 @@ def _named(column: str, found: Mapping[str, bytes], about: dict[str, Any]) -> An
 
 
 def _first(about: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """Returns the first of json's fields that holds something; a blank text is nothing."""
+    """Returns the first of json's fields that holds something, which a blank text does not, nor a
+    list of nothing."""
     values = (about.get(name) for name in names)
     found = (v.strip() and v if isinstance(v, str) else v for v in values)
-    return next((value for value in found if value not in (None, "")), None)
+    return next((value for value in found if value not in (None, "", [])), None)
 
 
 def _plain(value: Any) -> str | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pipelines.manifests.tars.members import Member
 from pipelines.storage.foreign_names import escaped
 from schemas.manifest import LAST_DOT, Columns
+from schemas.pairs import TEXTS
 
 IMAGE_FIELDS = (
     *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"),
@@ -46,7 +47,10 @@ class Sample(NamedTuple):
     apart: str | None = None
 
     def image_field(self, columns: Columns) -> str | None:
-        """Returns the field that is the image; a sample may have others, which are not read."""
+        """Returns the field that is the image, if it is read; a sample may have others, which are
+        not."""
+        if columns.pairs == TEXTS:
+            return None
         own = columns.image_bytes != COLUMNS.image_bytes
         fields = (str(columns.image_bytes).lower(),) if own else IMAGE_FIELDS
         return next((field for field in fields if field in self.members), None)

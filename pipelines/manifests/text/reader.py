@@ -183,8 +183,9 @@ def _rows(unit: Unit, numbers: range, wanted: Collection[int] | None = None) -> 
         records = open_records(file, unit.format, unit.uri, unit.columns)
         header = _header_fields(records, unit.uri, unit.format, unit.columns)
         names = [field.name for field in header]
-        images = (unit.columns.image_uri, unit.columns.image_bytes)  # may be lists of one
-        as_text = tuple(name for name in unit.columns.kept if name not in images)
+        columns = unit.columns
+        lists = (columns.image_uri, columns.image_bytes, columns.text)  # which these may be
+        as_text = tuple(name for name in columns.kept if name not in lists)
         records.skip_to(unit.offset or 0, seekable=not is_compressed(unit.uri))
         for number in numbers:
             record = _next_record(records)

@@ -17,6 +17,7 @@ NOT_UTF8 = (
     "the row is not valid UTF-8; convert the manifest, for example with "
     "`iconv -f latin1 -t utf-8` if that is what it is"
 )
+_LOOKED_INTO = 8  # values of a list
 _NAMED_BY = 1000  # records of a JSONL file whose keys count as its columns
 
 
@@ -102,4 +103,6 @@ def _json_type(value: Any) -> pa.DataType:
         return pa.bool_()
     if isinstance(value, int):
         return pa.int64() if -(2**63) <= value < 2**63 else pa.string()
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value[:_LOOKED_INTO]):
+        return pa.list_(pa.struct([]))  # neither of images nor of captions
     return pa.float64() if isinstance(value, float) else pa.string()

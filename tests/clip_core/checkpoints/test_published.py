@@ -67,6 +67,15 @@ def test_interrupted_download_is_resumed(server, tmp_path, partial):
     assert server.asked == [f"bytes={HALF}-"]
 
 
+def test_download_has_an_end_and_goes_on_next_time(server, tmp_path, partial, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(published, "_TOTAL_S", -1.0)
+        with pytest.raises(CheckpointError, match="within .* min.*; run again to resume"):
+            load(tmp_path)
+    assert partial.read_bytes() == MODEL[: partial.stat().st_size] != b""
+    assert load(tmp_path) == MODEL
+
+
 def test_server_without_ranges_sends_it_anew(server, tmp_path, partial):
     server.knows_ranges = False
     partial.write_bytes(b"?" * HALF)

@@ -1,5 +1,7 @@
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +120,23 @@ def test_legacy_pickle_is_read_by_the_restricted_unpickler(model_dir, tmp_path, 
     torch.save(state, path, _use_new_zipfile_serialization=not old)
     model = clip_core.load(str(path), activation="gelu", vocab=str(model_dir / "merges.txt"))
     assert torch.equal(model.clip.text_projection, state["text_projection"])
+
+
+def file_behind(tensor):
+    """Returns the file that the memory of a tensor is mapped from, or None."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        bounds, *_, name = line.split(maxsplit=5)
+        low, high = (int(bound, 16) for bound in bounds.split("-"))
+        if low <= tensor.data_ptr() < high:
+            return Path(name) if name.startswith("/") else None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for Linux")
+@pytest.mark.parametrize("name", [WEIGHTS, "weights.pt"])
+def test_weights_of_full_precision_are_mapped_for_all_processes_of_a_machine(model, name):
+    torch.save(load_file(model / WEIGHTS), model / "weights.pt")
+    found = clip_core.load(str(model / name)).clip.token_embedding.weight
+    assert file_behind(found) == model / name
 
 
 def test_query_key_value_are_stacked_in_this_order():

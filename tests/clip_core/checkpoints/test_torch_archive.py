@@ -115,6 +115,16 @@ def test_flipped_bit_in_a_storage_is_noticed(archive):
         read_archive(archive)["inner.weight"].load()
 
 
+def test_compressed_storages_are_read_as_well(archive, tmp_path):
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(archive) as stored, zipfile.ZipFile(packed, "w") as file:
+        for member in stored.infolist():
+            kind = zipfile.ZIP_DEFLATED if "/data/" in member.filename else zipfile.ZIP_STORED
+            file.writestr(member.filename, stored.read(member), kind)
+    weight = read_archive(packed)["inner.weight"].load()
+    assert torch.equal(weight, torch.arange(6.0).view(2, 3))
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_cut_archive_is_no_archive(archive, share):
     data = archive.read_bytes()

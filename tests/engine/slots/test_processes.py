@@ -11,6 +11,8 @@ import pytest
 
 from bench.launched import is_alive
 from helpers import ROOT
+from pipelines.engine.slots import engines
+from pipelines.engine.slots.choice import EngineChoice, Share
 from pipelines.engine.slots.messages import Dead, Task
 from pipelines.engine.slots.processes import Processes
 from pipelines.engine.slots.supervisor import Patience, SlotsFailedError, Supervisor
@@ -38,6 +40,22 @@ def test_each_slot_has_its_gpu_and_a_session_of_its_own():
     found = run([("environment", "CUDA_VISIBLE_DEVICES")] * 6, gpus=("3", "5"))
     assert {gpu for gpu, _, _ in found} <= {"3", "5"}
     assert all(process == session != os.getpid() for _, process, session in found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tasks", "gpus", "share"),
+    [
+        (5, 2, (), Share(2, 3)),  # no slot without a task, and none with less than it could have
+        (None, 9, (), Share(1, 6)),
+        (None, 9, ("3", "5"), Share(2, 3)),
+        (8, 9, (), Share(8, 1)),
+    ],
+)
+def test_slots_share_the_cores_and_none_is_idle(asked, tasks, gpus, share, monkeypatch):
+    monkeypatch.setattr(engines, "usable_cores", lambda: 6)
+    choice = EngineChoice("processes", asked)
+    with engines.started(choice, EachItem(act, describe), tasks, gpus) as (engine, found):
+        assert found == share and engine.cores == share.cores
 
 
 def test_death_is_told_with_the_last_line_that_it_said():
@@ -69,22 +87,23 @@ def is_gone(process, within):
 
 LAUNCHER = """
 import sys
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[3:]
 from pipelines.engine.slots.messages import Task
 from pipelines.engine.slots.processes import Processes
 from pipelines.engine.slots.supervisor import Supervisor
 from pipelines.engine.slots.work import EachItem
 from slot_work import act, describe
-work = [Task((("item", ("hold", sys.argv[1])),))]
+work = [Task((("item", (sys.argv[2], sys.argv[1])),))]
 Supervisor(Processes(EachItem(act, describe), 1), 1, work, print).run()
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for Linux")
-def test_slots_end_with_their_launcher(tmp_path):
+@pytest.mark.parametrize("how", ["hold", "hold with Python's lock"])
+def test_slots_end_with_their_launcher(tmp_path, how):
     held = tmp_path / "held"
     support = [str(ROOT / "tests" / "support"), str(ROOT)]
-    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(held), *support])
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(held), how, *support])
     slot = wait_for(held)
     for number in (signal.SIGTERM, signal.SIGINT):  # the launcher decides, and not a whole group
         os.kill(slot, number)
@@ -94,10 +113,11 @@ def test_slots_end_with_their_launcher(tmp_path):
     assert is_gone(slot, within=5)
 
 
-def test_slot_that_hangs_is_ended():
+@pytest.mark.parametrize("how", ["hold", "hold with Python's lock"])
+def test_slot_that_hangs_is_ended(how):
     patience = Patience(report=0.2, kill=0.5)
     with pytest.raises(SlotsFailedError, match="finished nothing for"):
-        run([("hold", os.devnull)], slots=1, patience=patience)
+        run([(how, os.devnull)], slots=1, patience=patience)
 
 
 def test_messages_to_a_dead_slot_are_dropped():

@@ -29,7 +29,7 @@ def test_items_are_done_by_actors_even_if_one_dies(tmp_path, monkeypatch, capsys
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("SECRET_OF_MINE", "hush")
     choice = EngineChoice("ray", 2)
-    with started(choice, EachItem(act, describe)) as (engine, share):
+    with started(choice, EachItem(act, describe), 9) as (engine, share):
         assert share.slots == 2 and share.cores >= 1
         items = [("value", 1), ("die once", str(tmp_path / "dead")), ("value", 3)]
         items += [("environment", "OMP_NUM_THREADS"), ("value", 5)]
@@ -45,6 +45,6 @@ def test_cluster_that_is_not_there_is_one_sentence():
     choice = EngineChoice("ray", 1, "127.0.0.1:1")
     with (
         pytest.raises(OSError, match="no Ray cluster can be used at 127.0.0.1:1"),
-        started(choice, EachItem(act, describe)),
+        started(choice, EachItem(act, describe), 1),
     ):
         pass

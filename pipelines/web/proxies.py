@@ -1,0 +1,56 @@
+"""Which proxy a request goes through, as the operator says."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from pipelines.web.settings import ENVIRONMENT
+from pipelines.web.urls import HTTP_SCHEMES, Url
+
+
+def proxy_for(setting: str | None, url: Url) -> str | None:
+    """Returns the proxy of a URL, or None where its host is asked itself."""
+    if setting != ENVIRONMENT:
+        return setting
+    if proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    named = getproxies()
+    return named.get(url.scheme) or named.get("all")
+
+
+def check_proxy(setting: str | None) -> None:
+    """Refuses a proxy that cannot be gone through.
+
+    Raises:
+        ValueError: says what is expected.
+    """
+    if setting is None:
+        return
+    named = [setting] if setting != ENVIRONMENT else [getproxies().get(n) for n in _NAMES]
+    for proxy in filter(None, named):
+        try:
+            parts = urlsplit(proxy)
+            good = parts.scheme in HTTP_SCHEMES and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(
+                "`http_proxy` takes `environment`, or a proxy as http://host:port; got one of "
+                f"another form{' in the environment' if setting == ENVIRONMENT else ''}"
+            )
+
+
+def unused_proxy(setting: str | None) -> str | None:
+    """Says that the environment names a proxy that is not used; None where there is none."""
+    names = [name for name in _NAMES if getproxies().get(name)] if setting is None else []
+    if not names:
+        return None
+    return (
+        f"the environment names a proxy ({', '.join(f'{name}_proxy' for name in names)}), which is "
+        "not used for images; pass `--http_proxy environment` if it is the way out, and it then "
+        "decides what may be reached"
+    )
+
+
+_NAMES = (*HTTP_SCHEMES, "all")

@@ -1,0 +1,121 @@
+"""Hosts that take no connection, say nothing, drip, or ask to be asked less."""
+
+import asyncio
+import dataclasses
+import threading
+
+import pytest
+
+from asking import fetch_all
+from pipelines.object_stores.client import Client
+from pipelines.web.faults import WebFault
+from pipelines.web.fetching import Allowed, Web
+from pipelines.web.settings import Bounds, WebSettings
+from web_server import dead_host
+
+pytestmark = pytest.mark.usefixtures("loopback_allowed")
+QUICK = Bounds(connect_s=0.3, last_connect_s=0.2, silent_s=5, later_s=20, backoff_s=0.01)
+SILENT = dataclasses.replace(QUICK, silent_s=0.3)
+
+
+@pytest.fixture
+def web():
+    """Returns what fetches several images side by side, through one web."""
+    client = Client(64)
+    waits = []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+        await asyncio.sleep(min(seconds, 0.01))
+
+    def fetched(urls, bounds=QUICK):
+        one = Web(WebSettings(bounds=bounds), 64, sleep=sleep)
+        roots = tuple({url.rpartition("/")[0] + "/" for url in urls})
+        found = fetch_all(client, Allowed(one, roots), urls)
+        return [one if isinstance(one, BaseException) else one.data for one in found]
+
+    fetched.waits = waits
+    yield fetched
+    client.close()
+
+
+def test_images_of_a_dead_host_are_put_back_tried_once_more_and_rejected(server, web):
+    with dead_host() as port:
+        dead = [f"http://127.0.0.1:{port}/{n}.png" for n in range(40)]
+        good = [f"{server.root}a.png?{n}" for n in range(40)]
+        found = web(dead + good)
+    assert found[40:] == [b"image"] * 40
+    said = [str(fault) for fault in found[:40]]
+    assert all(isinstance(fault, WebFault) for fault in found[:40])
+    assert all("127.0.0.1: no connection within 0.2 s, also when it was tried" in s for s in said)
+
+
+def test_host_that_comes_back_gives_its_images_at_the_end(server, web):
+    """It says nothing to what is asked first."""
+    left, lock = [3], threading.Lock()
+
+    def hang(handler):
+        handler.rfile.read(1)  # until the reader hangs up
+
+    def answer(handler):
+        with lock:
+            left[0] -= 1
+        if left[0] >= 0:
+            hang(handler)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage")
+
+    server.raw["/x"] = answer
+    assert web([f"{server.root}x?{n}" for n in range(20)], SILENT) == [b"image"] * 20
+
+
+def test_drip_is_given_up_and_tried_once_more(server, web):
+    """Each byte comes in time, the whole never does."""
+
+    def drip(handler):
+        for _ in range(500):
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+            if handler.server.ended.wait(0.02):
+                return
+
+    server.answers["/x"] = (200, {"Content-Length": "5000"}, drip)
+    (fault,) = web([server.root + "x"], SILENT)
+    assert "127.0.0.1: the image stalled" in str(fault) and "at the end" in str(fault)
+    assert len(server.hits) == 2
+
+
+def test_whole_request_has_an_end(server, web):
+    def slow(handler):
+        while not handler.server.ended.wait(0.005):
+            handler.wfile.write(b"x" * 2000)
+
+    server.answers["/x"] = (200, {"Content-Length": "1000000"}, slow)
+    (fault,) = web([server.root + "x"], dataclasses.replace(QUICK, whole_s=0.2))
+    assert "not there within 0.2 s" in str(fault)
+
+
+def test_host_that_says_when_is_asked_then(server, web):
+    busy = {"Retry-After": "Sun, 06 Nov 1994 08:49:44 GMT", "Date": "Sun, 06 Nov 1994 08:49:37 GMT"}
+    server.answers["/x"] = [
+        (429, busy, b""),
+        (503, {"Retry-After": "9"}, b""),
+        (500, {}, b""),
+        (200, {}, b"image"),
+    ]
+    assert web([server.root + "x"]) == [b"image"]
+    assert web.waits[:2] == [7.0, 9.0] and web.waits[2] < 1
+
+
+def test_images_that_are_throttled_are_not_rejected(server, web):
+    """Every second request is refused, ten times as often as an image is tried otherwise."""
+    lock, count = threading.Lock(), [0]
+
+    def answer(handler):
+        with lock:
+            count[0] += 1
+            refused = count[0] % 2
+        status = b"429 Too Many Requests" if refused else b"200 OK"
+        handler.wfile.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nimage")
+
+    server.raw["/x"] = answer
+    assert web([f"{server.root}x?{n}" for n in range(100)]) == [b"image"] * 100
