@@ -90,8 +90,9 @@ def ray(bench: Bench) -> None:
         flags = ("--engine", "ray", "--slots", "3", "--ray_address", cluster.address, *ON_CPU)
         launch = bench.launch("ray", *flags)
         launch.wait_for_units(bench.units // 2)
+        working = next(iter(cluster.worker_nodes))  # each of the three holds a slot
         cluster.add_node(num_cpus=1)
-        cluster.remove_node(sorted(cluster.worker_nodes, key=id)[0], allow_graceful=False)
+        cluster.remove_node(working, allow_graceful=False)
         bench.report("ray", [launch], "; of three nodes one was killed, one added")
 
 
