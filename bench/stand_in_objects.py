@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import zlib
@@ -11,6 +10,8 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 import google_crc32c
+
+from bench.stand_in_uploads import Uploads, content_of, in_base64
 
 _JSON, _UPLOAD = "/storage/v1/b/", "/upload"
 _WHEN = "2026-01-01T00:00:00.000Z"
@@ -95,17 +96,16 @@ class Objects:
 
     def __init__(self) -> None:
         self._found: dict[str, Answer] = {}
-        self._parts: dict[str, dict[int, bytes]] = {}
-        self._uploads = 0
+        self._uploads = Uploads(self)
         self._written = 0
 
-    def put(self, path: str, body: bytes, headers: str = "") -> None:
+    def put(self, path: str, body: bytes, headers: str = "", etag: str = "") -> None:
         """Keeps an object."""
-        crc = base64.b64encode(google_crc32c.Checksum(body).digest()).decode()
-        crc32 = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
+        crc = in_base64(google_crc32c.Checksum(body).digest())
+        crc32 = in_base64(zlib.crc32(body).to_bytes(4, "big"))
         self._written += 1
         head = (
-            f'ETag: "{hashlib.md5(body).hexdigest()}"\r\nContent-Type: image/jpeg\r\n'
+            f'ETag: "{etag or hashlib.md5(body).hexdigest()}"\r\nContent-Type: image/jpeg\r\n'
             f"x-goog-hash: crc32c={crc}\r\nx-goog-generation: {self._written}\r\n"
             f"x-amz-checksum-crc32: {crc32}\r\n"
             f"Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n{headers}"
@@ -128,7 +128,9 @@ class Objects:
                 return self._listing(request, request.path.strip("/"))
             return self._read(request, request.path)
         if request.method == "DELETE":
-            self._found.pop(request.path, None)
+            self._uploads.end(request.query.get("uploadId", ""))
+            if not request.query:
+                self._found.pop(request.path, None)
             return Answer(_head(204, 0), b"")
         if request.method == "POST":
             return self._post(request)
@@ -157,33 +159,36 @@ class Objects:
 
     def _put(self, request: Request) -> Answer:
         if "partNumber" in request.query:
-            parts = self._parts[request.query["uploadId"]]
-            parts[int(request.query["partNumber"])] = request.body
-            return Answer(_head(200, 0, 'ETag: "0"\r\n'), b"")
+            etag = self._uploads.part(request)
+            return answered(200, f'ETag: "{etag}"\r\n') if etag else refusal("404", request)
+        if conflict := self._conflict(request):
+            return conflict
+        if request.path.count("/") > 1:
+            self.put(request.path, request.body)
+        return answered(200, f'ETag: "{hashlib.md5(request.body).hexdigest()}"\r\n')
+
+    def _conflict(self, request: Request) -> Answer | None:
+        """Returns the refusal of what is to be written on a condition that is not met."""
         found, match = self._found.get(request.path), request.header("if-match").encode()
         if match and not found:
             return refusal("404", request)
         if found and (request.header("if-none-match") or match not in found.head):
             return refusal("412", request)
-        if request.path.count("/") > 1:
-            self.put(request.path, request.body)
-        etag = hashlib.md5(request.body).hexdigest()
-        return Answer(_head(200, 0, f'ETag: "{etag}"\r\n'), b"")
+        return None
 
     def _post(self, request: Request) -> Answer:
         """Begins and ends uploads in parts, and deletes several."""
         if "uploads" in request.query:
-            self._uploads += 1
-            name = str(self._uploads)
-            self._parts[name] = {}
-            return _xml(f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId>"
-                        "</InitiateMultipartUploadResult>")  # fmt: skip
+            return _xml(f"<InitiateMultipartUploadResult><UploadId>{self._uploads.begin()}"
+                        "</UploadId></InitiateMultipartUploadResult>")  # fmt: skip
         if "uploadId" in request.query:
-            if request.header("if-none-match") and request.path in self._found:
-                return refusal("412", request)
-            parts = self._parts.pop(request.query["uploadId"])
-            self.put(request.path, b"".join(parts[number] for number in sorted(parts)))
-            return _xml('<CompleteMultipartUploadResult><ETag>"0"</ETag>'
+            whole = self._uploads.whole(request)
+            refused = refusal("404", request) if whole is None else self._conflict(request)
+            if whole is None or refused is not None:
+                return refused or refusal("404", request)
+            self._uploads.end(request.query["uploadId"])
+            self.put(request.path, whole[0], etag=whole[1])
+            return _xml(f'<CompleteMultipartUploadResult><ETag>"{whole[1]}"</ETag>'
                         "</CompleteMultipartUploadResult>")  # fmt: skip
         for key in request.body.decode().split("<Key>")[1:]:
             self._found.pop(f"{request.path.rstrip('/')}/{key.partition('</Key>')[0]}", None)
@@ -229,20 +234,23 @@ class Objects:
         return _said(self._about(bucket, key)) if path in self._found else refusal("404", request)
 
     def _upload(self, request: Request, bucket: str) -> Answer:
+        if request.query.get("uploadType") == "resumable":
+            return self._uploads.resume(request, f"/{bucket}/{request.query['name']}")
         boundary = request.header("content-type").partition("boundary=")[2].strip('"').encode()
         if boundary:
-            _, about, content = request.body.split(b"--" + boundary)[:3]
-            key = json.loads(about.partition(b"\n\n")[2] or about.partition(b"\r\n\r\n")[2])["name"]
-            body = content.partition(b"\n\n")[2] or content.partition(b"\r\n\r\n")[2]
-            body = body.removesuffix(b"\n")
+            told, body = content_of(request.body, boundary)
+            key = json.loads(told)["name"]
         else:
             key, body = request.query["name"], request.body
-        found = self._found.get(f"/{bucket}/{key}")
-        wanted = request.query.get("ifGenerationMatch")
+        return self.put_json(request, f"/{bucket}/{key}", body)
+
+    def put_json(self, request: Request, path: str, body: bytes) -> Answer:
+        """Keeps an object if the condition of a request to GCS is met, and tells of it."""
+        found, wanted = self._found.get(path), request.query.get("ifGenerationMatch")
         if wanted is not None and wanted != (_generation(found) if found else "0"):
             return refusal("412", request)
-        self.put(f"/{bucket}/{key}", body)
-        return _said(self._about(bucket, key))
+        self.put(path, body)
+        return _said(self._about(*path[1:].split("/", 1)))
 
     def _about(self, bucket: str, key: str) -> dict[str, str]:
         found = self._found[f"/{bucket}/{key}"]
@@ -263,6 +271,11 @@ def refusal(status: str, request: Request, retry_after: str | None = None) -> An
         body = json.dumps({"error": {"code": number, "message": code}}).encode()
     told = f"Retry-After: {retry_after}\r\n" if retry_after is not None else ""
     return Answer(_head(number, len(body), told), b"" if request.method == "HEAD" else body)
+
+
+def answered(status: int, headers: str = "") -> Answer:
+    """Returns an answer without a body."""
+    return Answer(_head(status, 0, headers), b"")
 
 
 def _generation(found: Answer) -> str:

@@ -31,6 +31,7 @@ from pipelines.encoding import handler
 from pipelines.samples.scenes import random_scene, render, scene_rng, to_jpeg
 
 DISTINCT = 200
+ROWS_PER_UNIT = 10_000
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "stand-in", "AWS_SECRET_ACCESS_KEY": "stand-in",
     "AWS_DEFAULT_REGION": "us-east-1", "NO_GCE_CHECK": "true",
@@ -115,7 +116,13 @@ def _marks() -> Iterator[list[tuple[float, float, int]]]:
         handler.encode_rows = encode
 
 
-def run(manifest: str, output: str, store: StandInProcess, settings: dict[str, Any]) -> Figures:
+def run(
+    manifest: str,
+    output: str,
+    store: StandInProcess,
+    settings: dict[str, Any],
+    rows_per_unit: int = ROWS_PER_UNIT,
+) -> Figures:
     """Embeds once.
 
     Raises:
@@ -123,6 +130,7 @@ def run(manifest: str, output: str, store: StandInProcess, settings: dict[str, A
     """
     store.set(**settings)
     argv = ["--manifest", manifest, "--output", output, "--model", "tiny", "--overwrite"]
+    argv += ["--rows_per_unit", str(rows_per_unit)]
     told = io.StringIO()
     with _marks() as marks, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
         failed = embed.main([*argv, "--scores_only"])
@@ -137,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints a table."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--rows", type=int, default=6000)
+    flags.add_argument("--rows_per_unit", type=int, default=ROWS_PER_UNIT)
     flags.add_argument("--rounds", type=int, default=3)
     flags.add_argument("--latency", type=float, default=0.05, metavar="SECONDS")
     flags.add_argument("--large", action="store_true", help="web images instead of small ones")
@@ -161,8 +170,9 @@ def _measure(root: Path, store: StandInProcess, options: argparse.Namespace) -> 
     settings = {"latency": options.latency, **options.settings}
     bucket = f"{options.scheme}://bucket"
     for number in range(options.rounds + 1):
-        here = run(f"{root}/bucket/data/manifest.jsonl", f"{root}/out", store, {})
-        away = run(f"{bucket}/data/manifest.jsonl", f"{bucket}/out", store, settings)
+        step = options.rows_per_unit
+        here = run(f"{root}/bucket/data/manifest.jsonl", f"{root}/out", store, {}, step)
+        away = run(f"{bucket}/data/manifest.jsonl", f"{bucket}/out", store, settings, step)
         if number:  # the first one warms up
             disk.append(here)
             there.append(away)

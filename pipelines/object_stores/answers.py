@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -52,11 +52,13 @@ class Got(NamedTuple):
     Attributes:
         version: changes with the object; "" where the store does not tell.
         size: of the whole object, in bytes.
+        headers: of the answer to what was written.
     """
 
     data: bytes
     version: str
     size: int = 0
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,45 @@ class Meaning(Enum):
     REFUSED = auto()  # for good
 
 
+ANY = "any"  # version that may be replaced
+
+
+class Upload(Protocol):
+    """An object that is written in parts.
+
+    Attributes:
+        is_in_order: whether each part must be there before the next is sent.
+    """
+
+    is_in_order: bool
+
+    async def begin(self) -> Request:
+        """Returns the request that begins it."""
+
+    def begun(self, got: Got) -> None:
+        """Takes up what was told of that."""
+
+    async def part(self, number: int, start: int, body: bytes) -> Request:
+        """Returns the request that sends a part.
+
+        Args:
+            number: from 1.
+            start: byte of the object that it begins with.
+        """
+
+    def noted(self, number: int, got: Got) -> int | None:
+        """Takes up what was told of a part; returns where the next one begins, or None."""
+
+    async def finish(self) -> Request:
+        """Returns the request that makes an object of the parts, where the last does not do it."""
+
+    def made(self, got: Got) -> bool:
+        """Tells by what was told of it whether the object is there, and is this one."""
+
+    async def abort(self) -> Request:
+        """Returns the request that removes the parts."""
+
+
 class Store(Protocol):
     """One bucket: how it is asked, and how it answers."""
 
@@ -110,10 +151,19 @@ class Store(Protocol):
         """Returns the request that writes an object.
 
         Args:
-            match: the version that it must have until then; None if there must be none.
+            match: the version that it must have until then; None if there must be none, `ANY`
+                whatever there is.
 
         Raises:
             StoreFault: if there are no credentials.
+        """
+
+    def upload(self, key: str, size: int, match: str | None) -> Upload:
+        """Returns an upload in parts.
+
+        Args:
+            size: of the object, in bytes.
+            match: as `put` has it.
         """
 
     def version(self, answer: Answer) -> str:
@@ -179,7 +229,7 @@ class Wanted:
     Attributes:
         order: the smaller, the sooner.
         still: tells whether anybody wants it yet.
-        put: what is to be written in its place, and what version must be there until then.
+        ask: makes another request about it than for its bytes, such as what writes it.
         span: the part of it that is wanted; None for all of it.
     """
 
@@ -188,7 +238,7 @@ class Wanted:
     max_bytes: int
     order: int
     still: Callable[[], bool]
-    put: tuple[bytes, str | None] | None = None
+    ask: Callable[[], Awaitable[Request]] | None = None
     span: Span | None = None
 
 

@@ -114,6 +114,10 @@ class Attempts:
                 host.slots.give_back(1)
             await self._wait(trial, host, again)
 
+    def give_back(self, got: Got) -> None:
+        """Lets as many bytes of others come as an object has."""
+        self._bodies.give_back(len(got.data))
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._transport.close()
@@ -141,15 +145,12 @@ class Attempts:
                     continue
             got = self._got(wanted, host, answer, meaning, said)
             host.answered(number)
-            host.proven = wanted if wanted.put is None else host.proven
+            host.proven = wanted if wanted.ask is None else host.proven
             return got
 
     async def _answer(self, wanted: Wanted, host: Host, number: int) -> tuple[Request, Answer]:
         try:
-            if wanted.put is not None:
-                request = await wanted.store.put(wanted.key, *wanted.put)
-            else:
-                request = await _get(wanted, wanted.span)
+            request = await (wanted.ask() if wanted.ask else _get(wanted, wanted.span))
             return request, await self._transport.send(request, wanted.max_bytes, wanted.order)
         except StoreFault:
             raise
@@ -174,9 +175,10 @@ class Attempts:
             raise ObjectFault(f"the store answered {said}")
         wanted.store.worked()
         arrived = len(answer.body)
-        if wanted.put is not None:
-            self._bodies.give_back(arrived)
-            return Got(b"", version)
+        if wanted.ask is not None:
+            if answer.status < 300:
+                self._bodies.give_back(arrived)
+            return Got(answer.body, version, headers=answer.headers)
         try:
             data, size = _data(wanted, answer)
         except Exception as error:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import io
 import itertools
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from typing import BinaryIO
 
 from pipelines.object_stores.answers import Ask, Fetched, Got, Places, Sought, Span, Store, Wanted
 from pipelines.object_stores.attempts import Attempts, Patience
-from pipelines.object_stores.faults import ConflictError, MissingError, TooLargeError
 from pipelines.object_stores.pool import Pool
+from pipelines.object_stores.uploads import Uploads, Written
 
 BODY_BYTES = 256 << 20
 _CLOSING_S = 1.0
-_MAX_TOLD_BYTES = 1 << 20  # of the answer to what was written
 _MOST_OF_WHOLE_BYTES = 1 << 30  # where a server sends all of an object for a part
 _PATIENCE = Patience()
 
@@ -40,6 +40,7 @@ class Client:
     ) -> None:
         self._bodies = Pool(body_bytes)
         self._attempts = Attempts(concurrency, self._bodies, patience)
+        self._uploads = Uploads(self._attempts)
         self._orders = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()  # which the loop itself holds weakly
         self._places: set[Places] = set()  # that were asked, to be closed
@@ -99,13 +100,14 @@ class Client:
 
         return asyncio.run_coroutine_threadsafe(part(), self._loop)
 
-    def put(self, store: Store, key: str, body: bytes, match: str | None) -> str | None:
+    def put(self, store: Store, key: str, file: BinaryIO, match: str | None) -> str | None:
         """Writes an object in place of one version of it, or where there is none; as one step.
 
         Args:
-            body: unlike that of any other writer: an object that holds it already, as after an
-                answer that was lost, counts as written.
-            match: the version that is replaced; None where there must be no object.
+            file: all of which is written. Unlike that of any other writer: an object that holds it
+                already, as after an answer that was lost, counts as written.
+            match: the version that is replaced; None where there must be no object, `ANY` for
+                whatever there is.
 
         Returns:
             The new version, or None where there is another object, or none to be replaced.
@@ -113,25 +115,11 @@ class Client:
         Raises:
             DeniedError, ObjectFault, StoreFault: as `fetch`.
         """
-        writing = self._put(
-            Wanted(store, key, len(body), next(self._orders), lambda: True), body, match
-        )
-        return asyncio.run_coroutine_threadsafe(writing, self._loop).result()
-
-    async def _put(self, wanted: Wanted, body: bytes, match: str | None) -> str | None:
-        try:
-            put = replace(wanted, max_bytes=_MAX_TOLD_BYTES, put=(body, match))
-            return (await self._attempts.fetch(put)).version
-        except MissingError:
-            if match is None:  # not even the bucket is there
-                raise
-            return None
-        except ConflictError:
-            with suppress(MissingError, TooLargeError):
-                got = await self._attempts.fetch(wanted)
-                self._bodies.give_back(len(got.data))
-                return got.version if got.data == body else None
-            return None
+        size = file.seek(0, io.SEEK_END)
+        what = Written(store, key, file, size, match, next(self._orders))
+        writing = self._uploads.write(what)
+        got = asyncio.run_coroutine_threadsafe(writing, self._loop).result()
+        return None if got is None else got.version
 
     def _begin(self, asks: Sequence[Ask]) -> None:
         for ask in asks:

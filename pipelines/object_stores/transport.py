@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -13,6 +14,7 @@ from pipelines.object_stores.faults import ChangedError, TooLargeError
 from pipelines.object_stores.pool import Pool
 
 _MAX_REFUSAL_BYTES = 1 << 16  # of which is read what it says
+_LARGE_BYTES = 1 << 20  # that is sent piece by piece
 _AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent")
 
 
@@ -39,10 +41,11 @@ class Transport:
         """
         if self._session is None:
             self._session = _new_session()
+        body = request.body
         async with self._session.request(
             request.method,
             URL(request.url, encoded=True),
-            data=request.body,
+            data=io.BytesIO(body) if body and len(body) > _LARGE_BYTES else body,
             headers=request.headers,
             allow_redirects=False,
             timeout=request.timeout,

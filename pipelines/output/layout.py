@@ -50,6 +50,7 @@ class OutputLayout:
         models: names of the run's models, in the order of the rows' vectors.
         run: id of the run; "" for one that holds no lock.
         output_id: of the output, which lasts until it is overwritten.
+        there: files of its units that the run has found; None where it has not looked.
     """
 
     root: str
@@ -59,6 +60,11 @@ class OutputLayout:
     models: tuple[str | None, ...] = (None,)
     run: str = ""
     output_id: str = ""
+    there: frozenset[str] | None = None
+
+    def is_new(self, table: str, unit_id: str) -> bool:
+        """Tells of a file of a unit that it was not there when the run looked."""
+        return self.there is not None and self.uri(table, unit_id) not in self.there
 
     def uri(self, table: str, unit_id: str) -> str:
         """Names the file of a unit in one of the two tables."""

@@ -63,15 +63,18 @@ class _TableFile:
         writer.add_key_value_metadata(metadata)
         writer.close()
 
-    def publish(self, may_stay: Callable[[UnitRecord], bool], check: Callable[[], object]) -> None:
+    def publish(
+        self, may_stay: Callable[[UnitRecord], bool], check: Callable[[], object], is_new: bool
+    ) -> None:
         """Gives the file its name.
 
         Args:
             may_stay: tells whether a file that has it may keep it.
             check: called before another's file is replaced.
+            is_new: whether none had it when the run looked.
         """
         assert self._partial is not None, "a file is closed before it is published"
-        self._partial.publish(lambda: self._is_there(may_stay), check)
+        self._partial.publish(lambda: self._is_there(may_stay), check, is_new)
 
     def _is_there(self, may_stay: Callable[[UnitRecord], bool]) -> bool:
         try:
@@ -207,10 +210,10 @@ class UnitWriter:
             check: called before another's file is replaced; raises if the output is another run's.
         """
         for name in (EMBEDDINGS, REJECTS) if self.is_merged else (REJECTS, EMBEDDINGS):
-            file = self._files[name]
+            file, is_new = self._files[name], self._layout.is_new(name, self.unit.unit_id)
             if name == EMBEDDINGS or file.rows:
-                file.publish(self._may_stay, check)
-            else:
+                file.publish(self._may_stay, check, is_new)
+            elif not is_new:
                 self._remove_rejects()
 
     def _may_stay(self, found: UnitRecord) -> bool:

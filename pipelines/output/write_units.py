@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import apache_beam as beam
@@ -26,23 +27,29 @@ from pipelines.output.parquet import ROW_GROUP_BYTES
 from pipelines.output.unit_record import NotARecordError, find_record, is_whole
 from pipelines.output.unit_writer import ConservationError, UnitWriter
 from pipelines.records import Chunk, Unit, UnitResult
-from pipelines.storage import uris
+from pipelines.storage import listing, uris
+from pipelines.storage.stores import is_local
 
 __all__ = ["ConservationError", "WriteUnits", "WrittenBy"]
 
-MAX_UPLOADS = 2  # at once in a process; a third unit waits for one of them
-_UPLOADS = threading.BoundedSemaphore(MAX_UPLOADS)
+# Units that get their files at once in a process, by whether these lie on this machine: a store
+# takes its time for each. One more unit waits for one of them.
+MAX_UPLOADS = {True: 2, False: 16}
+_UPLOADS = {here: threading.BoundedSemaphore(most) for here, most in MAX_UPLOADS.items()}
+_LISTED_S = 60.0  # for which it is known which files are in a store
+_LISTING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class WrittenBy:
     """Returns what became of a unit that a run has written already, in an attempt before this one;
-    None for others."""
+    None for others. Of a store the files are listed now and then; what is newer is written again,
+    and stays as it is."""
 
     layout: OutputLayout
 
     def __call__(self, unit: Unit) -> UnitResult | None:
-        if not self.layout.run:
+        if not self.layout.run or not self._may_be_there(unit.unit_id):
             return None
         try:
             embeddings = find_record(self.layout.uri(EMBEDDINGS, unit.unit_id))
@@ -52,6 +59,18 @@ class WrittenBy:
         except NotARecordError:
             return None
         return embeddings.result if is_whole(embeddings, rejects) else None
+
+    def _may_be_there(self, unit_id: str) -> bool:
+        if is_local(self.layout.root):
+            return True
+        with _LISTING:
+            files = _listed(self.layout.root, int(time.monotonic() / _LISTED_S))
+        return self.layout.uri(EMBEDDINGS, unit_id) in files
+
+
+@lru_cache(maxsize=4)
+def _listed(root: str, period: int) -> frozenset[str]:
+    return frozenset(listing.list_files(uris.join(root, EMBEDDINGS)))
 
 
 class WriteUnits(beam.PTransform):
@@ -107,12 +126,12 @@ class _Write(beam.DoFn):
     ) -> None:
         self._output, self._tell = output, tell
         self._run = output.run if isinstance(output, OutputLayout) else ""
-        self._check_held = check_held
+        self._check_held, self._is_local = check_held, is_local(output.root)
         self._usec = Metrics.counter(WriteUnits, "write_usec")
 
     def setup(self) -> None:
         self._attempt = secrets.token_hex(4)
-        self._pool = ThreadPoolExecutor(MAX_UPLOADS)
+        self._pool = ThreadPoolExecutor(MAX_UPLOADS[self._is_local])
         self._lock = threading.Lock()  # `teardown` may come from another thread
         self._given_up = threading.Event()
         self._open: dict[str, UnitWriter] = {}
@@ -127,7 +146,8 @@ class _Write(beam.DoFn):
         with failures.ends_the_run(self._run), self._lock, self._timed():
             self._check_going_on()
             self._take(chunk)
-        while self._uploads and (len(self._uploads) > MAX_UPLOADS or self._uploads[0].done()):
+        most = MAX_UPLOADS[self._is_local]
+        while self._uploads and (len(self._uploads) > most or self._uploads[0].done()):
             yield self._uploaded()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -189,7 +209,7 @@ class _Write(beam.DoFn):
 
     def _publish(self, writer: UnitWriter, result: UnitResult) -> UnitResult:
         try:
-            with _UPLOADS:
+            with _UPLOADS[self._is_local]:
                 self._check_going_on()
                 self._check_held()
                 writer.publish(self._check_held)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
@@ -89,7 +89,7 @@ def _until_whole(job: Job, lock: RunLock, attempt: Attempt) -> Outcome:
     pending = job.pending
     for _ in range(ATTEMPTS):
         if pending:
-            more, share = attempt(replace(job, pending=pending))
+            more, share = attempt(job.attempt_at(pending))
             seconds = added(seconds, more)
         lock.check()
         records = job.own_records()

@@ -18,7 +18,7 @@ from pipelines.manifests.planning import Plan
 from pipelines.output import overwriting
 from pipelines.output.layout import EMBEDDINGS, OUTPUTS, REJECTS, OutputLayout
 from pipelines.output.unit_record import UnitRecord
-from pipelines.ownership.finished import own_units
+from pipelines.ownership.finished import files_there, own_units
 from pipelines.ownership.lock import RunLock, living_runs
 from pipelines.ownership.planned import PlannedRun, begin, begin_part, read_planned
 from pipelines.records import Unit, UnitResult, known_sum
@@ -66,6 +66,11 @@ class Job:
         old = {record.result.unit_id for record in records if record.by.run != self.layout.run}
         changed = self.changed.units & old
         return pending_of(self.units, records, self.planned, self.layout.root, changed=changed)
+
+    def attempt_at(self, pending: Sequence[Unit]) -> Job:
+        """Returns the job with what is to be attempted now, and what the output has of it."""
+        there = files_there(self.layout.root, pending)
+        return replace(self, pending=tuple(pending), layout=replace(self.layout, there=there))
 
     def own_records(self) -> list[UnitRecord]:
         """Reads what the files of the embeddings say that are this output's."""

@@ -10,27 +10,18 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Container
 from contextlib import suppress
 from typing import BinaryIO, cast
 
 from pipelines.storage import uris
+from pipelines.storage.listing import exists
 from pipelines.storage.local_files import PARTIAL, sync
-from pipelines.storage.reading import TooLargeError, read_retried
-from pipelines.storage.stores import is_local, locate, place_of, retried
-from pipelines.storage.writing import (
-    create_exclusively,
-    make_parent,
-    remove,
-    replace_if_match,
-    version_of,
-)
+from pipelines.storage.stores import is_local, place_of
+from pipelines.storage.writing import put_if, remove, upload, version_of
 
 _NAME = re.compile(re.escape(PARTIAL) + "([0-9a-z]*)-[0-9a-f]{8}")
-
-
 _TRIES = 5  # at a name that others take or give up meanwhile
 
 
@@ -60,6 +51,7 @@ class PartialFile:
         self,
         may_stay: Callable[[], bool] = lambda: False,
         check: Callable[[], object] = lambda: None,
+        is_new: bool = False,
     ) -> None:
         """Gives the file its name, in the place of what had it before.
 
@@ -69,40 +61,41 @@ class PartialFile:
             may_stay: tells whether the file that has the name may keep it; this one is dropped.
             check: called before another's file is replaced, and in a store once a free name is
                 taken, after which the file may have to go; raises if it may not be there.
+            is_new: whether no file had the name when the run began, as far as is known.
         """
         self.file.flush()
-        if self._path is None and place_of(self._uri) is not None:
-            self._put(may_stay, check)
-        elif self._path is None:
-            _upload(self._uri, self.file)
-        else:
+        if self._path is not None:
             sync(self.file)
             os.replace(self._path, uris.normalize(self._uri))
+        elif place_of(self._uri) is None:
+            upload(self._uri, self.file)
+        else:
+            self._put(may_stay, check, is_new)
         self.file.close()
 
-    def _put(self, may_stay: Callable[[], bool], check: Callable[[], object]) -> None:
-        self.file.seek(0)
-        data = self.file.read()
-        for _ in range(_TRIES):
-            if create_exclusively(self._uri, data):
-                self._stay(data, check)
+    def _put(self, may_stay: Callable[[], bool], check: Callable[[], object], is_new: bool) -> None:
+        for attempt in range(_TRIES):
+            # Some servers do not heed the condition, so what is not known to be new is asked for.
+            is_free = (is_new and not attempt) or not exists(self._uri)
+            version = put_if(self._uri, self.file, None) if is_free else None
+            if version is not None:
+                self._stay(version, check)
                 return
             version = version_of(self._uri)
             if may_stay():
                 return
             check()
-            if version is not None and replace_if_match(self._uri, data, version):
+            if version is not None and put_if(self._uri, self.file, version) is not None:
                 return
         raise OSError(f"{self._uri} is written by others all the time; stop them and run again")
 
-    def _stay(self, data: bytes, check: Callable[[], object]) -> None:
+    def _stay(self, version: str, check: Callable[[], object]) -> None:
         """Takes the file back, unless it may be there: what allowed it may have ended meanwhile."""
         try:
             check()
         except Exception:
-            with suppress(FileNotFoundError, TooLargeError):  # else it is another's
-                if read_retried(self._uri, len(data)) == data:
-                    remove(self._uri)
+            if version_of(self._uri) == version:  # else it is another's
+                remove(self._uri)
             raise
 
     def discard(self) -> None:
@@ -112,22 +105,6 @@ class PartialFile:
         if self._path is not None:
             with suppress(OSError):
                 os.unlink(self._path)
-
-
-@retried
-def _upload(uri: str, file: BinaryIO) -> None:
-    """Sends a file; a store shows it once all of it is there."""
-    filesystem, target = locate(uri)
-    make_parent(filesystem, target, uri)
-    file.seek(0)
-    handle = f"/dev/fd/{file.fileno()}"
-    if os.path.exists(handle):
-        filesystem.put_file(handle, target)
-        return
-    with tempfile.NamedTemporaryFile() as named:  # a system that has no names for open files
-        shutil.copyfileobj(file, named)
-        named.flush()
-        filesystem.put_file(named.name, target)
 
 
 def remove_partials(directory: str, keep: Container[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -12,14 +13,16 @@ from typing import BinaryIO, cast
 from fsspec import AbstractFileSystem
 from fsspec.utils import get_protocol
 
+from pipelines.object_stores.answers import ANY
+from pipelines.object_stores.faults import StoreFault, named
 from pipelines.storage import local_files
 from pipelines.storage.listing import exists
 from pipelines.storage.reading import file_state
-from pipelines.storage.stores import GCS, S3, direct_client, is_local, locate, place_of, retried
+from pipelines.storage.redaction import redact
+from pipelines.storage.stores import GCS, S3, file_client, is_local, locate, place_of, retried
 from pipelines.storage.uris import normalize
 
 
-@retried
 def write_atomically(uri: str, data: bytes | memoryview) -> None:
     """Writes a file so that it is either whole under its name or not there.
 
@@ -27,9 +30,7 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
     shows an object only once it is complete.
     """
     if not is_local(uri):
-        filesystem, path = locate(uri)
-        make_parent(filesystem, path, uri)
-        filesystem.pipe_file(path, bytes(data))
+        upload(uri, io.BytesIO(data))
         return
     with local_files.replacing(normalize(uri)) as file:
         file.write(data)
@@ -39,24 +40,61 @@ def write_atomically(uri: str, data: bytes | memoryview) -> None:
 def open_output(uri: str) -> Iterator[BinaryIO]:
     """Opens a file to write piece by piece; after the block it is whole under its name.
 
-    It is not there if the block raises. What goes to an object store waits on the local disk, so
-    that the upload can be tried again.
+    It is not there if the block raises. What goes to a store waits in a file without a name on the
+    local disk, so that the upload can be tried again and a killed process leaves nothing behind.
     """
     if is_local(uri):
         with local_files.replacing(normalize(uri)) as file:
             yield file
         return
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.TemporaryFile() as file:
         yield cast(BinaryIO, file)
-        file.flush()
-        _upload(uri, file.name)
+        upload(uri, cast(BinaryIO, file))
+
+
+def upload(uri: str, file: BinaryIO) -> None:
+    """Sends all of a file to a store, in the place of whatever is there."""
+    is_empty = not file.seek(0, io.SEEK_END)  # which some servers take in one of two ways
+    if place_of(uri) is None or is_empty:
+        _upload_otherwise(uri, file)
+    elif put_if(uri, file, ANY) is None:
+        raise StoreFault(f"{redact(uri)}: the upload was removed before it was finished; run again")
 
 
 @retried
-def _upload(uri: str, path: str) -> None:
+def _upload_otherwise(uri: str, file: BinaryIO) -> None:
     filesystem, target = locate(uri)
     make_parent(filesystem, target, uri)
-    filesystem.put_file(path, target)
+    file.seek(0)
+    if isinstance(file, io.BytesIO):
+        filesystem.pipe_file(target, file.getvalue())
+        return
+    file.flush()
+    handle = f"/dev/fd/{file.fileno()}"
+    if os.path.exists(handle):
+        filesystem.put_file(handle, target)
+        return
+    with tempfile.NamedTemporaryFile() as named_file:  # a system without names for open files
+        shutil.copyfileobj(file, named_file)
+        named_file.flush()
+        filesystem.put_file(named_file.name, target)
+
+
+def put_if(uri: str, file: BinaryIO, match: str | None) -> str | None:
+    """Sends a file to S3 or GCS as one step, if what is there is of a version.
+
+    Args:
+        file: unlike that of any other caller; an object that holds it already counts as sent.
+        match: what `reading.file_state` told; None for nothing, `ANY` for whatever there is.
+
+    Returns:
+        The new version; None if another object is there by now, or none.
+    """
+    place = place_of(uri)
+    assert place is not None, "only these have conditions"
+    file.flush()
+    with named(redact(uri)):
+        return file_client().put(place.store, place.key, file, match)
 
 
 def check_directory(uri: str) -> None:
@@ -79,12 +117,11 @@ def create_exclusively(uri: str, data: bytes) -> bool:
         data: unlike that of any other caller; a file that holds it already counts as created.
     """
     uri = normalize(uri)
-    place = place_of(uri)
-    if place is None:
+    if place_of(uri) is None:
         return _create_as_the_filesystem_can(uri, data)
     if exists(uri):  # for servers that do not heed the condition
         return False
-    return direct_client().put(place.store, place.key, data, None) is not None
+    return put_if(uri, io.BytesIO(data), None) is not None
 
 
 @retried
@@ -119,9 +156,8 @@ def replace_if_match(uri: str, data: bytes, version: str) -> str | None:
     uri = normalize(uri)
     if version_of(uri) != version:
         return None
-    place = place_of(uri)
-    if place is not None:
-        return direct_client().put(place.store, place.key, data, version)
+    if place_of(uri) is not None:
+        return put_if(uri, io.BytesIO(data), version)
     write_atomically(uri, data)
     return version_of(uri)
 

@@ -1,19 +1,23 @@
 """How a bucket of S3 is asked is what its filesystem says; a real server checks the signatures."""
 
 import asyncio
+import io
 import shutil
 import socket
 import subprocess
 import time
+from functools import partial
 
 import pytest
 import s3fs
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from asking import fetch_all
-from pipelines.object_stores.answers import Answer
+from pipelines.object_stores import uploads
+from pipelines.object_stores.answers import ANY, Answer
 from pipelines.object_stores.client import Client
 from pipelines.object_stores.dialects.s3 import S3Bucket
+from pipelines.object_stores.ranged import RangedFile
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +99,7 @@ def test_redirect_that_names_no_region_is_no_move():
 
 
 @pytest.mark.skipif(shutil.which("versitygw") is None, reason="versitygw is not on PATH")
-def test_real_server_takes_the_signatures(tmp_path):
+def test_real_server_takes_the_signatures(tmp_path, monkeypatch):
     """Of reading names of every kind, and of writing on conditions, which it heeds."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -118,11 +122,18 @@ def test_real_server_takes_the_signatures(tmp_path):
         bucket = S3Bucket.of(files, "bucket")
         found = fetch_all(client, bucket, keys)
         assert [one.data.decode() for one in found] == keys
-        first = client.put(bucket, "é/lock", b"one", None)
-        assert client.put(bucket, "é/lock", b"two", None) is None
-        assert client.put(bucket, "é/lock", b"two", first)
-        assert client.put(bucket, "é/lock", b"three", first) is None
+        first = client.put(bucket, "é/lock", io.BytesIO(b"one"), None)
+        assert client.put(bucket, "é/lock", io.BytesIO(b"two"), None) is None
+        assert client.put(bucket, "é/lock", io.BytesIO(b"two"), first)
+        assert client.put(bucket, "é/lock", io.BytesIO(b"three"), first) is None
         assert files.cat_file("bucket/é/lock") == b"two"
+        body = bytes(range(256)) * (11 << 12)
+        monkeypatch.setattr(uploads, "PART_BYTES", 5 << 20)  # it takes no smaller ones
+        for match, is_written in ((None, True), (None, False), (ANY, True)):
+            got = client.put(bucket, "é/large", io.BytesIO(body), match)
+            assert bool(got) is is_written
+        begin = partial(client.begin_part, bucket, "é/large")
+        assert io.BufferedReader(RangedFile(begin, "large", at_end=True)).read() == body
     finally:
         client.close()
         server.kill()

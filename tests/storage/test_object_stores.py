@@ -16,7 +16,7 @@ from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.object_stores.attempts import Patience
 from pipelines.object_stores.client import Client
 from pipelines.records import RowFault
-from pipelines.storage import listing, partial_files, reading, uris
+from pipelines.storage import listing, partial_files, reading, uris, writing
 from pipelines.storage import stores as filesystems
 from pipelines.storage.retries import RetryPolicy
 from schemas.rejects import Reason
@@ -87,6 +87,8 @@ def impatient(monkeypatch):
     monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(attempts=20, backoff_s=0))
     client = Client(64, Patience(object_s=60, host_s=60, first_wait_s=0, busy_wait_s=0))
     monkeypatch.setattr(filesystems, "direct_client", lambda concurrency=None: client)
+    for room in (reading, writing):
+        monkeypatch.setattr(room, "file_client", lambda: client)
     yield
     client.close()
 
@@ -199,15 +201,15 @@ def test_run_that_failed_half_way_completes_to_the_same_tables(
     root = store.upload(data)
     output = f"{store.root}/resumed"
 
-    create = partial_files.create_exclusively
+    put_if = partial_files.put_if
 
-    def first_unit_alone(uri, data):
+    def first_unit_alone(uri, *rest):
         if "-00000." not in uri:
             raise PermissionError("403")
-        return create(uri, data)
+        return put_if(uri, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(partial_files, "create_exclusively", first_unit_alone)
+        patch.setattr(partial_files, "put_if", first_unit_alone)
         assert run(f"{root}/m.jsonl", output, model_dir) == 1
     assert "Traceback" not in capsys.readouterr().err
     first = listing.list_files(f"{output}/embeddings")

@@ -1,5 +1,7 @@
 """A store is asked for each file once in each pass, and for several files at once."""
 
+import re
+import tempfile
 from collections import Counter
 
 import numpy as np
@@ -7,12 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers import encode_image, make_image
 from other_stores import asked_store
-from pipelines import export, filter, report, search
+from pipelines import embed, export, filter, report, search
 from pipelines.engine.per_file import SIDE_BY_SIDE
 from pipelines.manifests.planning import plan_units
 from pipelines.manifests.request import ManifestRequest
 from pipelines.manifests.units import ManifestChangedError, read_unit
+from pipelines.storage import reading, writing
+from pipelines.storage.partial_files import PartialFile
 from scored_runs import write_scored
 
 FILES = 20
@@ -99,3 +104,34 @@ def test_parquet_manifests_are_planned_in_two_requests_each(store, tmp_path):
     assert len(plan_units(ManifestRequest((f"{root}/*.parquet",))).units) == 40
     assert len(store.server.log) <= 2 * 40 + 5
     assert store.server.counts.most >= 4
+
+
+def test_unit_of_a_new_output_is_one_request_and_a_look_at_the_lock(store, tmp_path, model_dir):
+    (tmp_path / "i.jpg").write_bytes(encode_image(make_image(), "JPEG"))
+    (tmp_path / "m.jsonl").write_text('{"url": "i.jpg", "text": "a circle"}\n' * 12)
+    root, output = store.upload(tmp_path, "to-embed"), f"{store.root}/embedded"
+    store.forget()
+    argv = ["--manifest", f"{root}/m.jsonl", "--output", output, "--model", str(model_dir)]
+    assert embed.main([*argv, "--rows_per_unit", "2"]) == 0
+    asked = [one for one in store.server.log if re.search(r"m-[0-9a-f]+-0000\d", one)]
+    footers = [one for one in asked if one.startswith("GET")]  # are read when the run is closed
+    assert len(footers) == 6 and len(asked) == 12
+    about_lock = [one for one in store.server.log if "_RUNNING" in one and "GET" in one]
+    assert len(about_lock) <= 2 * 6 + 10
+
+
+@pytest.mark.parametrize("opened", ["output", "unit"])
+def test_what_waits_to_be_uploaded_has_no_name(store, tmp_path, monkeypatch, opened):
+    """So nothing is left of a process that is killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    uri = f"{store.root}/waits/{opened}"
+    if opened == "output":
+        with writing.open_output(uri) as file:
+            file.write(b"whole")
+            assert list(tmp_path.iterdir()) == []
+    else:
+        partial = PartialFile(uri, "run")
+        partial.file.write(b"whole")
+        assert list(tmp_path.iterdir()) == []
+        partial.publish()
+    assert reading.read_retried(uri, 10) == b"whole"

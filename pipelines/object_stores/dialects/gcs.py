@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
-from pipelines.object_stores.answers import Answer, Meaning, Request, by_status
+from pipelines.object_stores.answers import ANY, Answer, Meaning, Request, by_status
 from pipelines.object_stores.dialects.checksums import check_gcs, unpacked
 from pipelines.object_stores.dialects.credentials import Renewing
+from pipelines.object_stores.dialects.parts import GcsUpload
 from pipelines.object_stores.faults import ObjectFault
 from pipelines.object_stores.transport import proxy_of
 
+_NO_HEADERS: Mapping[str, str] = {}
 _TOLD_BYTES = 4096  # an upload is answered by less
 
 
@@ -58,12 +61,26 @@ class GcsBucket:
 
     async def put(self, key: str, body: bytes, match: str | None) -> Request:
         """Returns an authorised upload on a condition; raises `StoreFault` without credentials."""
+        return await self.authorised("POST", self.upload_url("media", key, match), body)
+
+    def upload(self, key: str, size: int, match: str | None) -> GcsUpload:
+        """Returns an upload in parts."""
+        return GcsUpload(self, key, size, match)
+
+    def upload_url(self, kind: str, key: str, match: str | None) -> str:
+        """Returns where an object of a name is sent to."""
+        condition = "" if match == ANY else f"&ifGenerationMatch={match or 0}"
+        name = quote(key, safe="")
+        return f"{self._uploads}?uploadType={kind}&name={name}{condition}{self._payer}"
+
+    async def authorised(
+        self, method: str, url: str, body: bytes = b"", extra: Mapping[str, str] = _NO_HEADERS
+    ) -> Request:
+        """Returns an authorised request; raises `StoreFault` without credentials."""
         access, number = await self._access.get()
-        query = f"?uploadType=media&name={quote(key, safe='')}&ifGenerationMatch={match or 0}"
-        url = f"{self._uploads}{query}{self._payer}"
-        proxy = self._proxy
+        headers = {**access, **extra}
         return Request(
-            url, dict(access), number, self._timeout, proxy=proxy, method="POST", body=body
+            url, headers, number, self._timeout, proxy=self._proxy, method=method, body=body
         )
 
     def version(self, answer: Answer) -> str:
@@ -79,6 +96,8 @@ class GcsBucket:
         said = f"HTTP {answer.status}"
         if answer.status == 401 and self._filesystem.credentials.credentials is not None:
             return Meaning.EXPIRED, said
+        if answer.status == 308:  # more parts of an upload are to come
+            return Meaning.GIVEN, said
         return by_status(answer.status), said
 
     def whole(self, answer: Answer, max_bytes: int) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -17,9 +18,12 @@ from fsspec.asyn import sync
 from pipelines.object_stores.answers import Answer, Meaning, Request, by_status
 from pipelines.object_stores.dialects.checksums import check_s3
 from pipelines.object_stores.dialects.credentials import Renewing
+from pipelines.object_stores.dialects.parts import S3Upload, conditional
 from pipelines.object_stores.dialects.signing import Signer
 from pipelines.object_stores.transport import proxy_of
 
+_NO_HEADERS: Mapping[str, str] = {}
+_LARGE_BYTES = 1 << 20  # whose digest the loop does not wait for
 _FIRST_REGION = "us-east-1"
 # Access points, directory buckets and Object Lambda have endpoints and sessions of their own.
 _SPECIAL = re.compile(r"arn:|.*(--x-s3|--xa-s3|-s3alias|--ol-s3|\.mrap)$")
@@ -32,6 +36,8 @@ _EXPIRED = {
 _MOVED = {
     "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"
 }  # fmt: skip
+_ETAG = re.compile(rb"<ETag>(?:&quot;|&#34;|\")?([^<&\"]+)")
+_TOLD_BYTES = 4096
 _AMAZON = re.compile(r"(.*\bs3(?:\.dualstack)?)[.-](?:[a-z0-9-]+\.)?(amazonaws\.com(?:\.cn)?)$")
 
 
@@ -84,21 +90,36 @@ class S3Bucket:
 
     async def request(self, key: str) -> Request:
         """Returns a signed GET; raises `StoreFault` without credentials."""
-        return await self._signed("GET", key, None, {"x-amz-checksum-mode": "ENABLED"})
+        return await self.signed("GET", key, extra={"x-amz-checksum-mode": "ENABLED"})
 
     async def put(self, key: str, body: bytes, match: str | None) -> Request:
         """Returns a signed PUT on a condition; raises `StoreFault` without credentials."""
-        request = await self._signed("PUT", key, body, {})
-        request.headers["If-None-Match" if match is None else "If-Match"] = match or "*"
-        return request
+        return conditional(await self.signed("PUT", key, body), match)
+
+    def upload(self, key: str, size: int, match: str | None) -> S3Upload:
+        """Returns an upload in parts."""
+        return S3Upload(self, key, match)
 
     def version(self, answer: Answer) -> str:
-        """Returns the ETag, as s3fs has it."""
-        return answer.headers.get("ETag", "")
+        """Returns the ETag, as s3fs has it; of what was put together it stands in the body."""
+        told = answer.headers.get("ETag", "")
+        found = None if told else _ETAG.search(answer.body[:_TOLD_BYTES])
+        return f'"{found[1].decode()}"' if found else told
 
-    async def _signed(
-        self, method: str, key: str, body: bytes | None, extra: dict[str, str]
+    async def signed(
+        self,
+        method: str,
+        key: str,
+        body: bytes | None = None,
+        query: str = "",
+        extra: Mapping[str, str] = _NO_HEADERS,
     ) -> Request:
+        """Returns a signed request about an object; raises `StoreFault` without credentials.
+
+        Args:
+            query: in the order of its names, each with an equals sign.
+            extra: headers, by lower-case names.
+        """
         access, number = await self._access.get()
         url = self._base(access) + quoted(key)
         headers = {**self._extra, **extra}
@@ -108,9 +129,10 @@ class S3Bucket:
                 signer = replace(signer, region=self._region)
             scheme, _, rest = url.partition("://")
             host, _, path = rest.partition("/")
-            digest = hashlib.sha256(body or b"").hexdigest()
+            digest = await _sha256(body or b"")
             host = _without_port(scheme, host)
-            headers = signer.signed(host, f"/{path}", headers, self._now(), method, digest)
+            headers = signer.signed(host, f"/{path}", headers, self._now(), method, digest, query)
+        url = f"{url}?{query}" if query else url
         tls = self._context(access.verify)
         return Request(url, headers, number, access.timeout, tls, access.proxy, method, body)
 
@@ -199,6 +221,12 @@ def _verify(client: Any) -> Any:
     session = getattr(getattr(client, "_endpoint", None), "http_session", None)
     found = getattr(session, "_verify", True)
     return found if isinstance(found, str) else found is not False
+
+
+async def _sha256(body: bytes) -> str:
+    if len(body) < _LARGE_BYTES:
+        return hashlib.sha256(body).hexdigest()
+    return (await asyncio.to_thread(hashlib.sha256, body)).hexdigest()
 
 
 def _without_port(scheme: str, host: str) -> str:
