@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import repeat
 
 from pipelines.command_line import exits
 from pipelines.command_line.meter import meter
@@ -22,14 +23,15 @@ from pipelines.output.scored_tables import (
     open_tables,
 )
 from pipelines.output.whole_runs import add_input_flag, what_is_missing
+from pipelines.pages.histograms import cut_of_fraction
 from pipelines.pages.plots import require_matplotlib
-from pipelines.pages.report_page import render_report
-from pipelines.pages.statistics import COLUMNS, Statistics, cut_of_fraction, gather
+from pipelines.pages.report_page import Galleries, render_report
+from pipelines.pages.statistics import COLUMNS, Statistics, gather
 from pipelines.pages.thumbnails import Thumbnail, remedy_lines, thumbnails
-from pipelines.queries.scored_rows import ScoredRow
 from pipelines.shards.originals import source_units
 from pipelines.storage import writing
 from pipelines.storage.redaction import redact
+from schemas.pairs import TEXTS
 
 TOP_FRACTION = 0.3  # what LAION and DataComp style filtering keeps
 THUMBNAILS = 8
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _config(options)
         require_extra()
         tables = open_tables(config.input, bare=True).of_model(config.model_name)
-        check_columns(tables.schema, [*map(tables.column, COLUMNS)], tables.embeddings[0])
+        _check(tables, config)
     except (ValueError, OSError, MissingExtraError) as error:
         return exits.fail("report", str(error), exits.status_before(error))
     try:
@@ -127,6 +129,14 @@ def require_extra() -> None:
     require("jinja2", "pages")
 
 
+def _check(tables: ScoredTables, config: ReportConfig) -> None:
+    """Makes sure that the run has what is asked for; raises `ScoredTablesError` if not."""
+    wanted = tables.had(COLUMNS)
+    if config.cut is not None or config.top_fraction is not None:
+        wanted = ["similarity", *wanted]
+    check_columns(tables.schema, [*map(tables.column, wanted)], tables.embeddings[0])
+
+
 def write_report(
     tables: ScoredTables, config: ReportConfig, options: Workers | None = None
 ) -> list[str]:
@@ -147,19 +157,22 @@ def write_report(
     galleries = _galleries(statistics, cut, tables, config.trust)
     page = render_report(tables, statistics, cut, galleries, what_is_missing(tables))
     writing.write_atomically(config.output, page.encode())
-    return remedy_lines([picture for gallery in galleries for _, picture in gallery])
+    return remedy_lines([image for part in galleries.values() for _, image in part if image])
 
 
-def _galleries(
-    statistics: Statistics, cut: float, tables: ScoredTables, trust: Trust
-) -> list[list[tuple[ScoredRow, Thumbnail]]]:
-    """Returns the pairs of the best, those at the cut, and the worst."""
-    parts = [statistics.best, statistics.at(cut), statistics.worst]
-    rows = [row for part in parts for row in part]
-    with meter(len(rows), "images") as count:
-        units = source_units(tables.embeddings, rows)
-        pictures = iter(thumbnails(rows, tables.options, units, trust, count))
-    return [[(row, next(pictures)) for row in part] for part in parts]
+def _galleries(statistics: Statistics, cut: float, tables: ScoredTables, trust: Trust) -> Galleries:
+    """Returns rows to show by what they are, with their images where the run has any."""
+    examples = statistics.examples
+    parts = {"best": examples.best, "cut": examples.at(cut), "worst": examples.worst}
+    parts["drawn"] = examples.drawn
+    rows = [row for part in parts.values() for row in part]
+    images: Iterable[Thumbnail | None] = repeat(None)
+    if tables.pairs != TEXTS:
+        with meter(len(rows), "images") as count:
+            units = source_units(tables.embeddings, rows)
+            images = thumbnails(rows, tables.options, units, trust, count)
+    shown = iter(images)
+    return {name: [(row, next(shown)) for row in part] for name, part in parts.items()}
 
 
 if __name__ == "__main__":

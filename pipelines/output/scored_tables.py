@@ -101,9 +101,13 @@ class ScoredTables:
             yield batch.rename_columns(list(columns))
 
     @property
-    def row_columns(self) -> list[str]:
-        """The columns that tell rows, as far as the run's pairs have them."""
-        return row_columns(self.schema)
+    def pairs(self) -> str:
+        """Which halves of pairs the run has, one of `schemas.pairs.PAIRS`."""
+        return pairs_of(self.schema)
+
+    def had(self, columns: Sequence[str]) -> list[str]:
+        """Returns those of some columns that a run of its halves has."""
+        return _had(self.schema, columns)
 
     def column(self, name: str) -> str:
         """Returns the name that a column has in the files."""
@@ -135,7 +139,7 @@ def open_tables(root: str, *, bare: bool = False) -> ScoredTables:
     schema = file_schema(embeddings[0])
     metadata = schema.metadata or {}
     if is_bare:
-        check_columns(schema, row_columns(schema), embeddings[0])
+        check_columns(schema, _had(schema, ROW_COLUMNS), embeddings[0])
     elif FINGERPRINT_KEY not in metadata:
         raise ScoredTablesError(f"{embeddings[0]} was not written by `clip-beam embed`")
     return ScoredTables(
@@ -148,10 +152,9 @@ def open_tables(root: str, *, bare: bool = False) -> ScoredTables:
     )
 
 
-def row_columns(schema: pa.Schema) -> list[str]:
-    """Returns those of `ROW_COLUMNS` that rows with such halves have."""
+def _had(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
     pairs = pairs_of(schema)
-    return [name for name in ROW_COLUMNS if has_column(pairs, name)]
+    return [name for name in columns if has_column(pairs, name)]
 
 
 def choose_model(schema: pa.Schema, model_name: str | None) -> str | None:

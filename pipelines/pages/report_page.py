@@ -6,56 +6,51 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from pipelines.output.run_json import chain_of
 from pipelines.output.scored_tables import ScoredTables
-from pipelines.pages import plots
+from pipelines.pages.histograms import bin_floor, cut_of_fraction, quantile, rows_kept
 from pipelines.pages.rendering import render
-from pipelines.pages.statistics import (
-    BINS,
-    Statistics,
-    bin_floor,
-    cut_of_fraction,
-    kept_counts,
-    quantile,
-    rows_kept,
-)
+from pipelines.pages.report_plots import drawn_plots
+from pipelines.pages.statistics import Statistics
 from pipelines.pages.thumbnails import Thumbnail
 from pipelines.pages.times import bars, duration
 from pipelines.queries.scored_rows import ScoredRow
 from pipelines.storage.redaction import redact
 from pipelines.web.reject_counts import WORST
+from schemas.pairs import BOTH, IMAGES, TEXTS
 
-Gallery = Sequence[tuple[ScoredRow, Thumbnail]]
+Gallery = Sequence[tuple[ScoredRow, Thumbnail | None]]
+Galleries = Mapping[str, Gallery]
+TITLES = {BOTH: "Image-text scores", IMAGES: "Image embeddings", TEXTS: "Caption embeddings"}
+ROWS = {BOTH: "Pairs", IMAGES: "Images", TEXTS: "Captions"}
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9)
-BARS = 80
-_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def render_report(
     tables: ScoredTables,
     statistics: Statistics,
     cut: float,
-    galleries: Sequence[Gallery],
+    galleries: Galleries,
     lack: str | None = None,
 ) -> str:
     """Returns the HTML page.
 
     Args:
         cut: the similarity to mark.
-        galleries: pairs of the best, those at the cut, and the worst.
+        galleries: rows to show: `best`, at the `cut`, `worst`, and `drawn` of those without score.
         lack: why the run is not whole; None if it is.
     """
     fingerprint, record = tables.fingerprint, tables.record
     return render(
         "report.html",
-        title="Image-text scores",
+        title=TITLES[tables.pairs],
+        kind=ROWS[tables.pairs],
+        is_scored=tables.pairs == BOTH,
         root=redact(tables.root),
         lack=lack,
         model=_model_line(tables),
-        tiles=_tiles(statistics, record, cut),
-        plots=_plots(statistics, cut) if statistics.rows else None,
+        tiles=_tiles(tables, statistics, cut),
+        plots=drawn_plots(statistics, cut, tables.pairs) if statistics.rows else None,
         cut_note=f"Coloured: at or above {cut:.4f}.",
         thresholds=_thresholds(statistics),
         galleries=_named(galleries, cut),
@@ -94,103 +89,23 @@ def _model_line(tables: ScoredTables) -> str:
     return " · ".join(str(part) for part in parts if part)
 
 
-def _tiles(statistics: Statistics, record: Mapping[str, Any], cut: float) -> list[dict[str, str]]:
-    rejected = sum(statistics.rejects.values())
-    read = statistics.rows + rejected
-    kept = rows_kept(statistics.similarity, cut)
-    wall = record.get("seconds", {}).get("wall")
+def _tiles(tables: ScoredTables, statistics: Statistics, cut: float) -> list[dict[str, str]]:
+    embedded, read = statistics.rows, statistics.records
+    rejected = statistics.rejects.total()
+    wall = tables.record.get("seconds", {}).get("wall")
+    what = "records" if statistics.later_captions else "rows"  # a record for each caption
     tiles = [
-        ("rows read", f"{read:,}", "embedded plus rejected"),
-        ("embedded", f"{statistics.rows:,}", _share(statistics.rows, read)),
+        (f"{what} read", f"{read:,}", "embedded plus rejected"),
+        ("embedded", f"{embedded:,}", _share(embedded, read)),
         ("rejected", f"{rejected:,}", _share(rejected, read)),
-        ("mean similarity", f"{statistics.mean:.3f}", _middle(statistics)),
-        ("kept at the cut", f"{kept:,}", f"{_share(kept, statistics.rows)} at {cut:.4f}"),
     ]
+    if tables.pairs == BOTH:
+        kept = rows_kept(statistics.similarity, cut)
+        tiles.append(("mean similarity", f"{statistics.mean:.3f}", _middle(statistics)))
+        tiles.append(("kept at the cut", f"{kept:,}", f"{_share(kept, embedded)} at {cut:.4f}"))
     if wall:
-        tiles.append(("wall time", duration(wall), f"{read / wall:,.0f} rows/s if in one call"))
+        tiles.append(("wall time", duration(wall), f"{read / wall:,.0f} {what}/s if in one call"))
     return [dict(zip(("name", "value", "note"), tile, strict=True)) for tile in tiles]
-
-
-def _plots(statistics: Statistics, cut: float) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    counts = statistics.similarity
-    drawn = {
-        "similarity": _similarity_plot(counts, cut),
-        "by_threshold": _threshold_plot(counts, cut),
-        "by_fraction": _fraction_plot(counts, cut),
-        "text": _count_plot(statistics.text_chars, "characters", "Caption length"),
-        "size": _count_plot(statistics.short_sides, "pixels, shorter side", "Image size"),
-    }
-    return {
-        name: Markup(svg) for name, svg in drawn.items()
-    }  # drawn here: no foreign text is in it
-
-
-def _similarity_plot(counts: np.ndarray, cut: float) -> str:
-    low, high = _range(counts)
-    edges, bars = _merge(counts, low, high)
-    _, kept = _merge(kept_counts(counts, cut), low, high)
-    return plots.bars(
-        np.asarray(bin_floor(edges)),
-        bars,
-        x_label="similarity",
-        title="Rows by similarity",
-        kept=kept,
-        cut=cut if low <= (cut + 1) * BINS / 2 <= high else None,
-    )
-
-
-def _threshold_plot(counts: np.ndarray, cut: float) -> str:
-    low, high = _range(counts)
-    points = np.unique(np.linspace(low, high, 200).astype(int))
-    kept = counts[::-1].cumsum()[::-1]
-    share = np.append(kept, 0)[points] / counts.sum()
-    return plots.curve(
-        np.asarray(bin_floor(points)),
-        share,
-        x_label="threshold",
-        y_label="rows kept",
-        title="Rows kept, by threshold",
-        percent="y",
-        at=(cut, rows_kept(counts, cut) / counts.sum()),
-    )
-
-
-def _fraction_plot(counts: np.ndarray, cut: float) -> str:
-    fractions = np.linspace(0.005, 1, 200)
-    return plots.curve(
-        fractions,
-        np.array([cut_of_fraction(counts, fraction) for fraction in fractions]),
-        x_label="fraction kept",
-        y_label="threshold",
-        title="Threshold, by fraction kept",
-        percent="x",
-        at=(rows_kept(counts, cut) / counts.sum(), cut),
-    )
-
-
-def _count_plot(counts: np.ndarray, x_label: str, title: str) -> str:
-    """Draws 99% of the rows: a single giant would squeeze all others flat."""
-    low, high = quantile(counts, 0.005), quantile(counts, 0.995) + 1
-    air = max((high - low) // 10, 5)
-    edges, bars = _merge(counts, max(low - air, 0), min(high + air, len(counts)))
-    return plots.bars(edges, bars, x_label=x_label, title=title)
-
-
-def _range(counts: np.ndarray) -> tuple[int, int]:
-    """Returns the first and one past the last bin that hold rows, with a little air."""
-    filled = np.flatnonzero(counts)
-    air = max((filled[-1] - filled[0]) // 50, 20)
-    return max(int(filled[0] - air), 0), min(int(filled[-1] + air + 1), len(counts))
-
-
-def _merge(counts: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-    """Merges bins to about `BARS` of a round width; returns their edges and counts."""
-    step = next((step for step in _STEPS if (high - low) / step <= BARS), _STEPS[-1])
-    edges = np.arange(low // step * step, high + step, step)
-    total = np.append(0, counts.cumsum())
-    return edges, np.diff(total[np.clip(edges, 0, len(counts))])
 
 
 def _thresholds(statistics: Statistics) -> list[dict[str, str]]:
@@ -205,16 +120,17 @@ def _thresholds(statistics: Statistics) -> list[dict[str, str]]:
     ]
 
 
-def _named(galleries: Sequence[Gallery], cut: float) -> list[dict[str, Any]]:
-    names = (
-        ("Best", "The pairs of highest similarity."),
-        ("At the cut", f"Pairs nearest to {cut:.4f}, among examples taken of each 0.001."),
-        ("Worst", "The pairs of lowest similarity."),
-    )
+def _named(galleries: Galleries, cut: float) -> list[dict[str, Any]]:
+    names = {
+        "best": ("Best", "The pairs of highest similarity."),
+        "cut": ("At the cut", f"Pairs nearest to {cut:.4f}, among examples taken of each 0.001."),
+        "worst": ("Worst", "The pairs of lowest similarity."),
+        "drawn": ("Some of all", "Drawn by the row's number, so they are the same each time."),
+    }
     return [
-        {"name": name, "note": note, "pairs": pairs}
-        for (name, note), pairs in zip(names, galleries, strict=True)
-        if pairs
+        {"name": name, "note": note, "pairs": galleries[part]}
+        for part, (name, note) in names.items()
+        if galleries[part]
     ]
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
+    ROW_COLUMNS,
     ScoredTables,
     embedding_matrix,
 )
@@ -130,7 +131,7 @@ def distinct_rows(
 
 def _taken_of_file(one: _Pass, uri: str) -> list[Candidate]:
     best: list[Candidate] = []
-    for batch in one.tables.batches(uri, (*one.tables.row_columns, "image_embedding")):
+    for batch in one.tables.batches(uri, (*one.tables.had(ROW_COLUMNS), "image_embedding")):
         floor = best[-1].row.similarity if len(best) == one.count else -np.inf
         best = heapq.nsmallest(one.count, [*best, *_candidates(one, batch, floor)], key=_rank)
     return best

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipelines.engine.per_file import Workers, over_files
 from pipelines.output.scored_tables import (
+    ROW_COLUMNS,
     ScoredTables,
     embedding_matrix,
 )
@@ -62,7 +63,7 @@ def _nearest_of_file(
     tables: ScoredTables, queries: np.ndarray, top_k: int, column: str, uri: str
 ) -> list[list[ScoredRow]]:
     best: list[list[ScoredRow]] = [[] for _ in queries]
-    for batch in tables.batches(uri, (*tables.row_columns, column)):
+    for batch in tables.batches(uri, (*tables.had(ROW_COLUMNS), column)):
         scores = embedding_matrix(batch.column(column)) @ queries.T
         for number, known in enumerate(best):
             floor = known[-1].similarity if len(known) == top_k else -np.inf

@@ -160,8 +160,14 @@ def test_questions_are_answered_or_refused(half, tmp_path, capsys):
     call(*classify, "--model", "tiny", "--labels", "a circle,a star", status=2 * (pairs == "texts"))
     if pairs == "images":
         assert uids(tmp_path / "labels" / "labels") == ["i0", "i1", "i3", "i4", "i5"]
-    call("report", "--input", folder / "out", "--output", tmp_path / "r.html", status=2)
+    report = ["report", "--input", folder / "out", "--output", tmp_path / "r.html", "--trust_run"]
+    call(*report, "--cut", 0.2, status=2)
     assert f"the run has {pairs} alone" in capsys.readouterr().err
+    call(*report)
+    page = (tmp_path / "r.html").read_text()
+    assert ("Images" if pairs == "images" else "Captions") + "</h2>" in page
+    assert page.count("<figure>") == 5 and "similarity</span>" not in page
+    assert page.count("<img") == (5 if pairs == "images" else 0)
     call("status", "--output", folder / "out")
     call("finish", "--output", folder / "out")
     check = ["check", "--manifest", folder / "data" / "m.jsonl", "--output", tmp_path / "new"]

@@ -293,6 +293,7 @@ def test_questions_are_answered_for_each_caption(embedded, tmp_path, capsys):
     call("search", "--input", out, "--text", "same", "--model", "tiny", "--among", "captions")
     assert "i5#1" in capsys.readouterr().out
     call("report", "--input", out, "--output", tmp_path / "r.html", "--trust_run")
+    assert "records read" in (tmp_path / "r.html").read_text()
     assert "base64," in (tmp_path / "r.html").read_text()
     check = ["check", "--manifest", embedded / "data" / "m.jsonl", "--output", tmp_path / "new"]
     call(*check, "--model", "tiny")

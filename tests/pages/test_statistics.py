@@ -1,16 +1,12 @@
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.curation.top_fraction import histogram, threshold_of_fraction
 from pipelines.output.scored_tables import open_tables
-from pipelines.pages.statistics import (
-    BINS,
-    cut_of_fraction,
-    gather,
-    quantile,
-    rows_kept,
-    similarity_bins,
-)
+from pipelines.pages.histograms import BINS, cut_of_fraction, quantile, rows_kept, similarity_bins
+from pipelines.pages.statistics import gather
+from schemas.pairs import has_column
 from scored_runs import write_scored
 
 
@@ -55,22 +51,27 @@ def test_fraction_keeps_the_rows_that_filter_keeps(fraction):
 
 def test_best_and_worst_are_exact_over_files(statistics, scores):
     ordered = np.sort(scores)
-    assert [r.similarity for r in statistics.worst] == ordered[:3].tolist()
-    assert [r.similarity for r in statistics.best] == ordered[::-1][:3].tolist()
+    assert [r.similarity for r in statistics.examples.worst] == ordered[:3].tolist()
+    assert [r.similarity for r in statistics.examples.best] == ordered[::-1][:3].tolist()
 
 
 def test_examples_at_the_cut_are_near_it_and_descend(statistics):
-    found = [row.similarity for row in statistics.at(0.3)]
+    found = [row.similarity for row in statistics.examples.at(0.3)]
     assert len(found) == 3 and found == sorted(found, reverse=True)
     assert all(abs(score - 0.3) < 0.002 for score in found)
 
 
 def test_examples_stay_bounded_when_all_rows_tie(tmp_path):
     statistics = gathered(tmp_path, [[{"similarity": 0.25}] * 200], examples=4)
-    assert [len(part) for part in (statistics.best, statistics.worst, statistics.at(0.25))] == [
-        4
-    ] * 3
-    assert sum(map(len, statistics._by_bin.values())) == 4
+    assert [
+        len(part)
+        for part in (
+            statistics.examples.best,
+            statistics.examples.worst,
+            statistics.examples.at(0.25),
+        )
+    ] == [4] * 3
+    assert sum(map(len, statistics.examples._by_bin.values())) == 4
     assert rows_kept(statistics.similarity, cut_of_fraction(statistics.similarity, 0.1)) == 200
 
 
@@ -109,11 +110,43 @@ def test_rejects_are_counted_by_stage_and_reason(tmp_path):
 def test_empty_tables_give_zeros(tmp_path):
     statistics = gathered(tmp_path, [[]])
     assert statistics.rows == 0 and statistics.mean == 0.0
-    assert statistics.best == statistics.worst == statistics.at(0.3) == []
+    assert (
+        statistics.examples.best == statistics.examples.worst == statistics.examples.at(0.3) == []
+    )
     assert cut_of_fraction(statistics.similarity, 0.3) == -1.0
     assert quantile(statistics.text_chars, 0.5) == 0
 
 
 def test_no_examples_are_kept_when_none_are_asked_for(tmp_path):
     statistics = gathered(tmp_path, [[{}]], examples=0)
-    assert statistics.rows == 1 and statistics.best == [] and statistics.at(0.5) == []
+    assert (
+        statistics.rows == 1
+        and statistics.examples.best == []
+        and statistics.examples.at(0.5) == []
+    )
+
+
+def test_later_captions_are_counted_in_both_tables(tmp_path):
+    rows = [{"source_row": 0, "caption_index": index} for index in range(3)]
+    rejects = [{"source_row": 1, "caption_index": 1, "reason": "empty_text"}]
+    statistics = gathered(tmp_path, [rows], rejects=rejects)
+    assert (statistics.records, statistics.later_captions) == (4, 3)
+
+
+@pytest.mark.parametrize("pairs", ["images", "texts"])
+def test_rows_of_one_half_are_counted_and_some_are_drawn(tmp_path, pairs):
+    whole = open_tables(str(write_scored(tmp_path / "whole", [[{}] * 300, [{}] * 300, []])))
+    columns = [name for name in whole.schema.names if has_column(pairs, name)]
+    for uri in whole.embeddings:
+        table = pq.read_table(uri).select(columns)
+        half = tmp_path / "half" / "embeddings" / uri.rpartition("/")[2]
+        half.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, half)
+    tables = open_tables(str(tmp_path / "half"))
+    statistics = gather(tables, 20)
+    assert tables.pairs == pairs and statistics.rows == 600 and not statistics.similarity.any()
+    assert statistics.text_chars.sum() == 600 * (pairs == "texts")
+    assert statistics.short_sides.sum() == 600 * (pairs == "images")
+    drawn = [row.source_row for row in statistics.examples.drawn]
+    assert len(set(drawn)) == 20 and {number // 100 for number in drawn} == set(range(6))
+    assert drawn == [row.source_row for row in gather(tables, 20).examples.drawn]

@@ -54,10 +54,12 @@ def write_scored(
         pq.write_table(table, root / "embeddings" / f"unit-{index}.parquet", row_group_size=50)
     if rejects:
         (root / "rejects").mkdir()
-        rows = [{"uid": f"bad-{n}", "stage": "decode"} | row for n, row in enumerate(rejects)]
-        pq.write_table(
-            pa.Table.from_pylist(rows, rejects_schema()), root / "rejects" / "unit-0.parquet"
-        )
+        rows = [
+            defaults | {"uid": f"bad-{n}", "source_row": number + n, "stage": "decode"} | row
+            for n, row in enumerate(rejects)
+        ]
+        table = pa.Table.from_pylist(rows, rejects_schema())
+        pq.write_table(table, root / "rejects" / "unit-0.parquet")
     counts = {"embedded": number, "rejected": len(rejects), "rows_read": number + len(rejects)}
     if whole:
         (root / "run.json").write_text(json.dumps({"counts": counts} | (record or {})))
