@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from pipelines.command_line.exits import in_flags
+from pipelines.command_line.flag_names import in_flags
 from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.parquet.costs import largest_page
