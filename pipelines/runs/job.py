@@ -68,7 +68,7 @@ def manifest_request(config: EmbedConfig) -> ManifestRequest:
         rows_per_unit=config.rows_per_unit,
         only_reasons=config.only_reasons,
         output=config.output,
-        allowed=config.allow_manifests_from,
+        allow_manifests_from=config.allow_manifests_from,
         trust_run=config.trust_run,
         **config.dialect(),
     )

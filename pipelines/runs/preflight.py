@@ -79,7 +79,7 @@ class Findings:
         try:
             return step()
         except (ValueError, OSError, RuntimeError) as error:
-            self.problems.append(" ".join(in_flags(str(error)).split()) or type(error).__name__)
+            self.problems.append(" ".join(str(error).split()) or type(error).__name__)
             return None
 
 

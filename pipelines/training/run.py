@@ -133,7 +133,7 @@ def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedDa
         preprocess = Preprocess(size, variant.mean, variant.std, resizing=variant.resizing)
         request = ManifestRequest(
             patterns=tuple(options.manifest),
-            allowed=tuple(options.allow_manifests_from),
+            allow_manifests_from=tuple(options.allow_manifests_from),
             trust_run=options.trust_run,
         )
         decoded_data.decode_manifest(
