@@ -123,7 +123,7 @@ def embed_rows_of(
     return EmbedRows(
         models,
         batch_size=config.batch_size,
-        fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency, web=web),
+        fetch_policy=FetchPolicy(allowed, concurrency=config.fetch_concurrency, web=web),
         decode_limits=limits_of(vars(config)),
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding,

@@ -21,7 +21,6 @@ from pipelines.command_line.places import place
 from pipelines.engine.beam_options import named_runner, read_beam_flags
 from pipelines.engine.slots.choice import EngineChoice, add_engine_flags, engine_choice
 from pipelines.images.sources import check_prefix
-from pipelines.images.trust import IMAGES, MANIFESTS
 from pipelines.images.web_flags import WebOptions
 from pipelines.manifests.flags import add_input_flags
 from pipelines.ownership.parts import Part, add_part_flag
@@ -221,11 +220,11 @@ class EmbedConfig(Dialect, WebOptions):
                 f"`--max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
             )
         for prefix in self.allow_images_from:
-            check_prefix(prefix, IMAGES, self.allow_private_hosts)
+            check_prefix(prefix, private=self.allow_private_hosts)
         for prefix in self.allow_manifests_from:
-            check_prefix(prefix, MANIFESTS)
+            check_prefix(prefix, "allow_manifests_from")
         if self.image_root is not None:
-            check_prefix(self.image_root, "--image_root", self.allow_private_hosts)
+            check_prefix(self.image_root, "image_root", self.allow_private_hosts)
         self.check_web()
         check_halves(self.pairs, self.scores_only, self.head)
         if self.retry_rejects and self.overwrite:
