@@ -1,4 +1,4 @@
-"""What a run of `embed` is made of, from its flags: models, transform, layout and fingerprint."""
+"""What a run of `embed` is made of, from its config: models, transform, layout and fingerprint."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from schemas.rejects import rejects_schema
 
 
 def load_run_models(config: EmbedConfig) -> RunModels:
-    """Loads what `--model` names, device and precision resolved.
+    """Loads the models of a run, device and precision resolved.
 
     Raises:
         ValueError, OSError: if a model cannot be loaded, or `auto` cannot be resolved here.
     """
     if not config.engine.is_here and "auto" in (config.device, config.precision):
         raise ValueError(
-            "expected `--device` and `--precision` to be named when the workers run elsewhere, got "
-            "`auto`; pass, for example, `--device cuda --precision bf16`"
+            "expected `device` and `precision` to be named when the workers run elsewhere, got "
+            "`auto`; pass, for example, `device='cuda', precision='bf16'`"
         )
     options = LoadOptions(
         config.arch, config.activation, config.vocab, config.model_cache, config.image_policy
@@ -56,7 +56,7 @@ def load_run_models(config: EmbedConfig) -> RunModels:
 
 
 def manifest_request(config: EmbedConfig) -> ManifestRequest:
-    """Returns the flags about the manifest."""
+    """Returns what a run says of its manifest."""
     return ManifestRequest(
         patterns=config.manifest,
         format=config.manifest_format,
@@ -81,7 +81,7 @@ def plan_of(config: EmbedConfig, workers: Workers | None = None) -> Plan:
         workers: that may read large text manifests; None for this process.
 
     Raises:
-        ValueError, OSError: if the manifest, or a flag about it, makes no sense.
+        ValueError, OSError: if the manifest, or what is said of it, makes no sense.
     """
     writing.check_directory(config.output)
     check_not_own(config)

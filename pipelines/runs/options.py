@@ -210,14 +210,14 @@ class EmbedConfig(Dialect, WebOptions):
     def __post_init__(self) -> None:
         for name, uris in (("manifest", self.manifest), ("output", (self.output,))):
             if not all(map(str.strip, uris)):
-                raise ValueError(f"`--{name}` is empty; give a path or URI")
+                raise ValueError(f"`{name}` is empty; give a path or URI")
         for name in ("rows_per_unit", "batch_size", "fetch_concurrency"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"`--{name}` must be a positive int, got {value}")
+                raise ValueError(f"`{name}` must be a positive int, got {value}")
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(
-                f"`--max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
+                f"`max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
             )
         for prefix in self.allow_images_from:
             check_prefix(prefix, private=self.allow_private_hosts)
@@ -229,25 +229,25 @@ class EmbedConfig(Dialect, WebOptions):
         check_halves(self.pairs, self.scores_only, self.head)
         if self.retry_rejects and self.overwrite:
             raise ValueError(
-                "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "
+                "`retry_rejects` keeps what the output holds and `overwrite` removes it; "
                 "leave one out"
             )
         if self.part and self.overwrite:
             raise ValueError(
-                "`--overwrite` would remove what other parts have written; begin anew without "
-                "`--part`, or in another `--output`"
+                "`overwrite` would remove what other parts have written; begin anew without "
+                "`part`, or in another `output`"
             )
         for name in ("arch", "activation", "vocab"):
             if not isinstance(self.model, str) and len(self.model) > 1 and getattr(self, name):
                 raise ValueError(
-                    f"`--{name}` does not say which of the models it is about; make a model "
+                    f"`{name}` does not say which of the models it is about; make a model "
                     "directory of that one with `clip-beam convert`"
                 )
         for name in self.only_reasons:
             if name not in REASONS:
                 close = difflib.get_close_matches(name, REASONS, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"expected {', '.join(REASONS)}"
-                raise ValueError(f"`--only_reasons` names no reason with {name!r}; {hint}")
+                raise ValueError(f"`only_reasons` names no reason with {name!r}; {hint}")
 
 
 def parser(
