@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 from pipelines.command_line import exits
+from pipelines.command_line.flag_names import in_flags
 from pipelines.command_line.meter import meter
 from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
@@ -147,7 +148,7 @@ def _export_shards(options: argparse.Namespace, workers: Workers | None) -> int:
     except (ValueError, OSError) as error:
         return exits.fail("export", str(error), exits.status_of(error))
     for line in [*shard_export.summary(stats), f"output     {redact(run.output)}"]:
-        print(line)
+        print(in_flags(line))
     if stats and not any(one.successes for one in stats):
         return exits.fail("export", "no image of the run was written; see above", exits.FAILED)
     return 0
