@@ -47,8 +47,8 @@ class DivergedError(ArithmeticError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}, so no model was saved; lower `--learning_rate` or `--max_grad_norm` and "
-            "pass `--overwrite` or name another output"
+            f"{what}, so no model was saved; lower `learning_rate` or `max_grad_norm` and "
+            "pass `overwrite` or name another output"
         )
 
 
