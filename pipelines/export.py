@@ -15,7 +15,7 @@ from pipelines.engine.per_file import Workers, over_files, parse_with_engine
 from pipelines.engine.slots.choice import add_engine_flags
 from pipelines.exports.bigquery import BigQuery
 from pipelines.exports.datacomp import KEYS, datacomp
-from pipelines.exports.exported_run import ExportedRun, ExportError, Layout, check_columns
+from pipelines.exports.exported_run import ExportedRun, ExportError, Layout, check_needs
 from pipelines.exports.layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.images.trust import add_trust_flags, trust_of
 from pipelines.output.overwriting import make_room
@@ -135,7 +135,7 @@ def _export_shards(options: argparse.Namespace, workers: Workers | None) -> int:
     """Writes images and captions to train on; returns the exit status."""
     try:
         run = open_run(options)
-        check_columns(run.tables, ["sha256"], options.format)
+        check_needs(run.tables, ["sha256"], options.format)
         trust = trust_of(options, options.input)
         export = ShardExport(run.tables, trust, run.output, options.format, options.reencode)
         shards = shard_export.begin(

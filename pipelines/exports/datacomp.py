@@ -16,7 +16,7 @@ from pipelines.engine.per_file import begun, side_by_side
 from pipelines.exports.exported_run import (
     ExportedRun,
     ExportError,
-    check_columns,
+    check_needs,
     write_npz,
     write_rows,
 )
@@ -51,7 +51,7 @@ class DataComp:
         self._models = dict(sorted(models.items()))
         needed = ("similarity", "image_embedding", "text_embedding")
         columns = [model_column(c, name) for name in self._models.values() for c in needed]
-        check_columns(run.tables, columns, "datacomp")
+        check_needs(run.tables, columns, "datacomp")
         self._rows, self._foreign = 0, 0
 
     def start(self) -> None:

@@ -78,7 +78,7 @@ class Layout(Protocol):
         """Returns lines for the summary."""
 
 
-def check_columns(tables: ScoredTables, columns: Sequence[str], format_name: str) -> None:
+def check_needs(tables: ScoredTables, columns: Sequence[str], format_name: str) -> None:
     """Makes sure that the run has what a layout needs.
 
     Raises:
