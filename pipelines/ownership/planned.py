@@ -150,7 +150,7 @@ def _check_same(found: PlannedRun, planned: PlannedRun) -> None:
         if getattr(found, name) != getattr(planned, name):
             raise PlanError(
                 f"the parts that began this output have other {name}; pass the same manifest and "
-                "flags to each part, or use another `output`"
+                "settings to each part, or use another `output`"
             )
 
 
