@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines.command_line import exits
+from pipelines.command_line.flag_names import in_flags
 from pipelines.command_line.parser import Parser, group
 from pipelines.storage.redaction import scrub
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(config, sample, findings)
     print()
     for problem in findings.problems:
-        print(f"problem    {scrub(problem)}")
+        print(f"problem    {scrub(in_flags(problem))}")
     count = len(findings.problems)
     print(f"{number(count, 'problem')} found")
     return 1 if findings.problems else 0

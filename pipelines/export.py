@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 from pipelines.command_line import exits
+from pipelines.command_line.flag_names import in_flags
 from pipelines.command_line.meter import meter
 from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
@@ -14,7 +15,7 @@ from pipelines.engine.per_file import Workers, over_files, parse_with_engine
 from pipelines.engine.slots.choice import add_engine_flags
 from pipelines.exports.bigquery import BigQuery
 from pipelines.exports.datacomp import KEYS, datacomp
-from pipelines.exports.exported_run import ExportedRun, ExportError, Layout, check_columns
+from pipelines.exports.exported_run import ExportedRun, ExportError, Layout, check_needs
 from pipelines.exports.layouts import ClipRetrieval, Laion, SeparateTables
 from pipelines.images.trust import add_trust_flags, trust_of
 from pipelines.output.overwriting import make_room
@@ -134,7 +135,7 @@ def _export_shards(options: argparse.Namespace, workers: Workers | None) -> int:
     """Writes images and captions to train on; returns the exit status."""
     try:
         run = open_run(options)
-        check_columns(run.tables, ["sha256"], options.format)
+        check_needs(run.tables, ["sha256"], options.format)
         trust = trust_of(options, options.input)
         export = ShardExport(run.tables, trust, run.output, options.format, options.reencode)
         shards = shard_export.begin(
@@ -147,7 +148,7 @@ def _export_shards(options: argparse.Namespace, workers: Workers | None) -> int:
     except (ValueError, OSError) as error:
         return exits.fail("export", str(error), exits.status_of(error))
     for line in [*shard_export.summary(stats), f"output     {redact(run.output)}"]:
-        print(line)
+        print(in_flags(line))
     if stats and not any(one.successes for one in stats):
         return exits.fail("export", "no image of the run was written; see above", exits.FAILED)
     return 0

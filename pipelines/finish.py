@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.command_line import exits
+from pipelines.command_line.flag_names import note_flags
 from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import place
 from pipelines.ownership.closing import finish_planned, judged
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipelines.output.unit_writer import ConservationError
 
     output = parser().parse_args(argv).output
+    note_flags(["--overwrite"])  # of `embed`, which has to be run again where a run is damaged
     lock = RunLock(output)
     try:
         planned = planned_run(output)

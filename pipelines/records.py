@@ -118,7 +118,7 @@ class Row(NamedTuple):
         image_root: directory URI that a relative `url` resolves against.
         image_bytes: the encoded image when the manifest holds it inline, else None.
         expected_sha256: hex digest the image must have, or None.
-        kept: values of the `--keep_columns`, by name.
+        kept: values of the `keep_columns`, by name.
         caption_index: which of the row's captions it is; these records of it follow each other.
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipelines.command_line import exits
+from pipelines.command_line.flag_names import note_flags
 from pipelines.command_line.parser import Parser, group
 from pipelines.command_line.places import place
 from pipelines.output.layout import SUCCESS
@@ -22,6 +23,7 @@ from pipelines.storage.redaction import redact
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0 for a run that is done or at work, else 1."""
     output = parser().parse_args(argv).output
+    note_flags(["--overwrite"])  # of `embed`, which has to be run again where a run is damaged
     try:
         planned = planned_run(output)
         locks = found_locks(output)

@@ -109,10 +109,10 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
 
     Args:
         fields: name and type of every column; the type tells image bytes from image URIs.
-        overrides: what flags name; a column so named must be there.
+        overrides: what the user names; a column so named must be there.
 
     Raises:
-        ManifestError: if the image or the caption is not found, if a flag names a column that is
+        ManifestError: if the image or the caption is not found, if a column that the user names is
             not there, or if two columns have the same name but for case.
     """
     found = _Found(list(fields))
@@ -128,17 +128,17 @@ def resolve_columns(fields: Iterable[pa.Field], overrides: ColumnOverrides) -> C
 
 
 def check_unread(overrides: ColumnOverrides) -> None:
-    """Makes sure that no flag names a column of the half that is not read.
+    """Makes sure that the user names no column of the half that is not read.
 
     Raises:
-        ManifestError: if one does.
+        ManifestError: if one is named.
     """
     half = {IMAGES: ("text_column", overrides.text), TEXTS: ("image_column", overrides.image)}
-    flag, name = half.get(overrides.pairs, ("", None))
+    parameter, name = half.get(overrides.pairs, ("", None))
     if name is not None:
         raise ManifestError(
-            f"`{flag}` names {name!r}, which `--pairs {overrides.pairs}` does not read; leave one "
-            "out"
+            f"`{parameter}` names {name!r}, which `pairs={overrides.pairs!r}` does not read; leave "
+            "one out"
         )
 
 
@@ -193,31 +193,31 @@ class _Found:
         spelt = (self._spelt.get(name) for name in names)
         return next((name for name in spelt if name is not None and fits(name)), None)
 
-    def override(self, flag: str, name: str | None) -> str | None:
+    def override(self, parameter: str, name: str | None) -> str | None:
         if name is None:
             return None
         spelt = name if name in self._types else self._spelt.get(name.lower())
         if spelt is None:
-            raise ManifestError(f"`{flag}` names {name!r}, the manifest has {self.listing()}")
+            raise ManifestError(f"`{parameter}` names {name!r}, the manifest has {self.listing()}")
         if spelt in self._twice:
-            raise ManifestError(f"`{flag}` names {spelt!r}, which two columns are called")
+            raise ManifestError(f"`{parameter}` names {spelt!r}, which two columns are called")
         return spelt
 
-    def absent(self, what: str, flag: str, names: Iterable[str], others: str) -> ManifestError:
+    def absent(self, what: str, parameter: str, names: Iterable[str], others: str) -> ManifestError:
         for spelt in (self._spelt.get(name) for name in names):
             if spelt is not None:
-                return self.unfit(spelt, what, flag)
+                return self.unfit(spelt, what, parameter)
         expected = ", ".join(dict.fromkeys(names))
         return ManifestError(
             f"no {what} column found: expected one of {expected}, the manifest has "
-            f"{self.listing()}; name it with `{flag}`, or embed {others} alone with "
-            f"`--pairs {others}`"
+            f"{self.listing()}; name it with `{parameter}`, or embed {others} alone with "
+            f"`pairs={others!r}`"
         )
 
-    def unfit(self, name: str, what: str, flag: str) -> ManifestError:
+    def unfit(self, name: str, what: str, parameter: str) -> ManifestError:
         return ManifestError(
             f"column {name!r} is {self._types[name]}, which is no {what}; name another with "
-            f"`{flag}`, or convert it"
+            f"`{parameter}`, or convert it"
         )
 
     def listing(self) -> str:

@@ -27,8 +27,8 @@ def check_halves(pairs: str, scores_only: bool, heads: Collection[str]) -> None:
     """
     if pairs != BOTH and scores_only:
         raise ValueError(
-            f"`--pairs {pairs}` gives no similarity, and `--scores_only` leaves nothing else; "
-            "leave one out"
+            f"`pairs={pairs!r}` gives no similarity, and `scores_only` leaves nothing else; leave "
+            "one out"
         )
     if pairs == TEXTS and heads:
-        raise ValueError("`--head` scores images, which `--pairs texts` has not; leave one out")
+        raise ValueError("`head` scores images, which `pairs='texts'` has not; leave one out")

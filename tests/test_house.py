@@ -4,8 +4,12 @@ What may import what, `lint-imports` checks; but it knows packages only.
 """
 
 import ast
+import io
+import re
 import subprocess
 import sys
+import tokenize
+from importlib import import_module
 
 import pytest
 
@@ -76,26 +80,49 @@ def test_light_modules_import_neither_torch_nor_beam(module):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-# Rooms whose messages name parameters, which the command line turns into flags for the shell.
-WITHOUT_FLAGS = ("curation", "output")
+# What the parsers of commands are made of, and what says to a shell which flag would do.
+OF_FLAGS = ("pipelines/command_line/", "pipelines/images/trust.py")
+_FLAG = re.compile(r"(?<![\w-])--([a-z_]+)(?![\w-])|`--(?=$|`)")  # or one that is put in later
 
 
-@pytest.mark.parametrize("room", WITHOUT_FLAGS)
-def test_messages_of_a_room_name_parameters_and_no_flags(room):
-    paths = sorted((ROOT / "pipelines" / room).rglob("*.py"))
-    found = [f"{path.name}: {text}" for path in paths for text in texts_of(path) if "`--" in text]
-    assert paths and found == []
+def may_name_flags(path):
+    name = of_root(path)
+    is_command = path.parent == ROOT / "pipelines"
+    return is_command or name.startswith(OF_FLAGS) or name.endswith("flags.py")
+
+
+@pytest.fixture(scope="module")
+def flags():
+    """Returns the flags of all commands, and nothing, which is a name that is put in later."""
+    parsers = [import_module(f"pipelines.{command}").parser() for command in COMMANDS]
+    return {""} | {flag.lstrip("-") for parser in parsers for flag in parser._option_string_actions}
+
+
+@pytest.mark.parametrize(
+    "room", [room for room in ROOMS if not of_root(room).startswith("tests")], ids=of_root
+)
+def test_rooms_name_parameters_and_no_flags(room, flags):
+    """The command line turns them into flags for the shell. Flags of Beam have no parameter."""
+    paths = [path for path in sorted(room.glob("*.py")) if not may_name_flags(path)]
+    found = [f"{path.name}: {text}" for path in paths for text in texts_of(path)
+             if flags.intersection(_FLAG.findall(text))]  # fmt: skip
+    assert found == []
 
 
 def texts_of(path):
-    """Returns the strings of a file, but for the help of the flags that it adds."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """Yields the strings and comments of a file, but for those of the flags that it adds."""
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    adding = [call for call in calls if getattr(call.func, "attr", "") == "add_argument"]
+    adding = [call for call in calls if called(call) in ("add", "add_argument", "Parser")]
     of_flags = {id(node) for call in adding for node in ast.walk(call)}
-    return [
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if id(node) not in of_flags
-    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in of_flags:
+            yield str(node.value)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+def called(call):
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))

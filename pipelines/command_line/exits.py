@@ -6,13 +6,12 @@ import errno
 import gc
 import logging
 import os
-import re
 import select
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -20,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
 from pipelines.command_line.console import prepare_streams
+from pipelines.command_line.flag_names import in_flags, noting_flags
 from pipelines.storage.redaction import own_process, scrub
 
 FAILED = 1
@@ -37,15 +37,6 @@ _handled = threading.Event()  # set once a signal's handler has run
 _calm = threading.Event()  # set once the command knows of the signal
 _put_back: ContextVar[ExitStack | None] = ContextVar("_put_back", default=None)
 _told: list[Callable[[BaseException], object]] = []
-_flags: ContextVar[frozenset[str]] = ContextVar("_flags", default=frozenset())
-_QUOTED = re.compile(r"`([a-z_]+)`")
-# Parameters that a flag calls otherwise.
-_FLAG_OF = {
-    "cache_dir": "model_cache",
-    "dtype": "embedding_dtype",
-    "format": "manifest_format",
-    "resampling": "decode",
-}
 
 
 class Terminated(BaseException):
@@ -102,22 +93,6 @@ def without_temporary_directory(command: str, error: FileNotFoundError) -> int:
     return fail(command, f"{error}; {remedy}", WRONG_USAGE)
 
 
-def note_flags(flags: Iterable[str]) -> None:
-    """Notes which flags the command that is at work has; nothing outside of one."""
-    if _put_back.get() is not None:
-        _flags.set(_flags.get() | set(flags))
-
-
-def in_flags(message: str) -> str:
-    """Says in flags what a library says in parameters: `vocab` becomes `--vocab`."""
-
-    def flag(found: re.Match[str]) -> str:
-        name = f"--{_FLAG_OF.get(found[1], found[1])}"
-        return f"`{name}`" if name in _flags.get() else found[0]
-
-    return _QUOTED.sub(flag, message)
-
-
 def command(main: Main) -> Main:
     """Makes a function of a command one that others can call: it returns whatever happens.
 
@@ -132,7 +107,7 @@ def command(main: Main) -> Main:
                 return main(argv)
             with ExitStack() as stack:
                 stack.callback(_put_back.reset, _put_back.set(stack))
-                stack.callback(_flags.reset, _flags.set(frozenset()))
+                stack.enter_context(noting_flags())
                 return main(argv)
         except BrokenPipeError:
             if is_own():

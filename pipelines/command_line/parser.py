@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from pipelines.command_line.exits import WRONG_USAGE, note_flags
+from pipelines.command_line.exits import WRONG_USAGE
+from pipelines.command_line.flag_names import in_flags, note_flags
 from pipelines.storage.redaction import scrub
 
 BEAM_FLAGS = "Apache Beam's own flags, such as --runner and --temp_location, ride along with these."
@@ -78,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints one line, without credentials, and ends the program with exit status 2."""
-        print(f"{self.prog}: {scrub(message)}; see {self.prog} --help", file=sys.stderr)
+        print(f"{self.prog}: {scrub(in_flags(message))}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(WRONG_USAGE)
 
     def words(self, args: Sequence[str]) -> list[tuple[str, list[str]]]:

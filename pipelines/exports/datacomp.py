@@ -16,7 +16,7 @@ from pipelines.engine.per_file import begun, side_by_side
 from pipelines.exports.exported_run import (
     ExportedRun,
     ExportError,
-    check_columns,
+    check_needs,
     write_npz,
     write_rows,
 )
@@ -51,7 +51,7 @@ class DataComp:
         self._models = dict(sorted(models.items()))
         needed = ("similarity", "image_embedding", "text_embedding")
         columns = [model_column(c, name) for name in self._models.values() for c in needed]
-        check_columns(run.tables, columns, "datacomp")
+        check_needs(run.tables, columns, "datacomp")
         self._rows, self._foreign = 0, 0
 
     def start(self) -> None:
@@ -135,7 +135,7 @@ def choose_keys(run: ExportedRun, names: Sequence[str], key: str | None) -> dict
     key = key or (_KEY_OF.get(architecture) if len(names) < 2 else None)
     if key is None:
         raise ExportError(
-            f"expected `--datacomp_key` {' or '.join(KEYS)}, as the architecture "
+            f"expected `datacomp_key` {' or '.join(KEYS)}, as the architecture "
             f"{architecture!r} is neither of DataComp's; name the columns to fill"
         )
     return {key: names[0] if names else None}
@@ -147,7 +147,7 @@ def datacomp(run: ExportedRun, key: str | None) -> DataComp:
     chosen = run.tables.model_name
     names = [chosen] if chosen else models
     if len(names) > 1 and (key or not set(names) & set(KEYS)):
-        raise ExportError(f"expected `--model_name`, as the run has models {', '.join(names)}")
+        raise ExportError(f"expected `model_name`, as the run has models {', '.join(names)}")
     return DataComp(run, choose_keys(run, names, key))
 
 

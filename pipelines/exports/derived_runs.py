@@ -31,7 +31,7 @@ def check_output(tables: ScoredTables, output: str) -> None:
     metadata = (file_schema(first).metadata or {}) if first else {}
     if FINGERPRINT_KEY in metadata and DERIVED_KEY not in metadata:
         raise ScoredTablesError(
-            f"{output!r} holds a run that `embed` wrote; name another directory with `--output`"
+            f"{output!r} holds a run that `embed` wrote; name another directory with `output`"
         )
 
 

@@ -78,19 +78,19 @@ class Layout(Protocol):
         """Returns lines for the summary."""
 
 
-def check_columns(tables: ScoredTables, columns: Sequence[str], format_name: str) -> None:
+def check_needs(tables: ScoredTables, columns: Sequence[str], format_name: str) -> None:
     """Makes sure that the run has what a layout needs.
 
     Raises:
-        ExportError: if it was made with `--scores_only`, or of images or captions alone.
+        ExportError: if it was made with `scores_only`, or of images or captions alone.
     """
     absent = [name for name in columns if name not in tables.schema.names]
     if absent:
         remedy = remedy_of(tables.schema, absent[0]) or "choose another layout"
         has_scores = pairs_of(tables.schema) == BOTH and absent[0].endswith(VECTORS)
-        others = ", or export with `--format laion`" if has_scores else ""
+        others = ", or export with `format='laion'`" if has_scores else ""
         raise ExportError(
-            f"`--format {format_name}` needs {absent[0]!r}, which the table has not; "
+            f"`format={format_name!r}` needs {absent[0]!r}, which the table has not; "
             f"{remedy}{others}"
         )
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipelines.exports.exported_run import (
     VECTORS,
     ExportedRun,
-    check_columns,
+    check_needs,
     write_npy,
     write_rows,
 )
@@ -47,7 +47,7 @@ class ClipRetrieval:
     def __init__(self, run: ExportedRun) -> None:
         halves = [half for half in VECTORS if has_column(pairs_of(run.tables.schema), half)]
         self._vectors = [run.column(half) for half in halves]
-        check_columns(run.tables, self._vectors, "clip_retrieval")
+        check_needs(run.tables, self._vectors, "clip_retrieval")
         self._run = run
         self._names: dict[str, str] = {}
 
@@ -109,7 +109,7 @@ class Laion:
     outputs = ("metadata",)
 
     def __init__(self, run: ExportedRun) -> None:
-        check_columns(run.tables, ["url", "text", run.column("similarity")], "laion")
+        check_needs(run.tables, ["url", "text", run.column("similarity")], "laion")
         self._run = run
 
     def start(self) -> None:
@@ -168,7 +168,7 @@ class SeparateTables:
         names = run.tables.schema.names
         self._run = run
         self._vectors = [name for name in names if name.endswith(VECTORS) and name not in run.kept]
-        check_columns(run.tables, self._vectors or list(VECTORS), "tables")
+        check_needs(run.tables, self._vectors or list(VECTORS), "tables")
         self._scores = [name for name in names if name not in self._vectors]
 
     def start(self) -> None:

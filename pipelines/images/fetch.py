@@ -41,7 +41,7 @@ class FetchPolicy:
     """Where images may come from, and the bounds of fetching one.
 
     Attributes:
-        allowed: URI prefixes beyond each row's own `image_root`.
+        allow_images_from: URI prefixes beyond each row's own `image_root`.
         allow_image_root: whether that is allowed; not where strangers say what it is.
         max_bytes: larger images are rejected unread.
         retries: how long transient faults are tried again; S3, GCS and the web have rules of their
@@ -51,7 +51,7 @@ class FetchPolicy:
         web: how images are asked for over http(s).
     """
 
-    allowed: tuple[str, ...] = ()
+    allow_images_from: tuple[str, ...] = ()
     allow_image_root: bool = True
     max_bytes: int = MAX_IMAGE_BYTES
     retries: RetryPolicy = RetryPolicy()
@@ -61,7 +61,7 @@ class FetchPolicy:
     @property
     def asks_the_web(self) -> bool:
         """Whether a prefix allows images over http(s), beside those of rows' own roots."""
-        return any(map(is_http, self.allowed))
+        return any(map(is_http, self.allow_images_from))
 
 
 def fetch_image(
@@ -135,7 +135,7 @@ def allowed_uri(row: Row, policy: FetchPolicy) -> str:
     where = "the image lies outside the manifest's directory"
     if (row.url or "").lstrip(AROUND).startswith("//"):
         where += ", unless `https:` is missing in front of it"
-    raise _fault(Reason.NOT_ALLOWED, f"{where}; allow its prefix with `--allow_images_from`")
+    raise _fault(Reason.NOT_ALLOWED, f"{where}; allow its prefix with `allow_images_from`")
 
 
 def image_uri(row: Row, policy: FetchPolicy) -> str:
@@ -173,7 +173,8 @@ def allowed_file(uri: str, prefixes: Sequence[str]) -> str | None:
 
 def allowed_roots(row: Row, policy: FetchPolicy) -> tuple[str, ...]:
     """Returns the URI prefixes that a row's image may come from."""
-    return (row.image_root, *policy.allowed) if policy.allow_image_root else policy.allowed
+    own = (row.image_root,) if policy.allow_image_root else ()
+    return (*own, *policy.allow_images_from)
 
 
 def _is_of_the_web(reference: str, row: Row, policy: FetchPolicy) -> bool:
@@ -238,7 +239,7 @@ def _place(uri: str, row: Row, policy: FetchPolicy) -> Place | None:
     if not prefixes:
         raise _fault(
             Reason.NOT_ALLOWED,
-            "images over http(s) are off; allow a prefix with `--allow_images_from`",
+            "images over http(s) are off; allow a prefix with `allow_images_from`",
         )
     web = web_of(policy.web, policy.concurrency or stores.DIRECT_CONCURRENCY)
     return Place(Allowed(web, prefixes), uri)

@@ -16,13 +16,11 @@ _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/?(?!/)")  # of two letters at
 _FILE = re.compile("(?:file|local):/", re.IGNORECASE)
 
 
-def check_prefix(
-    prefix: str, flag: str = "--allow_images_from", private: bool | None = None
-) -> None:
+def check_prefix(prefix: str, name: str = "allow_images_from", private: bool | None = None) -> None:
     """Refuses a prefix that no place can lie under.
 
     Args:
-        flag: the one that was given the prefix.
+        name: of the parameter that was given the prefix.
         private: whether hosts of private networks are asked; None where that is not looked at.
 
     Raises:
@@ -30,18 +28,18 @@ def check_prefix(
     """
     scheme, _, rest = uris.canonical(prefix).partition("://")
     if not prefix.strip():
-        raise ValueError(f"`{flag}` is empty; name a directory or a URI prefix")
+        raise ValueError(f"`{name}` is empty; name a directory or a URI prefix")
     if "::" in prefix and scheme not in HTTP_SCHEMES:
-        raise ValueError(f"`{flag}` takes one filesystem, got the chain {redact(prefix)!r}")
+        raise ValueError(f"`{name}` takes one filesystem, got the chain {redact(prefix)!r}")
     if stores.is_local(uris.canonical(prefix)):
-        return _check_local(prefix, flag)
+        return _check_local(prefix, name)
     if scheme in HTTP_SCHEMES:
-        return _check_http(prefix, rest, flag, private)
+        return _check_http(prefix, rest, name, private)
     if "*" in rest:
-        raise ValueError(f"`{flag}` takes a prefix and no pattern; leave the `*` of {prefix!r} out")
+        raise ValueError(f"`{name}` takes a prefix and no pattern; leave the `*` of {prefix!r} out")
     if remedy := stores.missing_filesystem(scheme):
         raise ValueError(
-            f"`{flag}` names {scheme}://, of which no filesystem is installed; {remedy}"
+            f"`{name}` names {scheme}://, of which no filesystem is installed; {remedy}"
         )
 
 
@@ -49,7 +47,7 @@ def check_hosts(prefixes: Sequence[str], private: bool) -> None:
     """Refuses prefixes whose host is known here, and is of a private network.
 
     Raises:
-        ValueError: names the flag that would allow it.
+        ValueError: names the parameter that would allow it.
     """
     for prefix in () if private else prefixes:
         try:
@@ -64,22 +62,22 @@ def check_hosts(prefixes: Sequence[str], private: bool) -> None:
             )
 
 
-def _check_local(prefix: str, flag: str) -> None:
+def _check_local(prefix: str, name: str) -> None:
     path = uris.normalize(prefix)
     if os.path.isfile(path):
-        raise ValueError(f"`{flag}` takes a directory or a URI prefix, got the file {prefix!r}")
+        raise ValueError(f"`{name}` takes a directory or a URI prefix, got the file {prefix!r}")
     if os.path.lexists(path):
         return
     if _ONE_SLASH.match(prefix) and not _FILE.match(prefix):
-        raise ValueError(f"`{flag}` takes a path or a URI with `://`, got {prefix!r}")
+        raise ValueError(f"`{name}` takes a path or a URI with `://`, got {prefix!r}")
     if "*" in path:
-        raise ValueError(f"`{flag}` takes a prefix and no pattern; leave the `*` of {prefix!r} out")
+        raise ValueError(f"`{name}` takes a prefix and no pattern; leave the `*` of {prefix!r} out")
 
 
-def _check_http(prefix: str, rest: str, flag: str, private: bool | None) -> None:
+def _check_http(prefix: str, rest: str, name: str, private: bool | None) -> None:
     if not rest.strip("/"):
         return
-    remedy = f"`{flag}` takes `https://host/path/`, without user name and query"
+    remedy = f"`{name}` takes `https://host/path/`, without user name and query"
     try:
         host = parse_url(prefix).host
     except RefusedURL as error:
@@ -87,15 +85,15 @@ def _check_http(prefix: str, rest: str, flag: str, private: bool | None) -> None
     if "?" in prefix or "#" in prefix:
         raise ValueError(f"{remedy}; got a prefix with a query")
     if private is not None and (is_literal(host) or host.rstrip(".").endswith("localhost")):
-        _check_host(host, prefix, flag, private)
+        _check_host(host, prefix, name, private)
 
 
-def _check_host(host: str, prefix: str, flag: str, private: bool) -> None:
+def _check_host(host: str, prefix: str, name: str, private: bool) -> None:
     named = is_literal(host)
     if named and is_never(host):
-        raise ValueError(f"`{flag}` names {host}, which nobody may ask for images")
+        raise ValueError(f"`{name}` names {host}, which nobody may ask for images")
     if not private and not (named and is_public(host)):
         raise ValueError(
-            f"`{flag}` names {prefix!r} of a private network, where no image is asked for; pass "
-            "`--allow_private_hosts` if this host is meant"
+            f"`{name}` names {prefix!r} of a private network, where no image is asked for; pass "
+            "`allow_private_hosts` if this host is meant"
         )

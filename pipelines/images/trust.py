@@ -61,11 +61,11 @@ class Trust:
             options: of the run; they count only where the run is trusted.
         """
         if not self.run:
-            return FetchPolicy(allowed=self.images, allow_image_root=False, web=self.web)
+            return FetchPolicy(self.images, allow_image_root=False, web=self.web)
         named = options.get("allow_images_from")
         places = [*(named if isinstance(named, list) else ()), options.get("image_root")]
         found = tuple(place for place in places if place and isinstance(place, str))
-        return FetchPolicy(allowed=self.images + found, web=self.web)
+        return FetchPolicy(self.images + found, web=self.web)
 
     def manifest(self, uri: str) -> str:
         """Returns a manifest's URI in the form in which it was checked and has to be opened.
@@ -121,9 +121,9 @@ def trust_of(options: argparse.Namespace, root: str) -> Trust:
     """
     web = web_options_of(options)
     for prefix in options.allow_images_from:
-        check_prefix(prefix, IMAGES, web.allow_private_hosts)
+        check_prefix(prefix, private=web.allow_private_hosts)
     for prefix in options.allow_manifests_from:
-        check_prefix(prefix, MANIFESTS)
+        check_prefix(prefix, "allow_manifests_from")
     return Trust(
         (root, *options.allow_images_from),
         (root, *options.allow_manifests_from),

@@ -53,7 +53,7 @@ def plan_folder(whole: Unit, request: ManifestRequest, beside: Collection[str]) 
     """Cuts the directories of a folder into units, by the names in them.
 
     Raises:
-        ManifestError: if a flag is about something that a folder of images has not.
+        ManifestError: if the request names something that a folder of images has not.
         OSError: if a directory cannot be listed.
     """
     if request.image_column is not None or request.image_root is not None:

@@ -28,8 +28,8 @@ class ManifestRequest(Dialect):
         image_root: where relative image references start, or None for each manifest's directory.
         only_reasons: of a rejects table, only rows with one of these; empty for all.
         output: directory whose tables are no manifests, should it lie where the manifest is.
-        allowed: URI prefixes that the manifest which a table of a run names may lie under, beside
-            the run's own directory.
+        allow_manifests_from: URI prefixes that the manifest which a table of a run names may lie
+            under, beside the run's own directory.
         trust_run: whether all that such a table names is read.
     """
 
@@ -43,12 +43,12 @@ class ManifestRequest(Dialect):
     rows_per_unit: int = DEFAULT_ROWS_PER_UNIT
     only_reasons: tuple[str, ...] = ()
     output: str | None = None
-    allowed: tuple[str, ...] = ()
+    allow_manifests_from: tuple[str, ...] = ()
     trust_run: bool = False
 
     @property
     def columns(self) -> ColumnOverrides:
-        """What the flags say about columns."""
+        """What it says about columns."""
         return ColumnOverrides(
             self.image_column,
             self.text_column,
@@ -78,7 +78,7 @@ class ManifestFormat:
     """A form that manifests have. Workers find it by its name, so it needs to be registered there.
 
     Attributes:
-        name: stands in each unit, and is what `--manifest_format` takes.
+        name: stands in each unit, and is what `ManifestRequest.format` takes.
         suffixes: endings of file names that show it, in lower case and with their dot.
         plan: cuts a file into units. It is given the file as one unit without rows, the request,
             and the formats of files of the same stem beside it.

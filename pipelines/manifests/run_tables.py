@@ -9,7 +9,6 @@ by itself opens nothing but what lies in its run's directory.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -115,7 +114,7 @@ def allowed_unit(table: str, unit: Unit, allowed: Sequence[str], trusted: bool) 
         trusted: whether all that the table names is read.
 
     Raises:
-        ManifestError: names what is refused, and the flag that allows it.
+        ManifestError: names what is refused, and what allows it.
     """
     if not _UNIT_ID.fullmatch(unit.unit_id):
         raise ManifestError(f"{table} calls its unit {unit.unit_id!r}, which names no unit")
@@ -143,10 +142,11 @@ def run_directory(table: str) -> str:
 
 
 def _refused(table: str, what: str, place: str) -> ManifestError:
+    places = (redact(place),)
     return ManifestError(
         f"{table} is a table of a run, whose rows are read anew from where it says, and names "
         f"{what}, which lies elsewhere; if that is where they came from, pass "
-        f"`--allow_manifests_from {shlex.quote(redact(place))}`"
+        f"`allow_manifests_from={places!r}`"
     )
 
 
@@ -167,11 +167,11 @@ def plan_rows_again(uri: str, schema: pa.Schema, request: ManifestRequest) -> Fi
         raise ManifestError(f"what {uri} says of its rows makes no sense: {error}") from error
     if unit.columns.pairs != request.pairs:
         raise ManifestError(
-            f"the rows of {uri} were read with `--pairs {unit.columns.pairs}`; pass that"
+            f"the rows of {uri} were read with `pairs={unit.columns.pairs!r}`; pass that"
         )
     if request.image_root is not None:
         unit = replace(unit, image_root=uris.normalize(request.image_root))
-    unit = allowed_unit(uri, unit, request.allowed, request.trust_run)
+    unit = allowed_unit(uri, unit, request.allow_manifests_from, request.trust_run)
     unit = unit_of_table(uri, schema, unit, request.only_reasons)
     kept = [schema.field(name) for name in unit.columns.kept]
     return FilePlan([] if unit.rows_to_read == 0 else [unit], kept)

@@ -82,8 +82,8 @@ def _files(uri: str) -> list[str]:
     uri = uris.normalize(uri)
     if is_local(uri) and os.path.islink(uri):
         return [uri]
-    found = sorted(listing._matches(uri, ["**"]))
-    return found or ([uri] if listing._kind(uri) == "file" else [])
+    found = sorted(listing.all_files(uri))
+    return found or ([uri] if listing.kind_of(uri) == "file" else [])
 
 
 def _origin(uri: str) -> Origin:

@@ -68,7 +68,7 @@ def close(
     if planned.rows not in (None, totals.rows_read):
         raise ConservationError(
             f"the manifest has {planned.rows} rows and the output {totals.rows_read}; "
-            "run again with `--overwrite`, and report this as a bug"
+            "run again with `overwrite`, and report this as a bug"
         )
     # The counts add up, whatever they are; before the summary, whose reader may close the pipe.
     run_record.mark_success(output)
@@ -89,7 +89,7 @@ def judged(command: str, totals: Totals, output: str, max_reject_fraction: float
         return exits.fail(
             command,
             f"{totals.reject_fraction:.4f} of the rows were rejected, more than "
-            f"`--max_reject_fraction` {max_reject_fraction}; see {output}/rejects",
+            f"`max_reject_fraction` {max_reject_fraction}; see {output}/rejects",
             FAILED,
         )
     return 0

@@ -52,5 +52,5 @@ def _read_footer(uri: str) -> UnitRecord:
         return read_record(uri)
     except NotARecordError as error:
         raise NotARecordError(
-            f"{error}; use another `--output`, or remove the file and run again"
+            f"{error}; use another `output`, or remove the file and run again"
         ) from error

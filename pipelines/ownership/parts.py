@@ -35,7 +35,7 @@ class Part:
 
 
 def add_part_flag(add: Any) -> None:
-    """Adds `--part`.
+    """Adds the flag that names a part.
 
     Args:
         add: `add_argument` of a group of a parser.

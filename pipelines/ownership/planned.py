@@ -37,7 +37,7 @@ class PlannedRun:
         parts: launchers that share the units.
         max_reject_fraction: of its rows, by which it is judged.
         fingerprint: what decides the values in the tables.
-        options: all flags, without credentials.
+        options: all that was said of it, without credentials.
         units: id and rows of each; rows are None where only reading tells.
     """
 
@@ -78,7 +78,7 @@ def read_planned(output: str) -> PlannedRun | None:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PlanError(
-            f"{uri} was damaged or not written by `embed`; use another `--output`, or `--overwrite`"
+            f"{uri} was damaged or not written by `embed`; use another `output`, or `overwrite`"
         ) from error
 
 
@@ -144,13 +144,13 @@ def _check_same(found: PlannedRun, planned: PlannedRun) -> None:
     if found.parts != planned.parts:
         raise PlanError(
             f"the output was begun in {found.parts} parts, this is one of {planned.parts}; pass "
-            "the same number to each part, or use another `--output`"
+            "the same number to each part, or use another `output`"
         )
     for name in ("units", "fingerprint"):
         if getattr(found, name) != getattr(planned, name):
             raise PlanError(
                 f"the parts that began this output have other {name}; pass the same manifest and "
-                "flags to each part, or use another `--output`"
+                "settings to each part, or use another `output`"
             )
 
 
@@ -162,7 +162,7 @@ def _id(found: PlannedRun | None, planned: PlannedRun, finished: Sequence[UnitRe
     if len(ids) > 1:
         raise PlanError(
             f"the output holds files of {len(ids)} runs that overwrote each other, and no "
-            f"{PLAN_JSON} that says which counts; use another `--output`, or `--overwrite`"
+            f"{PLAN_JSON} that says which counts; use another `output`, or `overwrite`"
         )
     return ids.pop() if ids else secrets.token_hex(8)
 

@@ -25,15 +25,17 @@ _KERAS = (".h5", ".hdf5", ".keras")
 _NUMBER = re.compile(r"(?:^|\.)([0-9]+)\.weight$")
 
 
-def read_head(name: str, uri: str, activation: str | None = None, model: str | None = None) -> Head:
+def read_head(
+    name: str, uri: str, head_activation: str | None = None, model: str | None = None
+) -> Head:
     """Reads a head.
 
     What stands between its layers and at the end comes from the metadata of the file, else from
-    `activation`, else from the published head of the same shapes.
+    `head_activation`, else from the published head of the same shapes.
 
     Args:
         name: of the column.
-        activation: `BETWEEN,END`, each `none`, `relu` or `sigmoid`.
+        head_activation: `BETWEEN,END`, each `none`, `relu` or `sigmoid`.
         model: of the run, as `Head` has it.
 
     Raises:
@@ -43,8 +45,8 @@ def read_head(name: str, uri: str, activation: str | None = None, model: str | N
     tensors, told = _tensors(uri, data)
     layers, positions = _layers(uri, tensors)
     dim, outputs = layers[0].weight.shape[1], [len(layer.bias) for layer in layers]
-    known = None if told or activation else published_like(dim, outputs, positions)
-    between, end = _activations(uri, activation, told, known, len(layers))
+    known = None if told or head_activation else published_like(dim, outputs, positions)
+    between, end = _activations(uri, head_activation, told, known, len(layers))
     labels = tuple(map(str, told.get("labels") or ()))
     if labels and len(labels) != outputs[-1]:
         raise HeadError(f"{redact(uri)} names {len(labels)} labels for {outputs[-1]} outputs")
@@ -62,7 +64,7 @@ def _read(uri: str) -> bytes:
     try:
         data = reading.read_retried(uri, MAX_HEAD_BYTES)
     except (FileNotFoundError, IsADirectoryError) as error:
-        told = f"expected a file as `--head`, got {redact(uri)!r}, which is none"
+        told = f"expected a file as `head`, got {redact(uri)!r}, which is none"
         raise HeadError(told) from error
     if data.startswith(b"\x89HDF") or _is_saved_model(data):
         raise _keras(uri)
@@ -106,7 +108,7 @@ def _tensors(uri: str, data: bytes) -> tuple[dict[str, np.ndarray], Mapping[str,
         told = json.loads(about.get(HEAD_KEY, "{}"))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HeadError(
-            f"expected safetensors or a state dict of torch as `--head`, got {redact(uri)!r} "
+            f"expected safetensors or a state dict of torch as `head`, got {redact(uri)!r} "
             f"({str(error) or type(error).__name__})"
         ) from error
     return tensors, told if isinstance(told, dict) else {}
@@ -169,13 +171,13 @@ def _activations(
             raise HeadError(f"what {redact(uri)} says of its activations makes no sense")
         if given:
             raise HeadError(f"{redact(uri)} says what stands between its layers; leave out "
-                            "`--head_activation`")  # fmt: skip
+                            "`head_activation`")  # fmt: skip
         return list(between or ()), str(end)
     if given:
         inner, _, last = given.partition(",")
         if inner not in BETWEEN or last not in END:
             raise HeadError(
-                f"expected `--head_activation` NAME=BETWEEN,END, each of {', '.join(BETWEEN)}, got "
+                f"expected BETWEEN,END as `head_activation`, each of {', '.join(BETWEEN)}, got "
                 f"{given!r}"
             )
         return [inner] * (layers - 1), last
@@ -183,6 +185,6 @@ def _activations(
         return known.between, known.end
     raise HeadError(
         f"nothing says what stands between the layers of {redact(uri)} and at its end, and no "
-        "published head has its shapes; pass `--head_activation NAME=BETWEEN,END`, such as "
-        "`relu,sigmoid`"
+        "published head has its shapes; pass `head_activation`, such as `relu,sigmoid`, with NAME= "
+        "in front where heads have names"
     )

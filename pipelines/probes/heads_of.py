@@ -42,15 +42,17 @@ def add_head_flags(flags: argparse._ActionsContainer, *, required: bool = False)
 
 
 def heads_of(
-    named: Sequence[str],
-    activations: Sequence[str],
+    head: Sequence[str],
+    head_activation: Sequence[str],
     dims: Mapping[str | None, int],
     fingerprint: Mapping[str, Any],
     taken: Sequence[str],
 ) -> tuple[Head, ...]:
-    """Reads the heads of a command line.
+    """Reads heads.
 
     Args:
+        head: `[MODEL:]NAME=URI` of each.
+        head_activation: `NAME=BETWEEN,END` of those that do not tell it.
         dims: length of an image embedding, by the run's models; None for the one without a name.
         fingerprint: of the run.
         taken: columns that there are already.
@@ -58,11 +60,11 @@ def heads_of(
     Raises:
         HeadError, OSError: if one cannot be read or does not fit, or two columns have one name.
     """
-    given = dict(_split(text) for text in activations)
-    heads = [_head(text, given, dims, fingerprint) for text in named]
+    given = dict(_split(text) for text in head_activation)
+    heads = [_head(text, given, dims, fingerprint) for text in head]
     unknown = set(given) - {head.name for head in heads}
     if unknown:
-        raise HeadError(f"`--head_activation` names {min(unknown)!r}, which is no `--head`")
+        raise HeadError(f"`head_activation` names {min(unknown)!r}, which is no `head`")
     seen = {name.lower() for name in taken}
     for field in (field for head in heads for field in head.fields):
         if field.name.lower() in seen:
@@ -84,7 +86,7 @@ def _head(
 ) -> Head:
     found = _HEAD.fullmatch(text)
     if found is None:
-        raise HeadError(f"expected `--head` NAME=URI, such as aesthetic=FILE, got {text!r}")
+        raise HeadError(f"expected `head` NAME=URI, such as aesthetic=FILE, got {text!r}")
     model = _model(found["model"], dims)
     head = read_head(found["name"], found["uri"], activations.get(found["name"]), model)
     if head.dim != dims[model]:
@@ -102,9 +104,9 @@ def _model(name: str | None, dims: Mapping[str | None, int]) -> str | None:
     if name is None or name not in dims:
         there = ", ".join(str(n) for n in dims if n) or "one without a name"
         raise HeadError(
-            f"expected `--head` MODEL:NAME=URI with one of the run's models, {there}"
+            f"expected `head` MODEL:NAME=URI with one of the run's models, {there}"
             if len(dims) > 1 or name is None
-            else f"`--head` names the model {name!r}, the run has {there}; leave it out"
+            else f"`head` names the model {name!r}, the run has {there}; leave it out"
         )
     return name
 
@@ -126,5 +128,5 @@ def _check_model(head: Head, fingerprint: Mapping[str, Any]) -> None:
 def _split(text: str) -> tuple[str, str]:
     name, mark, value = text.partition("=")
     if not mark:
-        raise HeadError(f"expected `--head_activation` NAME=BETWEEN,END, got {text!r}")
+        raise HeadError(f"expected `head_activation` NAME=BETWEEN,END, got {text!r}")
     return name, value

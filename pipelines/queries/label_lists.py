@@ -1,4 +1,4 @@
-"""Reads labels and templates: from a file with one a line or of JSON, or from the flag itself."""
+"""Reads labels and templates: a file with one a line or of JSON, or a list with commas."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_labels(value: str) -> tuple[str, ...]:
 
 
 def read_templates(value: str) -> tuple[str, ...]:
-    """Returns the templates of a name, of a file, or of the flag itself, commas and all.
+    """Returns the templates of a name, of a file, or of the text itself, commas and all.
 
     Raises:
         ValueError, OSError: if there is no such file, or it is no text.

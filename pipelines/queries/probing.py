@@ -132,9 +132,9 @@ def _numbers(values: Sequence[Any]) -> np.ndarray:
     try:
         found = np.array([float(value) for value in values], np.float64)
     except (TypeError, ValueError) as error:
-        raise ProbeError(f"expected numbers for `--kind {RIDGE}`: {error}") from error
+        raise ProbeError(f"expected numbers for `kind={RIDGE!r}`: {error}") from error
     if not np.isfinite(found).all():
-        raise ProbeError(f"expected finite numbers for `--kind {RIDGE}`")
+        raise ProbeError(f"expected finite numbers for `kind={RIDGE!r}`")
     return found
 
 

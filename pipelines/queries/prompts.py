@@ -101,7 +101,7 @@ def _add_output_flags(flags: Parser) -> None:
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns labels and templates, the flags checked.
+    """Returns labels and templates, all that goes with them checked.
 
     Raises:
         ValueError, OSError, MissingExtraError: what is wrong, in one sentence with the remedy.
@@ -113,7 +113,7 @@ def read_prompts(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[st
     zero_shot.check_templates(templates)
     if options.confusion_plot and len(labels) > MOST_PLOTTED:
         raise ValueError(
-            f"`--confusion_plot` shows at most {MOST_PLOTTED} classes, got {len(labels)} labels; "
+            f"`confusion_plot` shows at most {MOST_PLOTTED} classes, got {len(labels)} labels; "
             "leave it out"
         )
     return labels, templates
@@ -121,13 +121,13 @@ def read_prompts(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[st
 
 def _check_flags(options: argparse.Namespace) -> None:
     if options.top_k < 1:
-        raise ValueError(f"`--top_k` must be a positive int, got {options.top_k}")
+        raise ValueError(f"`top_k` must be a positive int, got {options.top_k}")
     if (options.truth or options.confusion_plot) and not options.truth_column:
-        raise ValueError("expected `--truth_column` with `--truth` or `--confusion_plot`")
+        raise ValueError("expected `truth_column` with `truth` or `confusion_plot`")
     if options.confusion_plot:
         if not options.confusion_plot.lower().endswith(PLOT_FORMATS):
             raise ValueError(
-                f"`--confusion_plot` must end in {' or '.join(PLOT_FORMATS)}, got "
+                f"`confusion_plot` must end in {' or '.join(PLOT_FORMATS)}, got "
                 f"{options.confusion_plot!r}"
             )
         require_matplotlib()

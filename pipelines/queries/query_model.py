@@ -15,7 +15,6 @@ from pipelines.command_line.model_flags import (
 )
 from pipelines.command_line.parser import group
 from pipelines.command_line.places import place
-from pipelines.images.trust import TRUST
 from pipelines.output.scored_tables import COMPARED, ScoredTables
 from pipelines.storage.redaction import redact
 
@@ -47,7 +46,7 @@ def add_device_flag(flags: argparse.ArgumentParser) -> None:
 
 
 def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipModel:
-    """Loads the model that made the embeddings; what no flag names is taken from run.json.
+    """Loads the model that made the embeddings; what is not named is taken from run.json.
 
     Raises:
         OtherModelError: if it is another, or none is named.
@@ -69,7 +68,7 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
         if options.model:
             raise
         raise OtherModelError(
-            f"{error} (so run.json names the model; pass `--model` with where it is now)"
+            f"{error} (so run.json names the model; pass `model` with where it is now)"
         ) from error
     check_same_model(tables, model)
     use_threads([model])
@@ -79,7 +78,7 @@ def load_query_model(tables: ScoredTables, options: argparse.Namespace) -> ClipM
 def _load_options(
     tables: ScoredTables, options: argparse.Namespace, own: Mapping[str, Any]
 ) -> LoadOptions:
-    """Takes what flags say, and else what run.json says of its own model."""
+    """Takes what the options say, and else what run.json says of its own model."""
     given = load_options(options)
     named = {"cache_dir": "model_cache", "arch": "arch", "activation": "activation"}
     named["vocab"] = "vocab"
@@ -99,12 +98,12 @@ def _named_by_run(tables: ScoredTables, trusted: bool) -> str:
     name = tables.options.get("model")
     if not isinstance(name, str) or not name:
         raise OtherModelError(
-            "expected `--model`, as the run has not finished and run.json does not name it"
+            "expected `model`, as the run has not finished and run.json does not name it"
         )
     if not trusted and name not in clip_core.available_models():
         raise OtherModelError(
             f"run.json names the model {redact(name)!r}, which is not loaded on its word; name it "
-            f"again with `--model`, or pass `{TRUST}` if the run is yours"
+            "again with `model`, or pass `trust_run` if the run is yours"
         )
     return name
 
@@ -131,5 +130,5 @@ def check_same_model(tables: ScoredTables, model: ClipModel) -> None:
         if expected is not None and expected != got:
             raise OtherModelError(
                 f"expected the model that made the embeddings, with {name} {expected!r}, got "
-                f"{got!r}; name it with `--model`, or embed again with this one"
+                f"{got!r}; name it with `model`, or embed again with this one"
             )

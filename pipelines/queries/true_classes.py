@@ -39,7 +39,7 @@ def read_truth(uri: str, column: str) -> dict[str, str]:
     elif kind in ("jsonl", "csv", "tsv"):
         pairs = _text_pairs(uri, kind, column)
     else:
-        raise TruthError(f"expected a Parquet, JSONL, CSV or TSV file as `--truth`, got {uri!r}")
+        raise TruthError(f"expected a Parquet, JSONL, CSV or TSV file as `truth`, got {uri!r}")
     given = ((uid, value) for uid, value in pairs if uid is not None and value not in (None, ""))
     return {_text(uid): str(value) for uid, value in given}
 

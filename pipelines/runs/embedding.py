@@ -17,6 +17,7 @@ from pipelines.command_line.exits import (
     RunnerError,
     Terminated,
 )
+from pipelines.command_line.flag_names import in_flags
 from pipelines.engine.memory import return_freed_memory
 from pipelines.engine.slots.choice import Share
 from pipelines.images.web_flags import of_the_web
@@ -57,7 +58,7 @@ def embed(config: EmbedConfig, options: PipelineOptions) -> int:
 def _embedded(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> int:
     started_at = time.monotonic()
     if unused := config.unused_proxy(image_prefixes(config)):
-        print(f"clip-beam embed: {unused}", file=sys.stderr)
+        print(f"clip-beam embed: {in_flags(unused)}", file=sys.stderr)
     try:
         job = prepare(config, options, lock)
     except StoreFault as error:

@@ -1,4 +1,4 @@
-"""What a run of `embed` is made of, from its flags: models, transform, layout and fingerprint."""
+"""What a run of `embed` is made of, from its config: models, transform, layout and fingerprint."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from schemas.rejects import rejects_schema
 
 
 def load_run_models(config: EmbedConfig) -> RunModels:
-    """Loads what `--model` names, device and precision resolved.
+    """Loads the models of a run, device and precision resolved.
 
     Raises:
         ValueError, OSError: if a model cannot be loaded, or `auto` cannot be resolved here.
     """
     if not config.engine.is_here and "auto" in (config.device, config.precision):
         raise ValueError(
-            "expected `--device` and `--precision` to be named when the workers run elsewhere, got "
-            "`auto`; pass, for example, `--device cuda --precision bf16`"
+            "expected `device` and `precision` to be named when the workers run elsewhere, got "
+            "`auto`; pass, for example, `device='cuda', precision='bf16'`"
         )
     options = LoadOptions(
         config.arch, config.activation, config.vocab, config.model_cache, config.image_policy
@@ -56,7 +56,7 @@ def load_run_models(config: EmbedConfig) -> RunModels:
 
 
 def manifest_request(config: EmbedConfig) -> ManifestRequest:
-    """Returns the flags about the manifest."""
+    """Returns what a run says of its manifest."""
     return ManifestRequest(
         patterns=config.manifest,
         format=config.manifest_format,
@@ -68,7 +68,7 @@ def manifest_request(config: EmbedConfig) -> ManifestRequest:
         rows_per_unit=config.rows_per_unit,
         only_reasons=config.only_reasons,
         output=config.output,
-        allowed=config.allow_manifests_from,
+        allow_manifests_from=config.allow_manifests_from,
         trust_run=config.trust_run,
         **config.dialect(),
     )
@@ -81,7 +81,7 @@ def plan_of(config: EmbedConfig, workers: Workers | None = None) -> Plan:
         workers: that may read large text manifests; None for this process.
 
     Raises:
-        ValueError, OSError: if the manifest, or a flag about it, makes no sense.
+        ValueError, OSError: if the manifest, or what is said of it, makes no sense.
     """
     writing.check_directory(config.output)
     check_not_own(config)
@@ -123,7 +123,7 @@ def embed_rows_of(
     return EmbedRows(
         models,
         batch_size=config.batch_size,
-        fetch_policy=FetchPolicy(allowed=allowed, concurrency=config.fetch_concurrency, web=web),
+        fetch_policy=FetchPolicy(allowed, concurrency=config.fetch_concurrency, web=web),
         decode_limits=limits_of(vars(config)),
         resampling=config.decode,
         isolate_decoding=config.isolate_decoding,

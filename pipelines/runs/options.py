@@ -21,7 +21,6 @@ from pipelines.command_line.places import place
 from pipelines.engine.beam_options import named_runner, read_beam_flags
 from pipelines.engine.slots.choice import EngineChoice, add_engine_flags, engine_choice
 from pipelines.images.sources import check_prefix
-from pipelines.images.trust import IMAGES, MANIFESTS
 from pipelines.images.web_flags import WebOptions
 from pipelines.manifests.flags import add_input_flags
 from pipelines.ownership.parts import Part, add_part_flag
@@ -211,44 +210,44 @@ class EmbedConfig(Dialect, WebOptions):
     def __post_init__(self) -> None:
         for name, uris in (("manifest", self.manifest), ("output", (self.output,))):
             if not all(map(str.strip, uris)):
-                raise ValueError(f"`--{name}` is empty; give a path or URI")
+                raise ValueError(f"`{name}` is empty; give a path or URI")
         for name in ("rows_per_unit", "batch_size", "fetch_concurrency"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"`--{name}` must be a positive int, got {value}")
+                raise ValueError(f"`{name}` must be a positive int, got {value}")
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(
-                f"`--max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
+                f"`max_reject_fraction` must be between 0 and 1, got {self.max_reject_fraction}"
             )
         for prefix in self.allow_images_from:
-            check_prefix(prefix, IMAGES, self.allow_private_hosts)
+            check_prefix(prefix, private=self.allow_private_hosts)
         for prefix in self.allow_manifests_from:
-            check_prefix(prefix, MANIFESTS)
+            check_prefix(prefix, "allow_manifests_from")
         if self.image_root is not None:
-            check_prefix(self.image_root, "--image_root", self.allow_private_hosts)
+            check_prefix(self.image_root, "image_root", self.allow_private_hosts)
         self.check_web()
         check_halves(self.pairs, self.scores_only, self.head)
         if self.retry_rejects and self.overwrite:
             raise ValueError(
-                "`--retry_rejects` keeps what the output holds and `--overwrite` removes it; "
+                "`retry_rejects` keeps what the output holds and `overwrite` removes it; "
                 "leave one out"
             )
         if self.part and self.overwrite:
             raise ValueError(
-                "`--overwrite` would remove what other parts have written; begin anew without "
-                "`--part`, or in another `--output`"
+                "`overwrite` would remove what other parts have written; begin anew without "
+                "`part`, or in another `output`"
             )
         for name in ("arch", "activation", "vocab"):
             if not isinstance(self.model, str) and len(self.model) > 1 and getattr(self, name):
                 raise ValueError(
-                    f"`--{name}` does not say which of the models it is about; make a model "
+                    f"`{name}` does not say which of the models it is about; make a model "
                     "directory of that one with `clip-beam convert`"
                 )
         for name in self.only_reasons:
             if name not in REASONS:
                 close = difflib.get_close_matches(name, REASONS, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"expected {', '.join(REASONS)}"
-                raise ValueError(f"`--only_reasons` names no reason with {name!r}; {hint}")
+                raise ValueError(f"`only_reasons` names no reason with {name!r}; {hint}")
 
 
 def parser(

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from pipelines.command_line.exits import in_flags
+from pipelines.command_line.flag_names import in_flags
 from pipelines.encoding.models import RunModels
 from pipelines.manifests.files import left_out_line
 from pipelines.manifests.parquet.costs import largest_page
@@ -48,22 +48,22 @@ from schemas.warehouses import unreadable
 
 MAX_FILES_SHOWN = 5
 LARGE_PAGE_BYTES = 32 << 20
-MANY = 0.5  # a larger share of rejects is a problem whatever `--max_reject_fraction` allows
+MANY = 0.5  # a larger share of rejects is a problem whatever `max_reject_fraction` allows
 T = TypeVar("T")
 
 # What to do about rejects, where a flag or the operator can do something.
 REMEDIES = {
-    "not_allowed": "allow the images' prefix with `--allow_images_from`",
-    "not_found": "check `--image_root`, which relative paths start from",
+    "not_allowed": "allow the images' prefix with `allow_images_from`",
+    "not_found": "check `image_root`, which relative paths start from",
     "forbidden": "check the credentials of this machine for the images' store",
     "fetch_failed": "check the network and the images' store",
-    "opted_out": "`--disallowed_header_directives` says which of their directives are honoured",
-    "missing_image": "check `--image_column`, or embed captions alone with `--pairs texts`",
-    "empty_text": "check `--text_column`, or embed images alone with `--pairs images`",
+    "opted_out": "`disallowed_header_directives` says which of their directives are honoured",
+    "missing_image": "check `image_column`, or embed captions alone with `pairs='texts'`",
+    "empty_text": "check `text_column`, or embed images alone with `pairs='images'`",
     "malformed_row": "look at `detail` in the rejects of a run; the file may be of another format",
     "manifest_truncated": "write the manifest file again",
     "manifest_unreadable": "write the manifest file again",
-    "deep_pixels": "scale these images to 8 bits, or pass `--deep_images clip`",
+    "deep_pixels": "scale these images to 8 bits, or pass `deep_images='clip'`",
     "unsupported_format": "convert these images to JPEG, PNG or WebP",
 }
 
@@ -79,7 +79,7 @@ class Findings:
         try:
             return step()
         except (ValueError, OSError, RuntimeError) as error:
-            self.problems.append(" ".join(in_flags(str(error)).split()) or type(error).__name__)
+            self.problems.append(" ".join(str(error).split()) or type(error).__name__)
             return None
 
 
@@ -87,13 +87,13 @@ def check(config: EmbedConfig, sample: int, findings: Findings) -> None:
     """Runs all checks, each as far as those before it allow."""
     plan = findings.attempt(lambda: plan_of(config))
     if unused := config.unused_proxy(image_prefixes(config)):
-        print(f"           {in_flags(unused)}")
+        _note(unused)
     if plan is not None:
         _check_manifest(plan, findings)
     models = findings.attempt(lambda: _loaded(config))
     findings.attempt(lambda: _check_writable(config.output))
     if config.embedding_dtype == "float16" and not config.scores_only:
-        print("           Spark 3.5, Delta and BigQuery cannot read embeddings in float16")
+        _note("Spark 3.5, Delta and BigQuery cannot read embeddings in float16")
     if plan is None or models is None:
         return
     heads = findings.attempt(lambda: heads_for(plan, models, config))
@@ -104,6 +104,11 @@ def check(config: EmbedConfig, sample: int, findings: Findings) -> None:
     if result is not None and result.rows:
         _judge(result, config, findings)
         _estimate(result, plan)
+
+
+def _note(text: str) -> None:
+    """Prints a line that belongs to the one above it."""
+    print(f"           {in_flags(text)}")
 
 
 def _check_manifest(plan: Plan, findings: Findings) -> None:
@@ -119,15 +124,15 @@ def _check_manifest(plan: Plan, findings: Findings) -> None:
     for uri, unit in list(files.items())[:MAX_FILES_SHOWN]:
         uncounted = "tar" if unit.between is None else "images"
         rows = f"{by_file[uri]} rows" if unit.rows_to_read is not None else uncounted
-        print(f"           {redact(uri)}: {rows}; {_columns(unit.columns)}")
+        _note(f"{redact(uri)}: {rows}; {_columns(unit.columns)}")
         _check_names(unit, findings)
         _check_pages(unit, findings)
     if len(files) > MAX_FILES_SHOWN:
-        print(f"           and {len(files) - MAX_FILES_SHOWN} more")
+        _note(f"and {len(files) - MAX_FILES_SHOWN} more")
     if plan.left_out:
-        print(f"           left out: {left_out_line(plan.left_out)}")
+        _note(f"left out: {left_out_line(plan.left_out)}")
     for line in unreadable(plan.kept):
-        print(f"           {line}")
+        _note(line)
     if not plan.units:
         findings.problems.append("the manifest has no rows")
 
@@ -145,8 +150,8 @@ def _check_pages(unit: Unit, findings: Findings) -> None:
         return
     size = findings.attempt(lambda: largest_page(unit.uri, image)) or 0
     if size > LARGE_PAGE_BYTES:
-        print(
-            f"           a page of {image!r} holds {size / 1e6:.0f} MB, which each reader holds up "
+        _note(
+            f"a page of {image!r} holds {size / 1e6:.0f} MB, which each reader holds up "
             "to four times; a writer that flushes pages by bytes makes smaller ones"
         )
 
@@ -180,7 +185,7 @@ def _check_writable(output: str) -> None:
             for directory in made:
                 os.rmdir(directory)
     except OSError as error:
-        raise OSError(f"`--output` {output} cannot be written: {error}") from error
+        raise OSError(f"`output` {output} cannot be written: {error}") from error
     check_unlocked(lock_uri(output), time.time())
     print(f"output     {redact(output)} can be written")
 
@@ -196,16 +201,16 @@ def _check_output(config: EmbedConfig, plan: Plan, fingerprint: Mapping[str, Any
     before = read_planned(config.output)
     finished = own_units(config.output, before)
     if config.overwrite:
-        print(f"           {len(finished)} units there, which `--overwrite` removes")
+        _note(f"{len(finished)} units there, which `overwrite` removes")
         return
     check_resumable(finished, plan.units, fingerprint, plan.kept)
     if finished:
         changed = changed_units(finished, plan.units)
         retried = retried_reasons(config)
         pending = pending_of(plan.units, finished, before, config.output, retried, changed.units)
-        print(f"           {len(finished)} units are finished, {len(pending)} left to do")
+        _note(f"{len(finished)} units are finished, {len(pending)} left to do")
         if line := changed.line():
-            print(f"           {line}")
+            _note(line)
 
 
 def _embedded(
@@ -228,7 +233,7 @@ def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> Non
     for name, count in result.rejects.most_common():
         detail = result.details[name]
         remedy = f"; {REMEDIES[name]}" if name in REMEDIES else ""
-        print(f"           {name}, {count / result.records:.1%}, such as row {detail}{remedy}")
+        _note(f"{name}, {count / result.records:.1%}, such as row {detail}{remedy}")
     share = rejected / result.records
     if share > min(config.max_reject_fraction, MANY):
         worst = result.rejects.most_common(1)[0][0]
@@ -237,7 +242,7 @@ def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> Non
             + (f"; {REMEDIES[worst]}" if worst in REMEDIES else "")
         )
     if result.repeated_ids:
-        print(f"           {result.repeated_ids} ids are there more than once; all rows are kept")
+        _note(f"{result.repeated_ids} ids are there more than once; all rows are kept")
 
 
 def _records(result: SampleResult) -> str:

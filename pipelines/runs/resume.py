@@ -111,8 +111,8 @@ def pending_of(
 
 
 def retried_reasons(config: EmbedConfig) -> tuple[str, ...]:
-    """Returns the reasons of the rejects that a run tries again; none without `--retry_rejects`,
-    and only those that can pass unless `--only_reasons` names others."""
+    """Returns the reasons of the rejects that a run tries again; none without `retry_rejects`,
+    and only those that can pass unless `only_reasons` names others."""
     can_pass = tuple(name for name in REASONS if name not in STAYS)
     return (config.only_reasons or can_pass) if config.retry_rejects else ()
 
@@ -138,18 +138,18 @@ def check_resumable(
         if unit is None:
             raise ResumeError(
                 f"the output holds unit {found.result.unit_id!r}, which this manifest with this "
-                "`--rows_per_unit` does not have; use another `--output`, or `--overwrite`"
+                "`rows_per_unit` does not have; use another `output`, or `overwrite`"
             )
         if found.unit.manifest_bytes != unit.manifest_bytes:
             raise ResumeError(
                 f"manifest {unit.uri} had {found.unit.manifest_bytes} bytes when the output was "
-                f"begun and has {unit.manifest_bytes} now; use another `--output`, or `--overwrite`"
+                f"begun and has {unit.manifest_bytes} now; use another `output`, or `overwrite`"
             )
         if (found.unit.first_row, found.unit.rows) != (unit.first_row, unit.rows):
             raise ResumeError(
-                f"the output was begun with another `--rows_per_unit`: its unit {unit.unit_id!r} "
+                f"the output was begun with another `rows_per_unit`: its unit {unit.unit_id!r} "
                 f"has {found.unit.rows} rows from row {found.unit.first_row} on, this run's "
-                f"{unit.rows} from row {unit.first_row} on; pass the first value, or `--overwrite`"
+                f"{unit.rows} from row {unit.first_row} on; pass the first value, or `overwrite`"
             )
         _check_columns(found.unit, unit)
         _check_types(found, kept)
@@ -157,7 +157,7 @@ def check_resumable(
         if count is not None and found.result.records != count:
             raise ResumeError(
                 f"the output holds {found.result.records} rows of unit {unit.unit_id!r}, this "
-                f"run has {count}; use another `--output`, or `--overwrite`"
+                f"run has {count}; use another `output`, or `overwrite`"
             )
         _check_fingerprint(found.fingerprint, fingerprint)
 
@@ -170,22 +170,20 @@ def check_not_own(config: EmbedConfig) -> None:
     """
     if any(is_of_tables(uri, config.output) for uri in config.manifest):
         raise ResumeError(
-            "`--manifest` names a table of `--output` itself; to retry its rejects in their place, "
-            "pass the manifest they came from and `--retry_rejects`"
+            "`manifest` names a table of `output` itself; to retry its rejects in their place, "
+            "pass the manifest they came from and `retry_rejects`"
         )
 
 
 def check_replay(units: Sequence[Unit], config: EmbedConfig) -> None:
-    """Makes sure that `--only_reasons` means something here.
+    """Makes sure that `only_reasons` means something here.
 
     Raises:
         ResumeError: if it does not.
     """
     is_replay = config.retry_rejects or any(unit.only is not None for unit in units)
     if config.only_reasons and units and not is_replay:
-        raise ResumeError(
-            "`--only_reasons` needs `--retry_rejects`, or a rejects table as `--manifest`"
-        )
+        raise ResumeError("`only_reasons` needs `retry_rejects`, or a rejects table as `manifest`")
 
 
 def _check_columns(found: Unit, unit: Unit) -> None:
@@ -197,7 +195,7 @@ def _check_columns(found: Unit, unit: Unit) -> None:
         if before != now:
             raise ResumeError(
                 f"the output was begun with {name} {before!r} of {unit.uri}, this run has {now!r}; "
-                "use another `--output`, or `--overwrite`"
+                "use another `output`, or `overwrite`"
             )
 
 
@@ -215,7 +213,7 @@ def _check_types(found: UnitRecord, kept: pa.Schema) -> None:
         if before != column.type and not pa.types.is_null(before):
             raise ResumeError(
                 f"the output was begun with column {column.name!r} as {before}, and the manifest "
-                f"has {column.type} now; use another `--output`, or `--overwrite`"
+                f"has {column.type} now; use another `output`, or `overwrite`"
             )
 
 
@@ -224,7 +222,7 @@ def _check_fingerprint(found: Mapping[str, Any], expected: Mapping[str, Any]) ->
         if found.get(name) != expected.get(name):
             raise ResumeError(
                 f"the output was begun with {name} {found.get(name)!r}, this run has "
-                f"{expected.get(name)!r}; use another `--output`, or `--overwrite`"
+                f"{expected.get(name)!r}; use another `output`, or `overwrite`"
             )
 
 

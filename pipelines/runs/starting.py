@@ -136,7 +136,7 @@ def prepare(config: EmbedConfig, options: PipelineOptions, lock: RunLock) -> Job
 
 def _make_room(config: EmbedConfig) -> None:
     """Removes what no living run owns. The order is a fence: first the lock was taken, now go the
-    partial files, then, with `--overwrite`, the tables. A worker of an earlier run that looked at
+    partial files, then, with `overwrite`, the tables. A worker of an earlier run that looked at
     the lock before has nothing left to name, and one that looks later sees whose it is."""
     overwriting.remove_partials(config.output)
     for name in (EMBEDDINGS, REJECTS):

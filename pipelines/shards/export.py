@@ -17,7 +17,6 @@ from typing import Any
 
 from pipelines.command_line.meter import meter
 from pipelines.engine.per_file import Workers, over_files
-from pipelines.images.trust import TRUST
 from pipelines.output.overwriting import make_room
 from pipelines.output.run_json import MAX_RUN_JSON_BYTES
 from pipelines.output.scored_tables import ScoredTables
@@ -93,10 +92,10 @@ def summary(stats: Sequence[ShardStats]) -> list[str]:
     lines = [f"rows       {rows}", f"written    {written} in {len(stats)} shards"]
     lines += [f"not there  {rows - written} ({told})"] if missed else []
     if missed["other_format"]:
-        lines.append("           pass `--reencode` to write images of other formats as PNG")
+        lines.append("           pass `reencode` to write images of other formats as PNG")
     for remedy, number in remedies.most_common(MAX_REMEDIES):
         lines.append(f"images     {number} not allowed; allow them with {remedy}")
-    return [*lines, f"           or all that the run names with `{TRUST}`"] if remedies else lines
+    return [*lines, "           or all that the run names with `trust_run`"] if remedies else lines
 
 
 def _about(
@@ -133,7 +132,7 @@ def _check_same(found: Mapping[str, Any], about: Mapping[str, Any]) -> None:
             raise ShardExportError(
                 f"the output was begun with {told}, this export has "
                 f"{'these' if name == 'input_digest' else repr(about[name])}; use another "
-                "`--output`, or `--overwrite`"
+                "`output`, or `overwrite`"
             )
 
 

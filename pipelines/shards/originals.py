@@ -61,7 +61,7 @@ def fetch_original(original: Row | RowFault, sha256: str | None, policy: FetchPo
     """Returns the bytes of an image as they were scored.
 
     Raises:
-        NotTrustedError: if it lies where nobody has allowed, with the flag that would.
+        NotTrustedError: if it lies where nobody has allowed, with what would.
         RowFault: if it is gone, or another than it was.
     """
     if isinstance(original, RowFault):

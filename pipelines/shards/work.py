@@ -45,7 +45,7 @@ class ShardStats:
 
     Attributes:
         bytes: of the shard's one file; 0 of a folder.
-        remedies: flags that would allow more images, and how many.
+        remedies: what would allow more images, and how many.
     """
 
     count: int

@@ -25,7 +25,7 @@ def exists(uri: str) -> bool:
     Raises:
         OSError: as the filesystem reports it.
     """
-    return _kind(uri) is not None
+    return kind_of(uri) is not None
 
 
 def expand(pattern: str) -> list[str]:
@@ -47,9 +47,9 @@ def expand_all(pattern: str) -> tuple[list[str], list[str]]:
         OSError: as the filesystem reports it.
     """
     filesystem, path = locate(normalize(pattern))
-    uri, kind = _uri(filesystem, path), _kind(pattern)
+    uri, kind = _uri(filesystem, path), kind_of(pattern)
     if kind == "directory":
-        found = [file for file in _matches(uri, ["**"]) if _is_visible(file, uri)]
+        found = [file for file in all_files(uri) if _is_visible(file, uri)]
     elif kind is not None:
         found = [uri]
     else:
@@ -70,9 +70,22 @@ def list_files(directory: str) -> list[str]:
     return sorted(uri for uri, kind in entries(normalize(directory)) if kind == "file")
 
 
+def all_files(directory: str) -> Iterator[str]:
+    """Yields the files of a directory, however deep they lie: hidden ones, and links, too.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
+    return _matches(directory, ["**"])
+
+
 @retried
-def _kind(uri: str) -> str | None:
-    """Returns `file`, `directory` or another type that the filesystem knows; None if absent."""
+def kind_of(uri: str) -> str | None:
+    """Returns `file`, `directory` or another type that the filesystem knows; None if absent.
+
+    Raises:
+        OSError: as the filesystem reports it.
+    """
     filesystem, path = locate(normalize(uri))
     filesystem.invalidate_cache(path)
     try:

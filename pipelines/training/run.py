@@ -47,8 +47,8 @@ class DivergedError(ArithmeticError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}, so no model was saved; lower `--learning_rate` or `--max_grad_norm` and "
-            "pass `--overwrite` or name another output"
+            f"{what}, so no model was saved; lower `learning_rate` or `max_grad_norm` and "
+            "pass `overwrite` or name another output"
         )
 
 
@@ -133,7 +133,7 @@ def _decoded_data(options: argparse.Namespace, variant: ClipConfig) -> DecodedDa
         preprocess = Preprocess(size, variant.mean, variant.std, resizing=variant.resizing)
         request = ManifestRequest(
             patterns=tuple(options.manifest),
-            allowed=tuple(options.allow_manifests_from),
+            allow_manifests_from=tuple(options.allow_manifests_from),
             trust_run=options.trust_run,
         )
         decoded_data.decode_manifest(

@@ -101,7 +101,7 @@ class Web:
     async def _follow(self, sought: Sought, prefixes: tuple[str, ...], trial: _Trial) -> bytes:
         url = parse_url(sought.key)
         if not is_allowed(url, prefixes):
-            raise RefusedURL(f"`--allow_images_from` does not allow {url.origin}/")
+            raise RefusedURL(f"`allow_images_from` does not allow {url.origin}/")
         jar: aiohttp.CookieJar | None = None
         for _ in range(MAX_REDIRECTS + 1):
             cookies = jar.filter_cookies(URL(str(url), encoded=True)) if jar else None
@@ -259,7 +259,7 @@ def _next(url: Url, reply: Reply, prefixes: tuple[str, ...]) -> Url:
         raise RefusedURL(f"{url.host}: redirected to {scheme}: {error}") from None
     twin = url.scheme == "http" and to.scheme == "https" and is_allowed(to.without_tls, prefixes)
     if not twin and not is_allowed(to, prefixes):
-        raise RefusedURL(f"redirected to {to.origin}/, which `--allow_images_from` does not allow")
+        raise RefusedURL(f"redirected to {to.origin}/, which `allow_images_from` does not allow")
     return to
 
 

@@ -48,7 +48,7 @@ def unused_proxy(setting: str | None) -> str | None:
         return None
     return (
         f"the environment names a proxy ({', '.join(f'{name}_proxy' for name in names)}), which is "
-        "not used for images; pass `--http_proxy environment` if it is the way out, and it then "
+        f"not used for images; pass `http_proxy={ENVIRONMENT!r}` if it is the way out, and it then "
         "decides what may be reached"
     )
 

@@ -8,7 +8,6 @@ import pytest
 
 from helpers import ROOT
 from pipelines.command_line import exits
-from pipelines.command_line.parser import Parser
 
 CODE = """
 import atexit, threading
@@ -76,25 +75,6 @@ def test_reader_of_the_output_may_leave_early():
     )
     process.stdout.close()
     assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
-
-
-def test_parameters_that_a_library_names_are_said_as_flags(capsys):
-    @exits.command
-    def main(argv=None):
-        flags = Parser(prog="clip-beam it")
-        for name in ("--vocab", "--model_cache", "--decode"):
-            flags.add_argument(name)
-        flags.parse_args(argv)
-        message = "name `vocab`, `cache_dir`, `resampling` or `unknown`; see `embed`"
-        return exits.fail("it", message, 1)
-
-    assert main([]) == 1
-    said = "name `--vocab`, `--model_cache`, `--decode` or `unknown`; see `embed`"
-    assert capsys.readouterr().err == f"clip-beam it: {said}\n"
-    parser = Parser()  # outside of a command
-    parser.add_argument("--vocab")
-    parser.parse_args([])
-    assert exits.in_flags("name `vocab`") == "name `vocab`"
 
 
 @pytest.mark.parametrize("size", [10, 1_000_000])

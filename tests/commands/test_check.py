@@ -96,6 +96,12 @@ def test_flag_that_would_go_wrong_is_a_problem_with_its_remedy(tmp_path, found, 
     assert problem in problems[0] and text.endswith("1 problem found\n")
 
 
+def test_what_a_reject_names_is_said_as_a_flag(tmp_path, found):
+    (tmp_path / "m.jsonl").write_text('{"url": "/elsewhere/a.png", "text": "a star"}\n')
+    _, text, _ = found(tmp_path / "m.jsonl")
+    assert "allow its prefix with `--allow_images_from`" in text and "`allow_" not in text
+
+
 def test_all_problems_are_told_at_once(tmp_path, found):
     (tmp_path / "file").write_text("")
     missing = {"output": tmp_path / "file" / "out", "model": tmp_path / "none"}

@@ -114,9 +114,9 @@ def test_link_that_leaves_the_root_is_not_allowed(folder):
 
 def test_allowed_prefix_opens_its_tree_and_no_neighbour(folder):
     outside = folder.parent / "data2"
-    policy = replace(POLICY, allowed=(str(outside),))
+    policy = replace(POLICY, allow_images_from=(str(outside),))
     assert fetch_image(row_in(folder, f"{outside}/secret.png"), policy) == b"outside"
-    narrower = replace(POLICY, allowed=(str(folder.parent / "dat"),))
+    narrower = replace(POLICY, allow_images_from=(str(folder.parent / "dat"),))
     assert reason_of(row_in(folder, f"{outside}/secret.png"), narrower) is Reason.NOT_ALLOWED
 
 

@@ -92,7 +92,7 @@ def test_any_store_is_opened_that_the_operator_allows(az):
     row = make_row(url="az://c/img/x.jpg", image_root="/data")
     with pytest.raises(RowFault, match="allow its prefix"):
         fetch_image(row, POLICY)
-    allowed = replace(POLICY, allowed=("az://c/img/",))
+    allowed = replace(POLICY, allow_images_from=("az://c/img/",))
     check_prefix("az://c/img/")
     assert fetch_image(row, allowed) == b"image"
     for url in ("az://c/other/x.jpg", "az://c/img/../other/x.jpg", "zip://x::az://c/img/x.zip"):

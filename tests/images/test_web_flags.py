@@ -60,7 +60,7 @@ def test_proxy_of_the_environment_that_is_not_used_is_told(monkeypatch):
 )
 def test_prefix_of_a_private_host_needs_its_flag(prefix):
     check_prefix(prefix, private=True)
-    with pytest.raises(ValueError, match="pass `--allow_private_hosts`"):
+    with pytest.raises(ValueError, match="pass `allow_private_hosts`"):
         check_prefix(prefix, private=False)
 
 

@@ -47,8 +47,8 @@ def shards(tmp_path):
 
 def test_shards_of_a_range_are_the_manifest(shards, monkeypatch):
     asked = []
-    exists = listing._kind
-    monkeypatch.setattr(listing, "_kind", lambda uri: asked.append(uri) or exists(uri))
+    exists = listing.kind_of
+    monkeypatch.setattr(listing, "kind_of", lambda uri: asked.append(uri) or exists(uri))
     found = plan(f"{shards}/{{00000..00002}}.tar")
     assert [uris.base_name(unit.uri) for unit in found.units] == [
         "00000.tar",

@@ -150,6 +150,6 @@ def test_unit_survives_its_record_and_a_stranger_opens_nothing(tmp_path):
     (unit,) = plan(folder.parent).units
     assert unit_from_json(unit_to_json(unit)) == unit
     table = str(tmp_path / "out" / "rejects" / "t.parquet")
-    with pytest.raises(ManifestError, match=f"--allow_manifests_from {folder}"):
+    with pytest.raises(ManifestError, match=f"`allow_manifests_from=.'{folder}',.`"):
         allowed_unit(table, unit, (), False)
     assert allowed_unit(table, unit, (str(folder.parent),), False) == unit

@@ -264,7 +264,7 @@ def test_nothing_is_finished_in_a_new_output(tmp_path):
         ({"unit_id": "other"}, FINGERPRINT, "holds unit 'unit-0', which this manifest"),
         ({"manifest_bytes": 5}, FINGERPRINT, "had 99 bytes when the output was begun and has 5"),
         ({"rows": 6}, FINGERPRINT, "has None rows from row 0 on, this run's 6 from row 0 on"),
-        ({"first_row": 2}, FINGERPRINT, "begun with another `--rows_per_unit`: its unit 'unit-0'"),
+        ({"first_row": 2}, FINGERPRINT, "begun with another `rows_per_unit`: its unit 'unit-0'"),
         (
             {},
             FINGERPRINT | {"precision": "bf16"},

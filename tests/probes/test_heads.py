@@ -100,7 +100,7 @@ def test_activations_are_those_that_are_named(tmp_path, between, end):
 
 def test_what_stands_between_layers_is_never_guessed(tmp_path):
     torch.save(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 1)).state_dict(), tmp_path / "h.pth")
-    with pytest.raises(HeadError, match="pass `--head_activation NAME=BETWEEN,END`"):
+    with pytest.raises(HeadError, match="pass `head_activation`, such as `relu,sigmoid`"):
         read_head("h", str(tmp_path / "h.pth"))
     with pytest.raises(HeadError, match="each of none, relu, sigmoid, got 'gelu,none'"):
         read_head("h", str(tmp_path / "h.pth"), "gelu,none")
@@ -117,7 +117,7 @@ def test_metadata_says_it_and_nothing_else_may(tmp_path):
     path = write_head(tmp_path / "h.safetensors", [], "relu", weight=weight, bias=bias)
     head = read_head("h", str(path))
     assert head.outputs(np.float32([[-1, 0.25]])).tolist() == [[0, 0.25]]
-    with pytest.raises(HeadError, match="leave out `--head_activation`"):
+    with pytest.raises(HeadError, match="leave out `head_activation`"):
         read_head("h", str(path), "none,none")
     write_head(path, ["relu"], "relu", weight=weight, bias=bias)
     with pytest.raises(HeadError, match="makes no sense"):

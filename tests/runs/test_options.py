@@ -87,10 +87,10 @@ def test_missing_flag_is_named(capsys):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--rows_per_unit", "0"], "`--rows_per_unit` must be a positive int, got 0"),
-        (["--batch_size", "-1"], "`--batch_size` must be a positive int, got -1"),
-        (["--output", ""], "`--output` is empty; give a path or URI"),
-        (["--manifest", " "], "`--manifest` is empty; give a path or URI"),
+        (["--rows_per_unit", "0"], "`rows_per_unit` must be a positive int, got 0"),
+        (["--batch_size", "-1"], "`batch_size` must be a positive int, got -1"),
+        (["--output", ""], "`output` is empty; give a path or URI"),
+        (["--manifest", " "], "`manifest` is empty; give a path or URI"),
         (["--max_reject_fraction", "2"], "must be between 0 and 1, got 2.0"),
     ],
 )

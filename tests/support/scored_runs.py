@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import cli
+from pipelines import cli, export
 from pipelines.output.scored_tables import FINGERPRINT_KEY
 from schemas.embeddings import embeddings_schema
 from schemas.rejects import rejects_schema
@@ -72,3 +72,31 @@ def write_scored(
 def filtered(root, *flags):
     """Runs the command on ROOT/run; returns its exit status."""
     return cli.main(["filter", "--input", str(root / "run"), *flags])
+
+
+def exported(run, layout, *flags):
+    """Exports a run beside it; returns the directory."""
+    output = run.parent / layout
+    argv = ["--input", str(run), "--output", str(output), "--format", layout, *flags]
+    assert export.main(argv) == 0
+    return output
+
+
+def refused(capsys, run, *flags):
+    """Returns the one sentence in which an export is refused."""
+    status = export.main(["--input", str(run), "--output", str(run.parent / "out"), *flags])
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1
+    return error
+
+
+def make_models(run, names):
+    """Gives the run the columns of several models."""
+    for path in (run / "embeddings").glob("*.parquet"):
+        table = pq.read_table(path)
+        own = ["similarity", "text_truncated", "image_embedding", "text_embedding"]
+        kept = table.drop_columns(own)
+        for name in names:
+            for column in own:
+                kept = kept.append_column(f"{name}_{column}", table[column])
+        pq.write_table(kept, path)

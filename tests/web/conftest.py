@@ -47,7 +47,7 @@ def fetch():
 
     def fetched(url, *allowed, max_bytes=1000, bounds=QUICK, **settings):
         web = WebSettings(bounds=bounds, **settings)
-        policy = FetchPolicy(allowed=allowed, max_bytes=max_bytes, web=web)
+        policy = FetchPolicy(allowed, max_bytes=max_bytes, web=web)
         return fetch_image(make_row(url=url), policy)
 
     return fetched

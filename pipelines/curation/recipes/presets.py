@@ -102,12 +102,12 @@ PRESETS: Mapping[str, Preset] = {
         rules=_BASIC,
     ),
     "datacomp-text-based": Preset(
-        "English captions with a word for a thing of --synsets, as DataComp's text-based filter",
+        "English captions with a word for one of the synsets, as DataComp's text-based filter",
         english=FASTTEXT,
         entities=True,
     ),
     "datacomp-image-based": Preset(
-        "images in the clusters of --centroids, as DataComp's image-based filter",
+        "images in the target clusters, as DataComp's image-based filter",
         english=FASTTEXT,
         rules=_CAPTION,
         clusters=True,

@@ -83,16 +83,16 @@ def engine_choice(found: argparse.Namespace, runner: str | None) -> EngineChoice
     """
     if runner and found.engine:
         raise ValueError(
-            f"`--engine {found.engine}` runs the work itself and `--runner {runner}` hands it to "
+            f"`engine={found.engine!r}` runs the work itself and `--runner {runner}` hands it to "
             "Beam; leave one out"
         )
     choice = EngineChoice(None if runner else found.engine or LOCAL, found.slots, found.ray_address)
     if choice.slots is not None and choice.slots < 1:
-        raise ValueError(f"`--slots` must be a positive int, got {choice.slots}")
+        raise ValueError(f"`slots` must be a positive int, got {choice.slots}")
     if choice.slots is not None and not choice.has_slots:
-        raise ValueError("`--slots` needs `--engine processes` or `--engine ray`")
+        raise ValueError("`slots` needs `engine='processes'` or `engine='ray'`")
     if choice.name == RAY and find_spec("ray") is None:
-        raise ValueError('`--engine ray` needs an extra; run `pip install "clip-beam[ray]"`')
+        raise ValueError("`engine='ray'` needs an extra; run `pip install \"clip-beam[ray]\"`")
     if choice.ray_address and choice.name != RAY:
-        raise ValueError("`--ray_address` needs `--engine ray`")
+        raise ValueError("`ray_address` needs `engine='ray'`")
     return choice

@@ -34,7 +34,7 @@ def advice_on_tar(unit: Unit) -> list[str]:
     if folded is not None:
         found.append(
             f"keys with dots, such as {escaped(folded)!r}: a key ends at the first dot, so "
-            "that several images are one sample; pass `--key_until last_dot`"
+            "that several images are one sample; pass `key_until='last_dot'`"
         )
     if apart is not None:
         name = next(iter(apart.members.values())).name

@@ -22,11 +22,11 @@ from schemas.pairs import IMAGES
 
 
 def columns_of(overrides: ColumnOverrides) -> Columns:
-    """Returns where a sample's fields are: what a flag names is an extension or a field of json
+    """Returns where a sample's fields are: what the user names is an extension or a field of json
     (of an image, base64 text), and the rest is recognised in each sample.
 
     Raises:
-        ManifestError: if a flag names what is not read.
+        ManifestError: if the user names what is not read.
     """
     check_unread(overrides)
     named = {"uid": overrides.uid, "image_bytes": overrides.image, "text": overrides.text}
@@ -76,7 +76,7 @@ def _caption(columns: Columns, found: Mapping[str, bytes], about: dict[str, Any]
 
 
 def _named(column: str, found: Mapping[str, bytes], about: dict[str, Any]) -> Any:
-    """Returns what a flag names: a text beside the image, else a field of json."""
+    """Returns what the user names: a text beside the image, else a field of json."""
     text = found.get(column.lower())
     return about.get(column) if text is None else text.decode("utf-8")
 

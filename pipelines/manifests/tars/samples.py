@@ -70,8 +70,8 @@ class Sample(NamedTuple):
         if folded:
             return (
                 f"a key ends at the first dot, so that {escaped(folded[0])!r} and "
-                f"{len(self.members) - 1} more members are one sample; `--key_until last_dot` "
-                "takes them apart"
+                f"{len(self.members) - 1} more members are one sample; "
+                "`key_until='last_dot'` takes them apart"
             )
         if self.apart is not None:
             return f"{escaped(self.apart)!r} stands elsewhere in the tar; {_ADJACENT}"

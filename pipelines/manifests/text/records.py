@@ -23,7 +23,7 @@ from schemas.manifest import BASE64, NONE, Dialect, ManifestError
 from schemas.rejects import Reason
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-_QUOTES_ARE_TEXT = "where quotes are part of the text, pass `--csv_quoting none`"
+_QUOTES_ARE_TEXT = "where quotes are part of the text, pass `csv_quoting='none'`"
 _PLAIN = Dialect()
 MAX_RECORD_LINES = 64
 TOO_LONG = "\x00line too long: "  # and the most there may be, stand for such a line

@@ -64,7 +64,7 @@ def test_keys_with_dots_fold_pairs_into_one_row_which_says_so(tmp_path):
     (row,) = read(tmp_path, make_tar(*DOTTED))
     assert row.reason is Reason.MISSING_IMAGE
     assert "'v1.0_a.jpg' and 5 more members are one sample" in row.detail
-    assert "`--key_until last_dot`" in row.detail
+    assert "`key_until='last_dot'`" in row.detail
     (problem,) = advice(tmp_path, make_tar(*DOTTED))
     assert problem.startswith("keys with dots, such as 'v1.0_a.jpg'")
 

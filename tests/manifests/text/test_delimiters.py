@@ -76,7 +76,7 @@ def test_quotes_are_text_where_nothing_is_quoted(tmp_path):
         ]  # fmt: skip
     rejects = [r for unit in plan(path).units for r in read_unit(unit) if isinstance(r, Reject)]
     assert len(rejects) == 2
-    assert all("pass `--csv_quoting none`" in reject.detail for reject in rejects)
+    assert all("pass `csv_quoting='none'`" in reject.detail for reject in rejects)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress])
