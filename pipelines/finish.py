@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipelines.output.unit_writer import ConservationError
 
     output = parser().parse_args(argv).output
-    note_flags(["--overwrite"])  # of `embed`, which has to be run again where a run is damaged
+    note_flags(["--max_reject_fraction", "--overwrite"])  # of `embed`, whose run this is about
     lock = RunLock(output)
     try:
         planned = planned_run(output)

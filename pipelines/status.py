@@ -23,7 +23,7 @@ from pipelines.storage.redaction import redact
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0 for a run that is done or at work, else 1."""
     output = parser().parse_args(argv).output
-    note_flags(["--overwrite"])  # of `embed`, which has to be run again where a run is damaged
+    note_flags(["--overwrite"])  # of `embed`, whose run this is about
     try:
         planned = planned_run(output)
         locks = found_locks(output)

@@ -1,10 +1,14 @@
 """What libraries say in parameters is said to a shell in flags."""
 
+from dataclasses import fields
+
 import pytest
 
 from pipelines.command_line import exits
 from pipelines.command_line.flag_names import in_flags
 from pipelines.command_line.parser import Parser
+from pipelines.manifests.request import ManifestRequest
+from pipelines.runs import options
 
 FLAGS = ("--vocab", "--model_cache", "--decode", "--pairs", "--device", "--allow_images_from")
 
@@ -45,6 +49,14 @@ def test_parameters_that_a_library_names_are_said_as_flags(message, said):
 def test_parameter_whose_own_name_is_a_flag_is_called_by_it():
     assert told("`format='laion'`", ("--format", "--manifest_format")) == "`--format laion`"
     assert told("`format`", ("--manifest_format",)) == "`--manifest_format`"
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(ManifestRequest) if f.name != "patterns"])
+def test_what_is_said_of_a_manifest_is_a_flag_of_embed(name):
+    flags = [
+        flag for flag in options.parser()._option_string_actions if flag not in ("-h", "--help")
+    ]
+    assert told(f"`{name}`", flags).startswith("`--")
 
 
 def test_errors_of_the_parser_are_said_in_flags(capsys):

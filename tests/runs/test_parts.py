@@ -6,6 +6,7 @@ import pytest
 
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
 from pipelines import finish, status
+from pipelines.output.layout import PLAN_JSON
 from pipelines.ownership.lock import OutputLockedError, RunLock
 from pipelines.ownership.parts import Part
 
@@ -98,6 +99,13 @@ def test_what_is_no_part_is_refused(text):
 def test_output_without_a_run_is_told(command, tmp_path, capsys):
     assert command.main(["--output", str(tmp_path)]) == 2
     assert "no run of `embed` has begun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [finish, status])
+def test_damaged_plan_is_told_with_the_flags_of_embed(command, tmp_path, capsys):
+    (tmp_path / PLAN_JSON).write_text("{}")
+    assert command.main(["--output", str(tmp_path)]) == 2
+    assert "use another `--output`, or `--overwrite`" in capsys.readouterr().err
 
 
 def test_living_run_is_not_closed(manifest, tmp_path, model_dir, capsys):
