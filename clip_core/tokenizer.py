@@ -207,12 +207,13 @@ class Tokenizer:
 
         See `tokenize_row`.
         """
-        rows = np.zeros((len(texts), self.context_length), np.int64)
+        start, end, most = self.start_id, self.end_id, self.context_length
+        rows = np.zeros((len(texts), most), np.int64)
         truncated = np.zeros(len(texts), bool)
         for index, text in enumerate(texts):
-            tokens = [self.start_id, *self.encode(text), self.end_id]
-            if len(tokens) > self.context_length:
-                tokens = [*tokens[: self.context_length - 1], self.end_id]
+            tokens = [start, *self.encode(text), end]
+            if len(tokens) > most:
+                tokens = [*tokens[: most - 1], end]
                 truncated[index] = True
             rows[index, : len(tokens)] = tokens
         return rows, truncated

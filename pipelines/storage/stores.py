@@ -45,7 +45,7 @@ class StorageError(ValueError):
 
 def is_local(uri: str) -> bool:
     """Tells whether a URI names a file of this machine."""
-    return get_protocol(uri) in _LOCAL
+    return ":" not in uri or get_protocol(uri) in _LOCAL  # mostly the former, and each row asks
 
 
 def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
