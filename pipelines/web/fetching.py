@@ -20,7 +20,7 @@ from pipelines.object_stores.retry_after import asked_s, wait_s
 from pipelines.web.exchange import Exchange, Reply
 from pipelines.web.faults import AgainError, Kind, WebFault
 from pipelines.web.guard import Guard
-from pipelines.web.later import Later
+from pipelines.web.later import Later, Together
 from pipelines.web.settings import WebSettings
 from pipelines.web.site import Site
 from pipelines.web.urls import RefusedURL, Url, is_allowed, parse_url, target_of
@@ -67,6 +67,7 @@ class Web:
         self._slots = Pool(concurrency)
         self._sites: dict[str, Site] = {}
         self._later = Later(self._bounds.later_s)
+        self._together = Together(self._bounds.all_s, clock)
         self._exchange: Exchange | None = None
 
     async def fetch(self, sought: Sought, prefixes: tuple[str, ...], bodies: Pool) -> Got:
@@ -83,25 +84,34 @@ class Web:
         if self._exchange is None:
             guard = Guard(self._settings.private, self._bounds, self._clock)
             self._exchange = Exchange(self._settings, guard, bodies, self._clock)
-        trial = _Trial()
-        with self._later.at_work():
-            while True:
-                began = self._clock()
-                try:
-                    return Got(await self._follow(sought, prefixes, trial), "")
-                except _AtSite as failed:
-                    trial.spent_s += self._clock() - began
-                    await self._wait(trial, failed)
+        url = parse_url(sought.key)
+        if not is_allowed(url, prefixes):
+            raise RefusedURL(f"`--allow_images_from` does not allow {url.origin}/")
+        try:
+            return await self._together.within(self._tried(url, sought, prefixes))
+        except asyncio.TimeoutError as error:
+            said = f"not there within the {self._bounds.all_s:g} s of all images together"
+            raise WebFault(Reason.FETCH_FAILED, f"{url.host}: {said}") from error
 
     async def close(self) -> None:
         """Closes the connections."""
         if self._exchange is not None:
             await self._exchange.close()
 
-    async def _follow(self, sought: Sought, prefixes: tuple[str, ...], trial: _Trial) -> bytes:
-        url = parse_url(sought.key)
-        if not is_allowed(url, prefixes):
-            raise RefusedURL(f"`--allow_images_from` does not allow {url.origin}/")
+    async def _tried(self, url: Url, sought: Sought, prefixes: tuple[str, ...]) -> Got:
+        trial = _Trial()
+        with self._later.at_work():
+            while True:
+                began = self._clock()
+                try:
+                    return Got(await self._follow(url, sought, prefixes, trial), "")
+                except _AtSite as failed:
+                    trial.spent_s += self._clock() - began
+                    await self._wait(trial, failed)
+
+    async def _follow(
+        self, url: Url, sought: Sought, prefixes: tuple[str, ...], trial: _Trial
+    ) -> bytes:
         jar: aiohttp.CookieJar | None = None
         for _ in range(MAX_REDIRECTS + 1):
             cookies = jar.filter_cookies(URL(str(url), encoded=True)) if jar else None

@@ -10,6 +10,7 @@ from asking import fetch_all
 from pipelines.object_stores.client import Client
 from pipelines.web.faults import WebFault
 from pipelines.web.fetching import Allowed, Web
+from pipelines.web.later import Together
 from pipelines.web.settings import Bounds, WebSettings
 from web_server import dead_host
 
@@ -92,6 +93,36 @@ def test_whole_request_has_an_end(server, web):
     server.answers["/x"] = (200, {"Content-Length": "1000000"}, slow)
     (fault,) = web([server.root + "x"], dataclasses.replace(QUICK, whole_s=0.2))
     assert "not there within 0.2 s" in str(fault)
+
+
+def test_all_images_together_have_an_end(server, web):
+    """What has come in time is there; the others wait no longer, and are not asked for any more."""
+    server.raw["/x"] = lambda handler: handler.rfile.read(1)  # until the reader hangs up
+    bounds = dataclasses.replace(QUICK, all_s=0.3)
+    silent = [f"{server.root}x?{n}" for n in range(40)]
+    found = web([server.root + "a.png", *silent], bounds)
+    assert found[0] == b"image"
+    said = {str(fault) for fault in found[1:]}
+    assert said == {"127.0.0.1: not there within the 0.3 s of all images together"}
+    assert len(server.hits) < 41
+
+
+def test_time_of_all_goes_on_only_while_something_is_under_way():
+    now = [0.0]
+
+    async def taking(seconds):
+        now[0] += seconds
+        return seconds
+
+    async def ask():
+        together = Together(10, lambda: now[0])
+        assert await together.within(taking(6)) == 6
+        now[0] += 100
+        assert await together.within(taking(4)) == 4
+        with pytest.raises(asyncio.TimeoutError):
+            await together.within(taking(1))
+
+    asyncio.run(ask())
 
 
 def test_host_that_says_when_is_asked_then(server, web):
