@@ -258,7 +258,7 @@ def _check_gone(site: Site) -> None:
 
 
 def _next(url: Url, reply: Reply, prefixes: tuple[str, ...]) -> Url:
-    """Returns where an answer sends on to, if that is allowed; from http also to its https."""
+    """Returns where an answer sends on to, if that or the same at http is allowed."""
     location = reply.headers.get("Location", "").strip()
     if not location:
         raise WebFault(Reason.FETCH_FAILED, f"{url.host}: a redirect that names no target")
@@ -267,7 +267,7 @@ def _next(url: Url, reply: Reply, prefixes: tuple[str, ...]) -> Url:
     except RefusedURL as error:
         scheme = location.partition(":")[0][:20] if "://" in location else "another place"
         raise RefusedURL(f"{url.host}: redirected to {scheme}: {error}") from None
-    twin = url.scheme == "http" and to.scheme == "https" and is_allowed(to.without_tls, prefixes)
+    twin = to.scheme == "https" and is_allowed(to.without_tls, prefixes)
     if not twin and not is_allowed(to, prefixes):
         raise RefusedURL(f"redirected to {to.origin}/, which `--allow_images_from` does not allow")
     return to
