@@ -27,7 +27,8 @@ from pipelines.web.urls import RefusedURL, Url, is_allowed, parse_url, target_of
 from schemas.rejects import Reason
 
 MAX_REDIRECTS = 10
-_BUSY_WAIT_S = 1.0
+_BUSY_WAIT_S = 1.0  # at most, for each four attempts
+_ALIVE_S = 60.0  # after an answer; what hosts allow is often counted by the minute
 _MAX_SITES = 10_000  # that something is known of
 _BUSY, _PASSING = (429, 503), (408, 425)
 
@@ -42,7 +43,6 @@ class _Trial:
 
     attempts: int = 0
     spent_s: float = 0.0
-    failing_since: float | None = None
     last: bool = False
 
 
@@ -113,9 +113,15 @@ class Web:
         self, url: Url, sought: Sought, prefixes: tuple[str, ...], trial: _Trial
     ) -> bytes:
         jar: aiohttp.CookieJar | None = None
+        first = url
         for _ in range(MAX_REDIRECTS + 1):
             cookies = jar.filter_cookies(URL(str(url), encoded=True)) if jar else None
-            reply = await self._ask(url, _header(cookies), sought, trial)
+            try:
+                reply = await self._ask(url, _header(cookies), sought, trial)
+            except RefusedURL as error:
+                if url is first:
+                    raise
+                raise RefusedURL(f"{first.host}: redirected to {url.origin}/: {error}") from None
             if not reply.is_redirect:
                 return _image(url, reply)
             if reply.cookies:
@@ -187,21 +193,22 @@ class Web:
 
     async def _wait(self, trial: _Trial, failed: _AtSite) -> None:
         """Waits for the next attempt, unless there is to be none."""
-        bounds, error, now = self._bounds, failed.error, self._clock()
+        bounds, error = self._bounds, failed.error
         trial.attempts += 1
-        trial.failing_since = now if trial.failing_since is None else trial.failing_since
         if trial.last:
             raise WebFault(Reason.FETCH_FAILED, f"{error}, also when it was tried again at the end")
         if error.kind in (Kind.SILENT, Kind.STALLED):
             trial.last = True
             await self._later.until_quiet()
             return
-        alive = failed.site.answered_since(trial.failing_since)
+        alive = failed.site.answered_since(self._clock() - _ALIVE_S)
         patient = error.kind is Kind.BUSY and alive and trial.spent_s < bounds.object_s
         if trial.attempts >= bounds.attempts and not patient:
             raise WebFault(Reason.FETCH_FAILED, f"{error}, {trial.attempts} times")
         most_s = bounds.backoff_s * 2 ** min(trial.attempts - 1, 10)
-        seconds = wait_s(min(most_s, _BUSY_WAIT_S) if patient else most_s, error.asked_s)
+        if patient:
+            most_s = min(most_s, _BUSY_WAIT_S * max(trial.attempts / 4, 1))
+        seconds = wait_s(most_s, error.asked_s)
         trial.spent_s += seconds
         await self._sleep(seconds)
 
@@ -269,7 +276,8 @@ def _next(url: Url, reply: Reply, prefixes: tuple[str, ...]) -> Url:
         raise RefusedURL(f"{url.host}: redirected to {scheme}: {error}") from None
     twin = to.scheme == "https" and is_allowed(to.without_tls, prefixes)
     if not twin and not is_allowed(to, prefixes):
-        raise RefusedURL(f"redirected to {to.origin}/, which `--allow_images_from` does not allow")
+        said = f"redirected to {to.origin}/, which `--allow_images_from` does not allow"
+        raise RefusedURL(f"{url.host}: {said}")
     return to
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import threading
+import time
 
 import pytest
 
@@ -135,6 +136,48 @@ def test_host_that_says_when_is_asked_then(server, web):
     ]
     assert web([server.root + "x"]) == [b"image"]
     assert web.waits[:2] == [7.0, 9.0] and web.waits[2] < 1
+
+
+@pytest.fixture
+def timed():
+    """Returns what fetches images through one web, whose waits set its clock on."""
+    client, slept = Client(64), [-time.monotonic()]
+
+    def clock():
+        return slept[0] + time.monotonic()
+
+    async def sleep(seconds):
+        slept[0] += seconds
+        await asyncio.sleep(0)
+
+    def fetched(urls):
+        one = Web(WebSettings(bounds=QUICK), 64, clock=clock, sleep=sleep)
+        return fetch_all(client, Allowed(one, (urls[0].rpartition("/")[0] + "/",)), urls)
+
+    fetched.clock = clock
+    yield fetched
+    client.close()
+
+
+def test_image_that_is_refused_for_good_is_given_up(server, timed):
+    """Its host gives others; it is asked for less and less often, and not for long after these."""
+    server.answers["/x"] = (429, {}, b"")
+    given, refused = timed([server.root + "a.png", server.root + "x"])
+    assert given.data == b"image" and "127.0.0.1: HTTP 429" in str(refused)
+    assert len(server.hits) < 80 and 60 < timed.clock() < 120
+
+
+def test_host_that_gives_nothing_for_a_while_loses_no_image(server, timed):
+    """It was asked too much, as it counts, and lets nothing through until that is over."""
+
+    def answer(handler):
+        refuses = len(server.hits) > 2 and timed.clock() < 30
+        status = b"429 Too Many Requests" if refuses else b"200 OK"
+        handler.wfile.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nimage")
+
+    server.raw["/x"] = answer
+    found = timed([f"{server.root}x?{n}" for n in range(30)])
+    assert [getattr(one, "data", one) for one in found] == [b"image"] * 30
 
 
 def test_images_that_are_throttled_are_not_rejected(server, web):
