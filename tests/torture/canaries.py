@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 import hostile
 from helpers import make_row
@@ -98,11 +98,11 @@ def resolve(host, port, *args, **settings):
     return system_resolver(host, port, *args, **settings)
 
 
-def outcome(url: str, **settings: object) -> str:
+def outcome(url: str, private: tuple[str, ...] = ()) -> str:
     """Returns `image`, or the reason for which there is none, where every prefix is allowed."""
-    roots = ("http://", "https://", url.rpartition("/")[0] + "/")
-    private = tuple(str(prefix) for prefix in settings.pop("private", ()))
-    web = WebSettings(bounds=QUICK, private=private, **settings)
+    ends = (url, unquote(url.partition("?to=")[2]))
+    roots = ("http://", "https://", *(end.rpartition("/")[0] + "/" for end in ends))
+    web = WebSettings(bounds=QUICK, private=private)
     try:
         return fetch_image(make_row(url=url), FetchPolicy(roots, web=web)).decode()
     except RowFault as fault:
@@ -117,18 +117,19 @@ def main() -> None:
     urls += [f"http://{name}:{PORT}/a.png" for name in NAMES if name.startswith("bad-")]
     targets = [target.format(p=PORT) for target in hostile.TARGETS]
     targets += [f"http://{name}:{PORT}/a.png" for name in NAMES if name.startswith("bad-")]
-    urls += [f"{root}r?to={quote(target)}" for target in targets]
+    redirects = [f"{root}r?to={quote(target, safe='')}" for target in targets]
     turning = [f"http://{name}:{PORT}/a.png" for name in NAMES if name.startswith("turns-")]
     good = [root + "a.png", f"http://six.example:{PORT}/a.png"] * 2
     with ThreadPoolExecutor(32) as pool:
         told = {
             "hostile": dict(zip(urls, pool.map(outcome, urls), strict=True)),
+            "redirects": dict(zip(redirects, pool.map(outcome, redirects), strict=True)),
             "good": list(pool.map(outcome, good)),
             "turning": [list(pool.map(outcome, turning)) for _ in range(4)],
         }
     told["reached"] = sorted(canaries.reached)
     own = f"http://[{ULA}]:{PORT}/"
-    told["private"] = outcome(own + "a.png", private=[own])
+    told["private"] = outcome(own + "a.png", (own,))
     told["reached with it"] = sorted(canaries.reached)
     print(json.dumps(told))
 
