@@ -70,7 +70,8 @@ def test_host_that_comes_back_gives_its_images_at_the_end(server, web):
     assert web([f"{server.root}x?{n}" for n in range(20)], SILENT) == [b"image"] * 20
 
 
-def test_drip_is_given_up_and_tried_once_more(server, web):
+@pytest.mark.parametrize("length", [{"Content-Length": "5000"}, {}])
+def test_drip_is_given_up_and_tried_once_more(server, web, length):
     """Each byte comes in time, the whole never does."""
 
     def drip(handler):
@@ -80,7 +81,7 @@ def test_drip_is_given_up_and_tried_once_more(server, web):
             if handler.server.ended.wait(0.02):
                 return
 
-    server.answers["/x"] = (200, {"Content-Length": "5000"}, drip)
+    server.answers["/x"] = (200, length, drip)
     (fault,) = web([server.root + "x"], SILENT)
     assert "127.0.0.1: the image stalled" in str(fault) and "at the end" in str(fault)
     assert len(server.hits) == 2
