@@ -24,7 +24,6 @@ SHARES = {
 }  # fmt: skip
 ADDRESSES = 60  # that the hosts share, some of them the dead ones'
 DEAD_ADDRESSES = 10
-ALLOWED_A_SECOND = 20.0  # of a busy host
 _DRIP_S = 40.0
 _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8916, 0x8913, 0x8914
 
@@ -73,9 +72,14 @@ def make_network(hosts: list[Host], hosts_file: Path) -> None:
 
 
 class Web:
-    """Answers for all hosts with one of the images of a folder."""
+    """Answers for all hosts with one of the images of a folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        allowed: requests a second that a busy host answers.
+    """
+
+    def __init__(self, folder: Path, allowed: float) -> None:
+        self._a_second = allowed
         self._images = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
         self._allowed: dict[str, tuple[float, float]] = {}
 
@@ -132,8 +136,9 @@ class Web:
 
     def _may(self, host: str) -> bool:
         now = asyncio.get_running_loop().time()
-        tokens, filled = self._allowed.get(host, (ALLOWED_A_SECOND / 4, now))
-        tokens = min(tokens + (now - filled) * ALLOWED_A_SECOND, ALLOWED_A_SECOND / 4)
+        most = self._a_second / 4
+        tokens, filled = self._allowed.get(host, (most, now))
+        tokens = min(tokens + (now - filled) * self._a_second, most)
         self._allowed[host] = (max(tokens - 1, 0.0) if tokens >= 1 else tokens, now)
         return tokens >= 1
 
@@ -151,4 +156,4 @@ def _dead(address: str) -> list[socket.socket]:
 
 
 if __name__ == "__main__":
-    asyncio.run(Web(Path(sys.argv[1])).serve())
+    asyncio.run(Web(Path(sys.argv[1]), float(sys.argv[2])).serve())

@@ -8,7 +8,8 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -83,6 +84,17 @@ def published_checkpoint(name: str, cache_dir: str | os.PathLike[str] | None = N
     return target
 
 
+def download(names: Collection[str], cache_dir: str | os.PathLike[str] | None = None) -> None:
+    """Downloads published models that are not there yet, side by side.
+
+    Raises:
+        CheckpointError: as `published_checkpoint` does.
+    """
+    with ThreadPoolExecutor(max(len(names), 1)) as threads:
+        for _ in threads.map(lambda name: published_checkpoint(name, cache_dir), names):
+            pass
+
+
 def file_sha256(path: Path) -> str:
     """Returns the hex digest of a file, read in pieces."""
     digest = hashlib.sha256()
@@ -147,7 +159,7 @@ def _download_rest(address: str, file: BinaryIO) -> None:
 def _append(response: http.client.HTTPResponse, file: BinaryIO, total: int) -> None:
     size, end = file.seek(0, os.SEEK_END), time.monotonic() + _TOTAL_S
     with tqdm(total=total, initial=size, unit="B", unit_scale=True, disable=None) as bar:
-        while chunk := response.read(_CHUNK_BYTES):
+        while chunk := response.read1(_CHUNK_BYTES):  # what is there: a drip must not hide the end
             size += file.write(chunk)
             bar.update(len(chunk))
             if time.monotonic() > end:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import clip_core.loading
+from clip_core.checkpoints.published import SHA256, download
 from clip_core.inference.ready import ready_to_encode
 from clip_core.load_options import LoadOptions
 from clip_core.loading import ClipModel
@@ -65,6 +66,7 @@ _AUTO = ModelSpec("", "auto", "auto")
 @lru_cache(maxsize=1)
 def load_models(specs: tuple[ModelSpec, ...]) -> LoadedModels:
     """Loads models once per process: all threads share them."""
+    download({spec.uri for spec in specs} & SHA256.keys(), specs[0].options.cache_dir)
     models = tuple(_load(spec) for spec in specs)
     parameters = _parameters(models)
     threads = use_threads(models)

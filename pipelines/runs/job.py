@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -115,11 +117,20 @@ def layout_of(
 
 
 def embed_rows_of(
-    models: RunModels, heads: Sequence[Head], config: EmbedConfig, run: str = ""
+    models: RunModels,
+    heads: Sequence[Head],
+    config: EmbedConfig,
+    run: str = "",
+    images_s: float = math.inf,
 ) -> EmbedRows:
-    """Returns the transform of a run of that id."""
+    """Returns the transform of a run of that id.
+
+    Args:
+        images_s: seconds for all of its images over http(s) together.
+    """
     allowed = image_prefixes(config)
     web = config.web_settings(allowed)
+    web = replace(web, bounds=replace(web.bounds, all_s=images_s))
     return EmbedRows(
         models,
         batch_size=config.batch_size,

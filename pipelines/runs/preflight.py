@@ -48,6 +48,7 @@ from schemas.warehouses import unreadable
 
 MAX_FILES_SHOWN = 5
 LARGE_PAGE_BYTES = 32 << 20
+IMAGES_S = 60.0  # for the images over http(s) of a sample, all together
 MANY = 0.5  # a larger share of rejects is a problem whatever `max_reject_fraction` allows
 T = TypeVar("T")
 
@@ -218,7 +219,8 @@ def _embedded(
 ) -> SampleResult:
     with TemporaryDirectory() as folder:
         layout = replace(layout_of(plan, models, heads, config), root=folder)
-        return embed_sample(plan.units, sample, embed_rows_of(models, heads, config), layout)
+        transform = embed_rows_of(models, heads, config, images_s=IMAGES_S)
+        return embed_sample(plan.units, sample, transform, layout)
 
 
 def _judge(result: SampleResult, config: EmbedConfig, findings: Findings) -> None:

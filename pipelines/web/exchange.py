@@ -232,8 +232,14 @@ def _failed(url: Url, error: Exception) -> AgainError | WebFault:
         return WebFault(Reason.FETCH_FAILED, f"{url.host}: there is no such host")
     if isinstance(error, aiohttp.ClientConnectorError):
         said = errno.errorcode.get(error.os_error.errno or 0, type(cause).__name__)
-        return AgainError(Kind.SILENT, f"{url.host}: no connection ({said})")
+        to = " to the proxy" if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
+        return AgainError(Kind.SILENT, f"{url.host}: no connection{to} ({said})")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        said = f"{url.host}: HTTP {error.status} of the proxy"
+        passes = error.status >= 500
+        return AgainError(Kind.BROKEN, said) if passes else WebFault(Reason.FETCH_FAILED, said)
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-        said = f"no answer of HTTP ({str(error).splitlines()[0]:.100})"
-        return WebFault(Reason.FETCH_FAILED, f"{url.host}: {said}")
-    return AgainError(Kind.BROKEN, f"{url.host}: {type(error).__name__}: {error}")
+        said = (getattr(error, "message", "") or str(error)).strip().partition("\n")[0].rstrip(":")
+        return WebFault(Reason.FETCH_FAILED, f"{url.host}: no answer of HTTP ({said:.100})")
+    said = str(error) or type(error).__name__
+    return AgainError(Kind.BROKEN, f"{url.host}: the answer broke off ({said:.100})")

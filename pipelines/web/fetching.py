@@ -20,14 +20,15 @@ from pipelines.object_stores.retry_after import asked_s, wait_s
 from pipelines.web.exchange import Exchange, Reply
 from pipelines.web.faults import AgainError, Kind, WebFault
 from pipelines.web.guard import Guard
-from pipelines.web.later import Later
+from pipelines.web.later import Later, Together
 from pipelines.web.settings import WebSettings
 from pipelines.web.site import Site
 from pipelines.web.urls import RefusedURL, Url, is_allowed, parse_url, target_of
 from schemas.rejects import Reason
 
 MAX_REDIRECTS = 10
-_BUSY_WAIT_S = 1.0
+_BUSY_WAIT_S = 1.0  # at most, for each four attempts
+_ALIVE_S = 60.0  # after an answer; what hosts allow is often counted by the minute
 _MAX_SITES = 10_000  # that something is known of
 _BUSY, _PASSING = (429, 503), (408, 425)
 
@@ -42,7 +43,6 @@ class _Trial:
 
     attempts: int = 0
     spent_s: float = 0.0
-    failing_since: float | None = None
     last: bool = False
 
 
@@ -67,6 +67,7 @@ class Web:
         self._slots = Pool(concurrency)
         self._sites: dict[str, Site] = {}
         self._later = Later(self._bounds.later_s)
+        self._together = Together(self._bounds.all_s, clock)
         self._exchange: Exchange | None = None
 
     async def fetch(self, sought: Sought, prefixes: tuple[str, ...], bodies: Pool) -> Got:
@@ -83,29 +84,44 @@ class Web:
         if self._exchange is None:
             guard = Guard(self._settings.private, self._bounds, self._clock)
             self._exchange = Exchange(self._settings, guard, bodies, self._clock)
-        trial = _Trial()
-        with self._later.at_work():
-            while True:
-                began = self._clock()
-                try:
-                    return Got(await self._follow(sought, prefixes, trial), "")
-                except _AtSite as failed:
-                    trial.spent_s += self._clock() - began
-                    await self._wait(trial, failed)
+        url = parse_url(sought.key)
+        if not is_allowed(url, prefixes):
+            raise RefusedURL(f"`allow_images_from` does not allow {url.origin}/")
+        try:
+            return await self._together.within(self._tried(url, sought, prefixes))
+        except asyncio.TimeoutError as error:
+            said = f"not there within the {self._bounds.all_s:g} s of all images together"
+            raise WebFault(Reason.FETCH_FAILED, f"{url.host}: {said}") from error
 
     async def close(self) -> None:
         """Closes the connections."""
         if self._exchange is not None:
             await self._exchange.close()
 
-    async def _follow(self, sought: Sought, prefixes: tuple[str, ...], trial: _Trial) -> bytes:
-        url = parse_url(sought.key)
-        if not is_allowed(url, prefixes):
-            raise RefusedURL(f"`allow_images_from` does not allow {url.origin}/")
+    async def _tried(self, url: Url, sought: Sought, prefixes: tuple[str, ...]) -> Got:
+        trial = _Trial()
+        with self._later.at_work():
+            while True:
+                began = self._clock()
+                try:
+                    return Got(await self._follow(url, sought, prefixes, trial), "")
+                except _AtSite as failed:
+                    trial.spent_s += self._clock() - began
+                    await self._wait(trial, failed)
+
+    async def _follow(
+        self, url: Url, sought: Sought, prefixes: tuple[str, ...], trial: _Trial
+    ) -> bytes:
         jar: aiohttp.CookieJar | None = None
+        first = url
         for _ in range(MAX_REDIRECTS + 1):
             cookies = jar.filter_cookies(URL(str(url), encoded=True)) if jar else None
-            reply = await self._ask(url, _header(cookies), sought, trial)
+            try:
+                reply = await self._ask(url, _header(cookies), sought, trial)
+            except RefusedURL as error:
+                if url is first:
+                    raise
+                raise RefusedURL(f"{first.host}: redirected to {url.origin}/: {error}") from None
             if not reply.is_redirect:
                 return _image(url, reply)
             if reply.cookies:
@@ -177,21 +193,22 @@ class Web:
 
     async def _wait(self, trial: _Trial, failed: _AtSite) -> None:
         """Waits for the next attempt, unless there is to be none."""
-        bounds, error, now = self._bounds, failed.error, self._clock()
+        bounds, error = self._bounds, failed.error
         trial.attempts += 1
-        trial.failing_since = now if trial.failing_since is None else trial.failing_since
         if trial.last:
             raise WebFault(Reason.FETCH_FAILED, f"{error}, also when it was tried again at the end")
         if error.kind in (Kind.SILENT, Kind.STALLED):
             trial.last = True
             await self._later.until_quiet()
             return
-        alive = failed.site.answered_since(trial.failing_since)
+        alive = failed.site.answered_since(self._clock() - _ALIVE_S)
         patient = error.kind is Kind.BUSY and alive and trial.spent_s < bounds.object_s
         if trial.attempts >= bounds.attempts and not patient:
             raise WebFault(Reason.FETCH_FAILED, f"{error}, {trial.attempts} times")
         most_s = bounds.backoff_s * 2 ** min(trial.attempts - 1, 10)
-        seconds = wait_s(min(most_s, _BUSY_WAIT_S) if patient else most_s, error.asked_s)
+        if patient:
+            most_s = min(most_s, _BUSY_WAIT_S * max(trial.attempts / 4, 1))
+        seconds = wait_s(most_s, error.asked_s)
         trial.spent_s += seconds
         await self._sleep(seconds)
 
@@ -248,7 +265,7 @@ def _check_gone(site: Site) -> None:
 
 
 def _next(url: Url, reply: Reply, prefixes: tuple[str, ...]) -> Url:
-    """Returns where an answer sends on to, if that is allowed; from http also to its https."""
+    """Returns where an answer sends on to, if that or the same at http is allowed."""
     location = reply.headers.get("Location", "").strip()
     if not location:
         raise WebFault(Reason.FETCH_FAILED, f"{url.host}: a redirect that names no target")
@@ -257,9 +274,10 @@ def _next(url: Url, reply: Reply, prefixes: tuple[str, ...]) -> Url:
     except RefusedURL as error:
         scheme = location.partition(":")[0][:20] if "://" in location else "another place"
         raise RefusedURL(f"{url.host}: redirected to {scheme}: {error}") from None
-    twin = url.scheme == "http" and to.scheme == "https" and is_allowed(to.without_tls, prefixes)
+    twin = to.scheme == "https" and is_allowed(to.without_tls, prefixes)
     if not twin and not is_allowed(to, prefixes):
-        raise RefusedURL(f"redirected to {to.origin}/, which `allow_images_from` does not allow")
+        said = f"redirected to {to.origin}/, which `allow_images_from` does not allow"
+        raise RefusedURL(f"{url.host}: {said}")
     return to
 
 

@@ -1,10 +1,14 @@
-"""Puts back what failed until nothing else is under way."""
+"""Puts back what failed until nothing else is under way, and bounds the time of all."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Later:
@@ -46,3 +50,34 @@ class Later:
                 if not woken.done():
                     woken.set_result(None)
             self._waiting.clear()
+
+
+class Together:
+    """A time for many things together, which goes on while any of them is under way.
+
+    Args:
+        seconds: infinite for no bound.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._left_s, self._clock = seconds, clock
+        self._at_work, self._since = 0, 0.0
+
+    async def within(self, work: Coroutine[Any, Any, T]) -> T:
+        """Returns what the work returns.
+
+        Raises:
+            TimeoutError: if it is not done when the time of all is over.
+        """
+        if self._left_s == math.inf:
+            return await work
+        now = self._clock()
+        if not self._at_work:
+            self._since = now
+        self._at_work += 1
+        try:
+            return await asyncio.wait_for(work, self._left_s - (now - self._since))
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._left_s -= self._clock() - self._since

@@ -15,8 +15,7 @@ def proxy_for(setting: str | None, url: Url) -> str | None:
         return setting
     if proxy_bypass(f"{url.host}:{url.port}"):
         return None
-    named = getproxies()
-    return named.get(url.scheme) or named.get("all")
+    return _named(url.scheme)
 
 
 def check_proxy(setting: str | None) -> None:
@@ -27,7 +26,7 @@ def check_proxy(setting: str | None) -> None:
     """
     if setting is None:
         return
-    named = [setting] if setting != ENVIRONMENT else [getproxies().get(n) for n in _NAMES]
+    named = [setting] if setting != ENVIRONMENT else map(_named, HTTP_SCHEMES)
     for proxy in filter(None, named):
         try:
             parts = urlsplit(proxy)
@@ -51,6 +50,12 @@ def unused_proxy(setting: str | None) -> str | None:
         f"not used for images; pass `http_proxy={ENVIRONMENT!r}` if it is the way out, and it then "
         "decides what may be reached"
     )
+
+
+def _named(scheme: str) -> str | None:
+    """Returns the proxy that the environment names for a scheme; `host:port` is one of http."""
+    named = getproxies().get(scheme) or getproxies().get("all")
+    return f"http://{named}" if named and "://" not in named else named
 
 
 _NAMES = (*HTTP_SCHEMES, "all")

@@ -9,18 +9,24 @@ from collections.abc import Iterable
 from pipelines.web.urls import RefusedURL, is_http, parse_url
 
 WORST = 10  # hosts that are named
-# What the detail of a reject says went wrong; see `exchange` and `fetching`.
-_KINDS = re.compile(
-    "HTTP [0-9]{3}|no connection|no answer|stalled|no such host|name resolution|not looked up"
-    "|TLS|redirect|X-Robots-Tag|public network|allow"
-)
-_CALLED = {
-    "name resolution": "no name looked up",
-    "not looked up": "no name looked up",
-    "TLS": "no TLS connection",
-    "redirect": "redirects",
-    "public network": "private network",
-    "allow": "not allowed",
+_STATUS = re.compile("HTTP [0-9]{3}")
+# What the detail of a reject says where there was no status; see `exchange` and `fetching`.
+_KINDS = {
+    "redirects": ("redirect",),
+    "no connection": ("no connection",),
+    "no HTTP": ("no answer of HTTP",),
+    "no answer": ("no answer", "not answered"),
+    "stalled": ("stalled",),
+    "broke off": ("broke off",),
+    "no such host": ("no such host",),
+    "no name looked up": ("name resolution", "not looked up"),
+    "no TLS connection": ("TLS",),
+    "X-Robots-Tag": ("X-Robots-Tag",),
+    "too large": ("more than",),
+    "codings": ("Content-Encoding", "codings", "unpacked"),
+    "private network": ("public network", "private host"),
+    "not allowed": ("allow",),
+    "malformed URLs": ("the URL holds", "URL with a host"),
 }
 
 
@@ -43,9 +49,7 @@ class WebRejects:
         for stage, url, detail in zip(stages, urls, details, strict=True):
             if stage == "fetch" and url and is_http(url.lstrip()):
                 self.hosts[_host(url)] += 1
-                found = _KINDS.search(detail or "")
-                kind = found[0] if found else "other"
-                self.answers[_CALLED.get(kind, kind)] += 1
+                self.answers[_kind(detail or "")] += 1
 
     def merge(self, other: WebRejects) -> None:
         """Adds the counters of other rejects."""
@@ -61,6 +65,13 @@ class WebRejects:
         hosts = ", ".join(f"{host} {count}" for host, count in self.hosts.most_common(WORST))
         answers = ", ".join(f"{kind} {count}" for kind, count in self.answers.most_common())
         return [f"by host    {hosts}{rest}", f"by answer  {answers}"]
+
+
+def _kind(detail: str) -> str:
+    if status := _STATUS.search(detail):
+        return status[0]
+    found = (kind for kind, words in _KINDS.items() if any(word in detail for word in words))
+    return next(found, "other")
 
 
 def _host(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,7 @@ class Bounds:
         object_s: of an image's own attempts, while its host asks to be asked less.
         attempts: at an image whose host answers that it cannot, or breaks off.
         backoff_s: the longest wait before the second of them; it doubles with each further one.
+        all_s: of all images together, while any of them is asked for.
     """
 
     connect_s: float = 4.0
@@ -39,6 +41,7 @@ class Bounds:
     object_s: float = 120.0
     attempts: int = 4
     backoff_s: float = 0.5
+    all_s: float = math.inf
 
 
 @dataclass(frozen=True)

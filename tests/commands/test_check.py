@@ -13,6 +13,7 @@ from pipelines.ownership.lock import lock_uri
 from pipelines.runs import preflight
 from pipelines.storage import writing
 from tars import make_tar
+from web_server import WebServer
 
 
 def write_manifest(folder, rows=12, bad=()):
@@ -200,3 +201,17 @@ def test_wrong_delimiter_and_torn_samples_are_problems(tmp_path, found):
     assert "pass `--csv_delimiter` semicolon" in found(tmp_path / "m.csv")[2][0]
     (tmp_path / "m.tar").write_bytes(make_tar(("0.jpg", b"x"), ("1.jpg", b"x"), ("0.txt", b"x")))
     assert "samples that are torn apart, such as '0'" in found(tmp_path / "m.tar")[2][0]
+
+
+def test_images_of_the_web_have_a_time_for_all(tmp_path, found, monkeypatch):
+    monkeypatch.setattr(preflight, "IMAGES_S", 0.3)
+    server = WebServer()
+    server.raw["/x"] = lambda handler: handler.rfile.read(1)  # until the reader hangs up
+    lines = [json.dumps({"url": f"{server.root}x?{n}", "text": f"a star {n}"}) for n in range(9)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    flags = ("--allow_images_from", server.root, "--allow_private_hosts")
+    _, text, problems = found(tmp_path / "m.jsonl", *flags)
+    server.shutdown()
+    server.server_close()
+    assert "127.0.0.1: not there within the 0.3 s of all images together" in text
+    assert "100.0% of the sample were rejected, most as fetch_failed" in problems[0]

@@ -11,6 +11,11 @@ def test_rejects_are_counted_by_host_and_by_answer():
         ("fetch", "http://straße.example/4", "redirected to https://x/, which ... not allow"),
         ("fetch", "http://[/5", "expected an http(s) URL with a host"),
         ("fetch", "http://a.example/6", None),
+        ("fetch", "http://a.example/6", "a.example: more than 10 redirects"),
+        ("fetch", "http://a.example/6", "a.example: no answer of HTTP (Bad status line)"),
+        ("fetch", "http://a.example/6", "a.example: more than 9 bytes once it is unpacked"),
+        ("fetch", "http://a.example/6", "a.example: Content-Encoding br is not unpacked"),
+        ("fetch", "http://a.example/6", "a.example is not on the public network"),
         ("decode", "http://a.example/7", "HTTP 404"),
         ("fetch", "/data/8", "there is no such file"),
         ("fetch", None, None),
@@ -24,10 +29,20 @@ def test_rejects_are_counted_by_host_and_by_answer():
         "far.example": 1,
         "xn--strae-oqa.example": 1,
         "no host": 1,
-        "a.example": 1,
+        "a.example": 6,
     }
-    assert counts.answers == {"no connection": 1, "HTTP 404": 2, "redirects": 1, "other": 2}
-    assert counts.lines()[0].startswith("by host    gone.example 2, ")
+    assert counts.answers == {
+        "no connection": 1,
+        "HTTP 404": 2,
+        "redirects": 2,
+        "malformed URLs": 1,
+        "no HTTP": 1,
+        "too large": 1,
+        "codings": 1,
+        "private network": 1,
+        "other": 1,
+    }
+    assert counts.lines()[0].startswith("by host    a.example 6, gone.example 2, ")
     assert counts.lines()[1].startswith("by answer  HTTP 404 2, ")
 
 

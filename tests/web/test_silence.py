@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import threading
+import time
 
 import pytest
 
@@ -10,6 +11,7 @@ from asking import fetch_all
 from pipelines.object_stores.client import Client
 from pipelines.web.faults import WebFault
 from pipelines.web.fetching import Allowed, Web
+from pipelines.web.later import Together
 from pipelines.web.settings import Bounds, WebSettings
 from web_server import dead_host
 
@@ -68,7 +70,8 @@ def test_host_that_comes_back_gives_its_images_at_the_end(server, web):
     assert web([f"{server.root}x?{n}" for n in range(20)], SILENT) == [b"image"] * 20
 
 
-def test_drip_is_given_up_and_tried_once_more(server, web):
+@pytest.mark.parametrize("length", [{"Content-Length": "5000"}, {}])
+def test_drip_is_given_up_and_tried_once_more(server, web, length):
     """Each byte comes in time, the whole never does."""
 
     def drip(handler):
@@ -78,7 +81,7 @@ def test_drip_is_given_up_and_tried_once_more(server, web):
             if handler.server.ended.wait(0.02):
                 return
 
-    server.answers["/x"] = (200, {"Content-Length": "5000"}, drip)
+    server.answers["/x"] = (200, length, drip)
     (fault,) = web([server.root + "x"], SILENT)
     assert "127.0.0.1: the image stalled" in str(fault) and "at the end" in str(fault)
     assert len(server.hits) == 2
@@ -94,6 +97,36 @@ def test_whole_request_has_an_end(server, web):
     assert "not there within 0.2 s" in str(fault)
 
 
+def test_all_images_together_have_an_end(server, web):
+    """What has come in time is there; the others wait no longer, and are not asked for any more."""
+    server.raw["/x"] = lambda handler: handler.rfile.read(1)  # until the reader hangs up
+    bounds = dataclasses.replace(QUICK, all_s=0.3)
+    silent = [f"{server.root}x?{n}" for n in range(40)]
+    found = web([server.root + "a.png", *silent], bounds)
+    assert found[0] == b"image"
+    said = {str(fault) for fault in found[1:]}
+    assert said == {"127.0.0.1: not there within the 0.3 s of all images together"}
+    assert len(server.hits) < 41
+
+
+def test_time_of_all_goes_on_only_while_something_is_under_way():
+    now = [0.0]
+
+    async def taking(seconds):
+        now[0] += seconds
+        return seconds
+
+    async def ask():
+        together = Together(10, lambda: now[0])
+        assert await together.within(taking(6)) == 6
+        now[0] += 100
+        assert await together.within(taking(4)) == 4
+        with pytest.raises(asyncio.TimeoutError):
+            await together.within(taking(1))
+
+    asyncio.run(ask())
+
+
 def test_host_that_says_when_is_asked_then(server, web):
     busy = {"Retry-After": "Sun, 06 Nov 1994 08:49:44 GMT", "Date": "Sun, 06 Nov 1994 08:49:37 GMT"}
     server.answers["/x"] = [
@@ -104,6 +137,48 @@ def test_host_that_says_when_is_asked_then(server, web):
     ]
     assert web([server.root + "x"]) == [b"image"]
     assert web.waits[:2] == [7.0, 9.0] and web.waits[2] < 1
+
+
+@pytest.fixture
+def timed():
+    """Returns what fetches images through one web, whose waits set its clock on."""
+    client, slept = Client(64), [-time.monotonic()]
+
+    def clock():
+        return slept[0] + time.monotonic()
+
+    async def sleep(seconds):
+        slept[0] += seconds
+        await asyncio.sleep(0)
+
+    def fetched(urls):
+        one = Web(WebSettings(bounds=QUICK), 64, clock=clock, sleep=sleep)
+        return fetch_all(client, Allowed(one, (urls[0].rpartition("/")[0] + "/",)), urls)
+
+    fetched.clock = clock
+    yield fetched
+    client.close()
+
+
+def test_image_that_is_refused_for_good_is_given_up(server, timed):
+    """Its host gives others; it is asked for less and less often, and not for long after these."""
+    server.answers["/x"] = (429, {}, b"")
+    given, refused = timed([server.root + "a.png", server.root + "x"])
+    assert given.data == b"image" and "127.0.0.1: HTTP 429" in str(refused)
+    assert len(server.hits) < 80 and 60 < timed.clock() < 120
+
+
+def test_host_that_gives_nothing_for_a_while_loses_no_image(server, timed):
+    """It was asked too much, as it counts, and lets nothing through until that is over."""
+
+    def answer(handler):
+        refuses = len(server.hits) > 2 and timed.clock() < 30
+        status = b"429 Too Many Requests" if refuses else b"200 OK"
+        handler.wfile.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\nimage")
+
+    server.raw["/x"] = answer
+    found = timed([f"{server.root}x?{n}" for n in range(30)])
+    assert [getattr(one, "data", one) for one in found] == [b"image"] * 30
 
 
 def test_images_that_are_throttled_are_not_rejected(server, web):

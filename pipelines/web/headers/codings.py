@@ -14,6 +14,7 @@ _MAX_CODINGS = 4
 # Registered, and not unpacked here. Whatever else is named cannot have been applied.
 _UNKNOWN = ("br", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")  # what begins so was not packed
 
 
 class UnknownCodingError(ValueError):
@@ -24,7 +25,7 @@ def unpacked(codings: str, body: bytes, max_bytes: int) -> bytes:
     """Returns a body without the codings that were applied to it.
 
     Servers also name codings that they did not apply: a body that does not begin as one packed so
-    does stays as it is.
+    does, or begins as an image does where that cannot be told, stays as it is.
 
     Args:
         codings: the header's value; "" for none.
@@ -34,12 +35,14 @@ def unpacked(codings: str, body: bytes, max_bytes: int) -> bytes:
         TooLargeError: if it has more than `max_bytes` bytes.
         ChangedError: if it is cut or broken.
     """
-    names = [name.strip().lower() for name in codings.split(",")]
+    names = [name.partition(";")[0].strip(' \t"').lower() for name in codings.split(",")]
     known = [name for name in names if name in _UNPACK or name in _UNKNOWN]
     if len(known) > _MAX_CODINGS:
         raise UnknownCodingError(f"a body with {len(known)} codings")
     for name in reversed(known):
         if name in _UNKNOWN:
+            if body.startswith(_IMAGES):
+                continue
             raise UnknownCodingError(f"Content-Encoding {name} is not unpacked")
         body = _UNPACK[name](body, max_bytes)
     return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
 from pipelines.web.settings import NAME
@@ -10,6 +11,7 @@ from pipelines.web.settings import NAME
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 _SAME = {"none": ("noindex", "nofollow")}
 _ALL = ("", "*", NAME)
+_BETWEEN = re.compile("[,;]")  # the second is none of the header's, and found in it
 
 
 def opted_out(headers: Iterable[str], disallowed: Collection[str]) -> str | None:
@@ -22,9 +24,9 @@ def opted_out(headers: Iterable[str], disallowed: Collection[str]) -> str | None
     """
     for header in headers:
         agent = ""
-        for part in header.lower().split(","):
+        for part in _BETWEEN.split(header.lower()):
             name, colon, rest = part.partition(":")
-            name = name.strip()
+            name = name.partition("/")[0].strip()  # without a version
             if colon and name not in _VALUED and " " not in name:  # a date holds colons, too
                 agent, part = name, rest
             directive = part.partition(":")[0].strip()

@@ -19,11 +19,15 @@ class Handler(BaseHTTPRequestHandler):
         server, asked = self.server, self.headers.get("Range")
         server.asked.append(asked)
         server.may_answer.wait()
+        if server.together:
+            server.together.wait(20)
         first = int(asked[len("bytes=") : -1]) if asked and server.knows_ranges else 0
         body = server.body[first:]
         self.send_response_only(416 if not body else 206 if first else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        while server.drips and not server.stopped.wait(0.01):
+            self.wfile.write(b"x")
         self.wfile.write(body[: server.closes_after])
 
     def log_message(self, format, *args):
@@ -35,6 +39,7 @@ def server(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.body, server.closes_after = [], MODEL, None
     server.knows_ranges, server.may_answer = True, threading.Event()
+    server.together, server.drips, server.stopped = None, False, threading.Event()
     server.may_answer.set()
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/{{sha256}}/{{file}}"
@@ -42,6 +47,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setitem(published.SHA256, "RN50", hashlib.sha256(MODEL).hexdigest())
     monkeypatch.setenv("no_proxy", "*")
     yield server
+    server.stopped.set()
     server.shutdown()
     server.server_close()
 
@@ -74,6 +80,22 @@ def test_download_has_an_end_and_goes_on_next_time(server, tmp_path, partial, mo
             load(tmp_path)
     assert partial.read_bytes() == MODEL[: partial.stat().st_size] != b""
     assert load(tmp_path) == MODEL
+
+
+def test_drip_does_not_hide_the_end(server, tmp_path, monkeypatch):
+    """The server would go on for as long as anybody reads."""
+    monkeypatch.setattr(published, "_TOTAL_S", -1.0)
+    server.drips = True
+    with pytest.raises(CheckpointError, match="^could not download RN50 .[0-9]{1,4} of"):
+        load(tmp_path)
+
+
+def test_models_are_downloaded_side_by_side(server, tmp_path, monkeypatch):
+    """Neither is answered before both are asked for."""
+    monkeypatch.setitem(published.SHA256, "RN101", published.SHA256["RN50"])
+    server.together = threading.Barrier(2)
+    published.download(["RN50", "RN101"], tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["RN101.pt", "RN50.pt"]
 
 
 def test_server_without_ranges_sends_it_anew(server, tmp_path, partial):
