@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import resource
@@ -26,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.pairs import make_pairs
-from pipelines import embed
+from bench.quiet import embed_quietly
+from bench.store_faults import print_faults
 from pipelines.encoding import handler
 from pipelines.samples.scenes import random_scene, render, scene_rng, to_jpeg
 
@@ -131,11 +131,8 @@ def run(
     store.set(**settings)
     argv = ["--manifest", manifest, "--output", output, "--model", "tiny", "--overwrite"]
     argv += ["--rows_per_unit", str(rows_per_unit)]
-    told = io.StringIO()
-    with _marks() as marks, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-        failed = embed.main([*argv, "--scores_only"])
-    if failed:
-        raise SystemExit(told.getvalue())
+    with _marks() as marks:
+        embed_quietly([*argv, "--scores_only"])
     (first, first_cpu, rows), (last, last_cpu, _) = marks[0], marks[-1]
     done = sum(count for _, _, count in marks) - rows
     return Figures(done / (last - first), 1e3 * (last_cpu - first_cpu) / done, store.stats())
@@ -150,12 +147,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument("--latency", type=float, default=0.05, metavar="SECONDS")
     flags.add_argument("--large", action="store_true", help="web images instead of small ones")
     flags.add_argument("--scheme", choices=("s3", "gs"), default="s3")
+    flags.add_argument("--faults", action="store_true", help="compare tables through each fault")
     flags.add_argument("--settings", type=json.loads, default={}, metavar="JSON",
                        help="further ones of the stand-in, such as throttle or share")  # fmt: skip
     options = flags.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_rows(root / "bucket" / "data", options.rows, options.large)
+        if options.faults:
+            print_faults(root / "bucket" / "data" / "manifest.jsonl", options.rows)
+            return
         store = StandInProcess(root)
         os.environ.update(ENVIRONMENT, AWS_ENDPOINT_URL_S3=store.url)
         os.environ["STORAGE_EMULATOR_HOST"] = store.url
