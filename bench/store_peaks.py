@@ -23,9 +23,9 @@ def write_huge(folder: Path, rows: int) -> None:
     for number in range(DISTINCT):
         pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
         body = io.BytesIO()
-        Image.fromarray(pixels).save(body, "PNG", compress_level=0)
-        (folder / f"{number}.png").write_bytes(body.getvalue())
-    lines = [{"uid": f"{n:06d}", "url": f"{n % DISTINCT}.png", "text": "a"} for n in range(rows)]
+        Image.fromarray(pixels).save(body, "BMP")
+        (folder / f"{number}.bmp").write_bytes(body.getvalue())
+    lines = [{"uid": f"{n:06d}", "url": f"{n % DISTINCT}.bmp", "text": "a"} for n in range(rows)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "manifest.jsonl").write_text(text)
 
