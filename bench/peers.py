@@ -105,7 +105,7 @@ def onnx_runtime(work: Work) -> Loop:
         scores = []
         for piece in work.pieces:
             # The graphs are of one batch size; what the last batch lacks is not worth counting.
-            batch, rows = _prepared(model, (piece * work.batch)[: work.batch])
+            batch, rows = prepared(model, (piece * work.batch)[: work.batch])
             image = batch_of(batch)
             (text,) = text_session.run(None, {"x": rows})
             norms = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
@@ -246,7 +246,8 @@ def _exported(module: nn.Module, example: Tensor, path: Path) -> str:
     return str(path)
 
 
-def _prepared(model: ClipModel, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def prepared(model: ClipModel, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the encoders take of encoded images and captions, as the usual loop does."""
     pictures = [Image.open(io.BytesIO(data)) for data, _ in pairs]
     pixels = np.stack([model.preprocessing.to_pixels(picture) for picture in pictures])
     tokens = model.tokenizer.tokenize([text for _, text in pairs], truncate=True)

@@ -50,10 +50,12 @@ def planned(files: int, latency: float) -> str:
         began = time.perf_counter()
         plan = plan_units(ManifestRequest((f"s3://{BUCKET}/m/",)))
         seconds = time.perf_counter() - began
+        requests = store.counts.methods.total() / files
     finally:
         store.stop()
     assert plan.rows == 100 * files
-    return f"planning   {files} files at {latency * 1000:.0f} ms: {seconds:.1f} s"
+    at = f"{files} files at {latency * 1000:.0f} ms"
+    return f"planning   {at}: {seconds:.1f} s, {requests:.2f} requests a file"
 
 
 def graph(files: int) -> str:

@@ -11,6 +11,19 @@ from pipelines import embed
 from pipelines.engine.memory import return_freed_memory
 
 
+def embed_quietly(argv: Sequence[str]) -> None:
+    """Runs `embed` with these flags.
+
+    Raises:
+        SystemExit: with what it printed, if it fails.
+    """
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        failed = embed.main(argv)
+    if failed:
+        raise SystemExit(told.getvalue())
+
+
 def embed_tars(folder: Path, flags: Sequence[str]) -> None:
     """Embeds FOLDER/tars into FOLDER/out, anew.
 
@@ -19,6 +32,4 @@ def embed_tars(folder: Path, flags: Sequence[str]) -> None:
     """
     return_freed_memory()  # as the console script has it
     argv = ["--manifest", str(folder / "tars"), "--output", str(folder / "out"), "--overwrite"]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        if embed.main([*argv, *flags]) != 0:
-            raise SystemExit("the pipeline failed; run it by hand")
+    embed_quietly([*argv, *flags])

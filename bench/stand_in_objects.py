@@ -47,11 +47,7 @@ class Request:
         if end < 0:
             return None, data
         head, rest = data[:end], data[end + 4 :]
-        first = head.find(b" ")
-        method, target = (
-            head[:first].decode(),
-            head[first + 1 : head.find(b" ", first + 1)].decode(),
-        )
+        method, target = (word.decode() for word in head.split(b" ", 2)[:2])
         request = cls(method, target, head)
         path, _, query = target.partition("?")
         request.path = unquote(path) if "%" in path else path
@@ -116,6 +112,15 @@ class Objects:
         """Returns the bytes of an object, or None."""
         found = self._found.get(path)
         return found.body if found else None
+
+    def under(self, start: str) -> dict[str, bytes]:
+        """Returns the objects whose paths begin so."""
+        paths = [path for path in self._found if path.startswith(start)]
+        return {path: self._found[path].body for path in paths}
+
+    def pop(self, path: str) -> bytes:
+        """Takes an object away; returns its bytes."""
+        return self._found.pop(path).body
 
     def answer(self, request: Request) -> Answer:
         """Does what is asked."""

@@ -40,6 +40,7 @@ class Settings:
         failing: the path of an object that always fails so.
         outage, outage_fault: seconds from and to which all fail, and how.
         token: what a request's credentials must hold; others are told that they have expired.
+        token_after: so many requests, before which any credentials will do.
     """
 
     latency: float = 0.0
@@ -56,6 +57,7 @@ class Settings:
     outage: tuple[float, float] = (0.0, 0.0)
     outage_fault: str = "503"
     token: str | None = None
+    token_after: int = 0
     seed: int = 0
 
 
@@ -135,7 +137,12 @@ class StandIn:
             again = self.tries[request.path] > settings.first
             if not again or settings.failing == self._object(request):
                 return settings.fault
-        return "expired" if settings.token and settings.token not in request.credentials else None
+        return "expired" if self._is_expired(request) else None
+
+    def _is_expired(self, request: Request) -> bool:
+        token, asked = self.settings.token, self.counts.methods.total()
+        late = token is not None and asked > self.settings.token_after
+        return late and token not in request.credentials
 
     @staticmethod
     def _object(request: Request) -> str:

@@ -8,34 +8,28 @@ told apart. Printed are the medians of the rounds, and of the ratios of runs tha
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.marked import embed_marked
 from bench.pairs import make_pairs
-from pipelines import embed
-from pipelines.encoding import handler
+from bench.stand_in_process import ENVIRONMENT, StandInProcess
+from bench.store_faults import print_faults
+from bench.store_peaks import print_peaks, write_huge
+from bench.store_peers import print_peers
 from pipelines.samples.scenes import random_scene, render, scene_rng, to_jpeg
 
 DISTINCT = 200
 ROWS_PER_UNIT = 10_000
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "stand-in", "AWS_SECRET_ACCESS_KEY": "stand-in",
-    "AWS_DEFAULT_REGION": "us-east-1", "NO_GCE_CHECK": "true",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,30 +45,6 @@ class Figures:
     rate: float
     cpu_ms: float
     store: dict[str, Any]
-
-
-class StandInProcess:
-    """The stand-in in a process of its own; it holds what lies in a folder, a folder a bucket."""
-
-    def __init__(self, root: Path) -> None:
-        command = [sys.executable, "-m", "bench.stand_in_store", "0", str(root)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
-
-    def set(self, **settings: object) -> None:
-        """Behaves so from now on, and counts anew."""
-        body = json.dumps(settings).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_set", body)).read()
-
-    def stats(self) -> dict[str, Any]:
-        """Returns what was asked since then."""
-        return dict(json.load(urllib.request.urlopen(f"{self.url}/_stats")))
-
-    def stop(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.wait()
 
 
 def write_rows(folder: Path, rows: int, large: bool) -> None:
@@ -98,30 +68,12 @@ def _scenes() -> list[bytes]:
     return found
 
 
-@contextlib.contextmanager
-def _marks() -> Iterator[list[tuple[float, float, int]]]:
-    """Notes wall and processor time when a batch has been encoded, and its rows."""
-    marks: list[tuple[float, float, int]] = []
-    encode = handler.encode_rows
-
-    def marked(rows: Any, *arguments: Any) -> Any:
-        found = encode(rows, *arguments)
-        marks.append((time.perf_counter(), time.process_time(), len(rows)))
-        return found
-
-    handler.encode_rows = marked  # type: ignore[assignment]
-    try:
-        yield marks
-    finally:
-        handler.encode_rows = encode
-
-
 def run(
     manifest: str,
     output: str,
     store: StandInProcess,
     settings: dict[str, Any],
-    rows_per_unit: int = ROWS_PER_UNIT,
+    options: argparse.Namespace,
 ) -> Figures:
     """Embeds once.
 
@@ -129,13 +81,7 @@ def run(
         SystemExit: if the run fails.
     """
     store.set(**settings)
-    argv = ["--manifest", manifest, "--output", output, "--model", "tiny", "--overwrite"]
-    argv += ["--rows_per_unit", str(rows_per_unit)]
-    told = io.StringIO()
-    with _marks() as marks, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-        failed = embed.main([*argv, "--scores_only"])
-    if failed:
-        raise SystemExit(told.getvalue())
+    marks = embed_marked(manifest, output, options.rows_per_unit, not options.no_model)
     (first, first_cpu, rows), (last, last_cpu, _) = marks[0], marks[-1]
     done = sum(count for _, _, count in marks) - rows
     return Figures(done / (last - first), 1e3 * (last_cpu - first_cpu) / done, store.stats())
@@ -143,26 +89,49 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints a table."""
+    options = _flags().parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        data = root / "bucket" / "data"
+        if options.peaks:
+            write_huge(data, options.rows)
+        else:
+            write_rows(data, options.rows, options.large)
+        if options.faults:
+            print_faults(data / "manifest.jsonl", options.rows)
+            return
+        store = StandInProcess(root)
+        os.environ.update(ENVIRONMENT, AWS_ENDPOINT_URL_S3=store.url)
+        os.environ["STORAGE_EMULATOR_HOST"] = store.url
+        try:
+            if options.peers:
+                print_peers(root, store, options)
+            elif options.peaks:
+                print_peaks(root, store, options.latency)
+            else:
+                _measure(root, store, options)
+        finally:
+            store.stop()
+
+
+def _flags() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--rows", type=int, default=6000)
     flags.add_argument("--rows_per_unit", type=int, default=ROWS_PER_UNIT)
     flags.add_argument("--rounds", type=int, default=3)
     flags.add_argument("--latency", type=float, default=0.05, metavar="SECONDS")
     flags.add_argument("--large", action="store_true", help="web images instead of small ones")
+    flags.add_argument("--no_model", action="store_true", help="fetch and decode, no more")
     flags.add_argument("--scheme", choices=("s3", "gs"), default="s3")
     flags.add_argument("--settings", type=json.loads, default={}, metavar="JSON",
                        help="further ones of the stand-in, such as throttle or share")  # fmt: skip
-    options = flags.parse_args(argv)
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        write_rows(root / "bucket" / "data", options.rows, options.large)
-        store = StandInProcess(root)
-        os.environ.update(ENVIRONMENT, AWS_ENDPOINT_URL_S3=store.url)
-        os.environ["STORAGE_EMULATOR_HOST"] = store.url
-        try:
-            _measure(root, store, options)
-        finally:
-            store.stop()
+    others = flags.add_mutually_exclusive_group()
+    others.add_argument("--peers", action="store_true", help="Ray Data and Daft beside it")
+    others.add_argument("--faults", action="store_true", help="compare tables through each fault")
+    others.add_argument("--peaks", action="store_true", help="memory with images of 20 MB")
+    flags.add_argument("--peers_python", default=sys.executable, metavar="PATH",
+                       help="interpreter with the peers that this one lacks")  # fmt: skip
+    return flags
 
 
 def _measure(root: Path, store: StandInProcess, options: argparse.Namespace) -> None:
@@ -170,9 +139,8 @@ def _measure(root: Path, store: StandInProcess, options: argparse.Namespace) -> 
     settings = {"latency": options.latency, **options.settings}
     bucket = f"{options.scheme}://bucket"
     for number in range(options.rounds + 1):
-        step = options.rows_per_unit
-        here = run(f"{root}/bucket/data/manifest.jsonl", f"{root}/out", store, {}, step)
-        away = run(f"{bucket}/data/manifest.jsonl", f"{bucket}/out", store, settings, step)
+        here = run(f"{root}/bucket/data/manifest.jsonl", f"{root}/out", store, {}, options)
+        away = run(f"{bucket}/data/manifest.jsonl", f"{bucket}/out", store, settings, options)
         if number:  # the first one warms up
             disk.append(here)
             there.append(away)

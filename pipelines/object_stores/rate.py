@@ -9,6 +9,7 @@ EPOCH_S = 1.0  # a rate is judged by the answers to what was sent within about s
 PROBES_A_SECOND = 4.0  # while the host delivers nothing
 MAX_ASKED_WAIT_S = 60.0
 _EARLY = 10  # refusals that outnumber what was delivered and tell before the epoch is over
+_NOTICED = 0.02  # a share of refusals that is more than chance
 _ENOUGH = 10  # answers, of which something can be told
 _GROWTH = 0.04  # of a rate beyond where refusals began; it doubles with each step that goes well
 _MOST_GROWTH = 0.5
@@ -98,13 +99,15 @@ class Rate:
     def _judge(self, now: float) -> None:
         epoch = self._epoch
         elapsed = now - (epoch.since or 0.0)
-        flooded = epoch.refused >= _EARLY and epoch.refused > epoch.delivered
+        # Where a little less went well, refusals are of the rate, and each may use up a request.
+        least = epoch.delivered * (_NOTICED if self._good and not self._expected else 1.0)
+        flooded = epoch.refused >= _EARLY and epoch.refused > least
         answers = epoch.delivered + epoch.refused
         over = elapsed >= EPOCH_S and answers >= _ENOUGH
         if self._before_silence is not None or not (over or flooded):
             return
         noise = 2 * math.sqrt(self._expected * (1 - self._expected) / answers)
-        if epoch.share <= 1.2 * self._expected + noise + 0.02:
+        if epoch.share <= 1.2 * self._expected + noise + _NOTICED:
             self._rise(epoch, elapsed)
         else:
             self._fall(epoch, elapsed)

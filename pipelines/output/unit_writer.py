@@ -69,12 +69,13 @@ class _TableFile:
         """Gives the file its name.
 
         Args:
-            may_stay: tells whether a file that has it may keep it.
+            may_stay: tells whether a file that has it may keep it, if it came since the run looked:
+                what lay there then is torn, or the unit would not be done.
             check: called before another's file is replaced.
             is_new: whether none had it when the run looked.
         """
         assert self._partial is not None, "a file is closed before it is published"
-        self._partial.publish(lambda: self._is_there(may_stay), check, is_new)
+        self._partial.publish(lambda: is_new and self._is_there(may_stay), check, is_new)
 
     def _is_there(self, may_stay: Callable[[UnitRecord], bool]) -> bool:
         try:

@@ -103,7 +103,8 @@ def _plain_gcs(uri: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSy
 def retried(function: Callable[P, T]) -> Callable[P, T]:
     """Lets a function of a URI, its first argument, try again on a store that is not local.
 
-    Errors that are no OSError, such as those of gcsfs and google-auth, become `StoreFault`.
+    Where S3 or GCS refuses the credentials, it is asked once more with others. Errors that are no
+    OSError, such as those of gcsfs and google-auth, become `StoreFault`.
     """
 
     @functools.wraps(function)
@@ -112,7 +113,7 @@ def retried(function: Callable[P, T]) -> Callable[P, T]:
         if is_local(uri):
             return function(*args, **kwargs)
         try:
-            return with_retries(lambda: function(*args, **kwargs), RETRIES)
+            return _attempted(uri, lambda: function(*args, **kwargs))
         except (OSError, ValueError):
             raise
         except AttemptsFailed as error:
@@ -121,6 +122,21 @@ def retried(function: Callable[P, T]) -> Callable[P, T]:
             raise StoreFault(scrub(f"{redact(uri)}: {describe(error)}")) from error
 
     return call
+
+
+def _attempted(uri: str, call: Callable[[], T]) -> T:
+    try:
+        return with_retries(call, RETRIES)
+    except Exception as error:
+        if get_protocol(uri) not in S3 + GCS or not _renewed(uri, error):
+            raise
+    return with_retries(call, RETRIES)
+
+
+def _renewed(uri: str, error: Exception) -> bool:
+    from pipelines.object_stores.dialects.renewal import renewed
+
+    return renewed(locate(uri)[0], error)
 
 
 def open_retried(uri: str) -> BinaryIO:

@@ -1,8 +1,6 @@
 """The main job on emulated object stores: the same tables as on a local disk, whatever fails."""
 
-import asyncio
 import json
-from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -16,7 +14,7 @@ from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.object_stores.attempts import Patience
 from pipelines.object_stores.client import Client
 from pipelines.records import RowFault
-from pipelines.storage import listing, partial_files, reading, uris, writing
+from pipelines.storage import listing, partial_files, reading, uris
 from pipelines.storage import stores as filesystems
 from pipelines.storage.retries import RetryPolicy
 from schemas.rejects import Reason
@@ -73,24 +71,6 @@ def test_tables_are_those_of_a_local_disk(store, data, model_dir, expected):
     for name in ("embeddings", "rejects"):
         assert table(output, name).equals(expected[name])
     assert listing.exists(f"{output}/_SUCCESS")
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """gcsfs waits for seconds before it tries again."""
-    import gcsfs.retry
-
-    async def no_wait(seconds):
-        await asyncio.sleep(0)
-
-    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=no_wait))
-    monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(attempts=20, backoff_s=0))
-    client = Client(64, Patience(object_s=60, host_s=60, first_wait_s=0, busy_wait_s=0))
-    monkeypatch.setattr(filesystems, "direct_client", lambda concurrency=None: client)
-    for room in (reading, writing):
-        monkeypatch.setattr(room, "file_client", lambda: client)
-    yield
-    client.close()
 
 
 @pytest.fixture

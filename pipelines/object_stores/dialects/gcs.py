@@ -129,13 +129,21 @@ class GcsBucket:
     def _ask(self, anew: bool) -> dict[str, str]:
         credentials = self._filesystem.credentials
         headers: dict[str, str] = {}
-        if anew and credentials.credentials is not None:
-            from google.auth.transport.requests import Request as Transport
-
-            with credentials.lock:
-                credentials.credentials.refresh(Transport())
+        if anew:
+            refresh(credentials)
         credentials.apply(headers)
         return headers
+
+
+def refresh(credentials: Any) -> bool:
+    """Has gcsfs's credentials get another token; returns whether there are any."""
+    if credentials.credentials is None:
+        return False
+    from google.auth.transport.requests import Request as Transport
+
+    with credentials.lock:
+        credentials.credentials.refresh(Transport())
+    return True
 
 
 def _default(seconds: float | None) -> aiohttp.ClientTimeout:

@@ -29,7 +29,7 @@ _FIRST_REGION = "us-east-1"
 _SPECIAL = re.compile(r"arn:|.*(--x-s3|--xa-s3|-s3alias|--ol-s3|\.mrap)$")
 _KNOWN_CONFIG = {"connect_timeout", "read_timeout", "s3", "region_name", "retries"}
 _KNOWN_CONFIG |= {"max_pool_connections", "user_agent_extra", "signature_version"}
-_EXPIRED = {
+EXPIRED = {
     "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId",
     "SignatureDoesNotMatch", "RequestTimeTooSkewed",
 }  # fmt: skip
@@ -142,7 +142,7 @@ class S3Bucket:
         said = f"HTTP {status} {code}".rstrip()
         if status in (301, 307, 308) or code in _MOVED:
             return Meaning.MOVED, said
-        if code in _EXPIRED:
+        if code in EXPIRED:
             return Meaning.EXPIRED, said
         if code in ("RequestTimeout", "SlowDown"):
             return Meaning.PASSING if status == 400 else Meaning.BUSY, said
