@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from clip_core.training.bpe import learn_merges
 from helpers import random_clip
 from pipelines.storage import reading
 from stores import emulators
+
+# google-auth reads it while Beam is imported. Else each look-up of credentials asks a server of Google's
+# cloud three times, and waits for seconds where nothing answers at its address.
+os.environ["NO_GCE_CHECK"] = "true"
 
 
 def pytest_collection_finish() -> None:
