@@ -91,9 +91,12 @@ def _fork(asked: bytes, files: list[int]) -> int:
         try:
             socket.send_fds(link, [f"{len(asked)}\n".encode()], files)
             link.sendall(asked)
-            return int(link.recv(20))
+            number = link.recv(20)
         finally:
             libc.prctl(_SUBREAPER, 0)
+    if not number:
+        raise RuntimeError(f"the server cannot import {', '.join(IMPORTED)}")
+    return int(number)
 
 
 def run(command, **settings) -> subprocess.CompletedProcess:
