@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-import gettext
+import os
 import sys
 from pathlib import Path
-from types import MethodType
 
 import pytest
 
@@ -18,38 +16,17 @@ from helpers import random_clip
 from pipelines.storage import reading
 from stores import emulators
 
+# google-auth reads it while Beam is imported. Else each look-up of credentials asks a server of Google's
+# cloud three times, and waits for seconds where nothing answers at its address.
+os.environ["NO_GCE_CHECK"] = "true"
+
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what was imported stays, and is not looked through over and over
     if "apache_beam" in sys.modules:
-        look_once_at_functions()
+        from quick_beam import quicken
 
-
-def look_once_at_functions() -> None:
-    """Lets Beam look at a function once, and not for each transform of each pipeline.
-
-    A pipeline of a few rows takes 0.7 s, and Beam spends almost half of it on the sources and
-    signatures of the same few functions and on translations of its help. They do not change.
-    """
-    from apache_beam.transforms import core
-
-    gettext.find = functools.cache(gettext.find)
-    core._check_fn_use_yield_and_return = _of_functions(core._check_fn_use_yield_and_return)
-    core.get_function_args_defaults = _of_functions(core.get_function_args_defaults)
-
-
-def _of_functions(look):
-    """Has `look`, which is called with methods of ever new objects, called once a function."""
-    of_function = functools.lru_cache(1000)(look)
-    of_method = functools.lru_cache(1000)(lambda function: look(MethodType(function, 0)))
-
-    @functools.wraps(look)
-    def quick(function):
-        if isinstance(function, MethodType):
-            return of_method(function.__func__)
-        return of_function(function)
-
-    return quick
+        quicken()
 
 
 @pytest.fixture(scope="session")

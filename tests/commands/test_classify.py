@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import clip_core
+import forked
 from bench.quality import embed_images
 from helpers import ROOT
 from pipelines import cli
@@ -281,7 +282,7 @@ def test_memory_does_not_grow_with_the_square_of_the_labels(scored, tmp_path):
     )
     flags = ["--input", scored / "scored", "--templates", "none", "--truth_column", "colour"]
     command = [sys.executable, "-c", code, tmp_path, *flags]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    done = forked.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     few, many = (int(line) << 10 for line in done.stderr.split()[-2:])
     assert many - few < 100e6

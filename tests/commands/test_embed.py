@@ -13,6 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+import forked
 from clip_core.loading import load
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
 from helpers import ROOT, encode_image, make_image
@@ -132,14 +133,8 @@ exits.run(lambda: embed.main([*flags, "--batch_size", "10"]))
 def run_half_way(manifest, output, model_dir):
     """Starts a run in a process, and returns it when some of its units are finished."""
     command = [sys.executable, "-c", HELD_EMBED, str(manifest), str(output), str(model_dir)]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job has SIGINT ignored, and its children, such as these tests, too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    process = forked.Forked(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert "half-way\n" in iter(process.stdout.readline, "")
     return process

@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+import forked
 from pipelines import cli
 from pipelines import filter as command
 from pipelines.command_line.exits import RunnerError
@@ -338,7 +339,7 @@ def test_memory_stays_flat_from_fifty_to_two_hundred_thousand_rows(tmp_path):
         root = tmp_path / str(rows)
         _write_scores(root, rows)
         flags = ["--input", str(root), "--dry_run", "--top_fraction", "0.3", "--dedup", "exact"]
-        done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
+        done = forked.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
         assert "similarity >= 0.29" in done.stdout, done.stderr
         peaks.append(int(done.stdout.splitlines()[-1]))
     assert peaks[1] - peaks[0] < 100 * 150_000 / 2  # half of what a digest as a str takes

@@ -8,10 +8,12 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.typehints.typehints import Any
 
+import forked
 from graphs import element_types
 from pipelines import cli
 from pipelines.engine import beam_options
 from pipelines.engine.per_file import over_files, parse_with_engine
+from pipelines.engine.slots import processes
 from pipelines.engine.slots.choice import EngineChoice
 from pipelines.search import parser
 from pipelines.storage import listing
@@ -143,7 +145,8 @@ def test_runner_finds_and_counts_what_the_loop_does(run, tmp_path, capsys):
     assert pages[0].read_text() == pages[1].read_text()
 
 
-def test_slots_write_the_files_that_the_loop_writes(run, tmp_path, capsys):
+def test_slots_write_the_files_that_the_loop_writes(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(processes, "subprocess", forked.as_subprocess())
     slots = ("--engine", "processes", "--slots", "2")
     filtering = ("filter", "--where", "similarity > 0.15", "--top_fraction", "0.5")
     for name, *flags in (filtering, ("export", "--format", "laion")):

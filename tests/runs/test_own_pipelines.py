@@ -6,7 +6,9 @@ import re
 
 import pyarrow.dataset as ds
 import pytest
+from apache_beam.runners.portability import local_job_service
 
+import forked
 from embedding_runs import run, write_manifest
 from helpers import ROOT, encode_image, make_image
 from outside import ASPECT, LINES
@@ -62,6 +64,7 @@ def test_second_pipeline_of_the_guide_writes_tables_that_commands_read(here, cap
 def test_format_and_column_from_outside_reach_the_workers(
     tmp_path, model_dir, from_outside, workers, monkeypatch
 ):
+    monkeypatch.setattr(local_job_service, "subprocess", forked.as_subprocess())
     path = [str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))  # where workers find the module
     lines = []

@@ -7,6 +7,7 @@ import time
 import pyarrow.dataset as ds
 import pytest
 
+import forked
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
 from pipelines import cli
 
@@ -18,7 +19,7 @@ def runner(tmp_path_factory):
     """Flags that name the job service."""
     port_file = tmp_path_factory.mktemp("service") / "port"
     service = "apache_beam.runners.portability.local_job_service_main"
-    process = subprocess.Popen(
+    process = forked.Forked(
         [sys.executable, "-m", service, "--port", "0", "--port_file", str(port_file)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from bench.launched import slots_of
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
 from helpers import ROOT
 from pipelines import status
-from pipelines.engine.slots import blame, choice
+from pipelines.engine.slots import blame, choice, processes
 from poison import poison, poisoned
 
 SLOTS = ("--engine", "processes", "--slots", "2", "--rows_per_unit", "5")
@@ -40,6 +41,7 @@ def whole(manifest, model_dir, tmp_path_factory):
 def test_slots_write_the_tables_of_one_process_even_if_one_dies(
     manifest, whole, model_dir, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(processes, "subprocess", forked.as_subprocess())
     poison(tmp_path / "poison", monkeypatch, once=True)
     output = tmp_path / "out"
     assert run(manifest, output, model_dir, *SLOTS) == 0
@@ -57,6 +59,7 @@ def test_slots_write_the_tables_of_one_process_even_if_one_dies(
 def test_row_that_kills_is_found_and_rejected_alone(
     manifest, whole, model_dir, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(processes, "subprocess", forked.as_subprocess())
     monkeypatch.setattr(blame, "ALONE_DEATHS", 1)  # each death takes the start of a process
     poison(tmp_path / "poison", monkeypatch)
     output = tmp_path / "out"
@@ -68,7 +71,7 @@ def test_row_that_kills_is_found_and_rejected_alone(
 def start(manifest, output, model_dir):
     flags = ["--manifest", str(manifest), "--output", str(output), "--model", str(model_dir)]
     command = [sys.executable, "-m", "pipelines.cli", "embed", *flags, *SLOTS, "--batch_size", "1"]
-    return subprocess.Popen(
+    return forked.Forked(  # its slots are new processes
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import subprocess
 import sys
 import tarfile
 
@@ -13,6 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+import forked
 from helpers import ROOT, encode_image, make_image
 from pipelines import cli
 from pipelines.output.layout import FINGERPRINT_KEY
@@ -349,7 +349,7 @@ def test_killed_process_leaves_nothing_twice(tmp_path, model_dir):
     )
     flags = ["--input", root / "kept", "--format", "webdataset", "--output", root / "out"]
     flags += ["--trust_run", "--rows_per_shard", "2"]
-    done = subprocess.run([sys.executable, "-c", code, *map(str, flags)], cwd=ROOT)
+    done = forked.run([sys.executable, "-c", code, *map(str, flags)], cwd=ROOT)
     assert done.returncode == -9
     shards = root / "out" / "shards"
     assert len(list(shards.glob("*.tar"))) == 1 and len(list(shards.glob(".partial-*"))) == 1

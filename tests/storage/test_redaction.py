@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
+import forked
 from helpers import ROOT, encode_image, make_image
 from pipelines import cli, embed
 from pipelines.engine import beam_options
@@ -203,7 +204,7 @@ def outcome(request, stores, tmp_path_factory, model_dir):
 
     environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": KEY, "FSSPEC_S3_TOKEN": KEY}
     with store.proxy.failing(schedule):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+        done = forked.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     files = {uri: fsspec.open(uri).open().read() for uri in listing.expand(f"{output}/*/*.parquet")}
     record = store.files.cat_file(f"{output}/run.json").decode()
     return done, files, record

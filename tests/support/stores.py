@@ -21,7 +21,6 @@ from pipelines.storage.stores import locate
 
 BUCKET = "dataset"
 ENVIRONMENT = {
-    "NO_GCE_CHECK": "true",
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing-secret-key",
     "AWS_DEFAULT_REGION": "us-east-1",

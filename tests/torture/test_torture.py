@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+import forked
 import torture
 import torture_doors
 import torture_images
+import torture_kills
 from helpers import make_row
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.manifests import run_tables
@@ -100,7 +102,8 @@ def test_faults_of_the_store_and_kills_lose_no_row(model_dir, one_thread):
     assert tally.outcomes["kill"] and tally.outcomes["attempts"] > 8
 
 
-def test_killed_process_is_completed(model_dir, tmp_path, one_thread):
+def test_killed_process_is_completed(model_dir, tmp_path, one_thread, monkeypatch):
+    monkeypatch.setattr(torture_kills, "subprocess", forked.as_subprocess())
     tally = torture.kills_part(1, 3, tmp_path, str(model_dir))
     assert tally.ok and tally.outcomes["killed"] == 1, tally
 

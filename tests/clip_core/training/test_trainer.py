@@ -1,6 +1,5 @@
 import contextlib
 import os
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import forked
 import training_run
 from clip_core.training.evaluation import held_out_recall
 from clip_core.training.recipe import (
@@ -156,7 +156,7 @@ def test_held_out_recall_names_both_directions(tokenizer, pairs):
 
 def losses_of_two_processes(folder, variants):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
+    done = forked.run(  # torchrun; the two that it starts are new processes
         [sys.executable, *launcher, training_run.__file__, str(folder), *variants],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
