@@ -85,8 +85,8 @@ def test_parts_that_fail_are_sent_again(stand_in, bucket, parts, fault):
     assert stand_in.counts.faults[fault]
 
 
-def test_store_that_answers_nothing_but_503_for_a_while_is_waited_for(stand_in, bucket, parts):
-    stand_in.set(outage=(0, 0.6))
+def test_store_that_answers_nothing_but_503_at_first_is_waited_for(stand_in, bucket, parts):
+    stand_in.set(first=3, fault="503")
     assert put(parts, bucket, "large", BODY, None)
     assert stand_in.objects.get("/bucket/large") == BODY
     assert stand_in.counts.faults["503"]

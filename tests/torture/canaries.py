@@ -76,13 +76,15 @@ class Canaries:
         self.reached.add(writer.get_extra_info("sockname")[0].removeprefix("::ffff:"))
         try:
             line = await reader.readline()
+            if b" HTTP/" in line:  # what is left unread when it closes would undo the answer
+                await reader.readuntil(b"\r\n\r\n")
             _, _, to = line.split(b" ")[1].partition(b"?to=")
             moved = [b"Location: " + unquote_to_bytes(to)] if to else []
             lines = [b"HTTP/1.1 302 Found" if to else b"HTTP/1.1 200 OK", *moved]
             lines += [*(lure.encode() for lure in LURES), b"Content-Length: 5", b"", b"image"]
             writer.write(b"\r\n".join(lines))
             await writer.drain()
-        except (IndexError, OSError):
+        except (IndexError, OSError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()

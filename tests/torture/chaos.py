@@ -178,6 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--rows", type=int, default=400)
     options = flags.parse_args(argv)
+    # Nodes of a cluster find the program's modules there.
+    os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
     with tempfile.TemporaryDirectory() as folder:
         failed = run(options.runs, options.seed, options.rows, Path(folder))
     print(f"{options.runs - failed} of {options.runs} runs are right")
