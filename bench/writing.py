@@ -42,7 +42,7 @@ def _write(layout: OutputLayout, chunks: Sequence[Chunk]) -> None:
     for chunk in chunks:
         writer.add(chunk)
     writer.close()
-    writer.publish()
+    writer.publish(lambda: None)
 
 
 def _chunks(dim: int) -> list[Chunk]:

@@ -3,6 +3,7 @@
 import pytest
 
 from bench.gpu import busy_share
+from bench.writing import writing_rate
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,7 @@ from bench.gpu import busy_share
 )
 def test_time_in_which_kernels_overlap_counts_once(spans, share):
     assert busy_share(spans) == pytest.approx(share)
+
+
+def test_written_tables_give_a_rate(tmp_path):
+    assert writing_rate(tmp_path, 8, 1) > 0
