@@ -63,7 +63,10 @@ class Statistics:
     def add(self, batch: pa.RecordBatch) -> None:
         """Counts a batch with those of `COLUMNS` that the run's halves have."""
         names = batch.schema.names
-        batch = self._add_scores(batch) if "similarity" in names else self._add_drawn(batch)
+        if "similarity" in names:
+            batch = self._add_scores(batch)
+        else:
+            self.examples.add_drawn(batch)
         self.rows += len(batch)
         self._count_captions(batch)
         if "text" in names:
@@ -104,10 +107,6 @@ class Statistics:
         self.similarity += np.bincount(bins, minlength=BINS)
         self._sum += float(scores.sum())
         self.examples.add(batch, scores, bins)
-        return batch
-
-    def _add_drawn(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        self.examples.add_drawn(batch)
         return batch
 
     def _count_captions(self, batch: pa.RecordBatch) -> None:
