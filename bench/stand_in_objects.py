@@ -115,8 +115,7 @@ class Objects:
 
     def under(self, start: str) -> dict[str, bytes]:
         """Returns the objects whose paths begin so."""
-        paths = [path for path in self._found if path.startswith(start)]
-        return {path: self._found[path].body for path in paths}
+        return {path: found.body for path, found in self._found.items() if path.startswith(start)}
 
     def pop(self, path: str) -> bytes:
         """Takes an object away; returns its bytes."""
