@@ -21,7 +21,7 @@ from pipelines.output.scored_tables import (
     remedy_of,
 )
 from pipelines.storage import writing
-from schemas.embeddings import MODEL_COLUMNS, model_column, model_names, pairs_of
+from schemas.embeddings import MODEL_COLUMNS, model_column, model_names
 from schemas.pairs import BOTH
 
 VECTORS = ("image_embedding", "text_embedding")
@@ -87,7 +87,7 @@ def check_needs(tables: ScoredTables, columns: Sequence[str], format_name: str) 
     absent = [name for name in columns if name not in tables.schema.names]
     if absent:
         remedy = remedy_of(tables.schema, absent[0]) or "choose another layout"
-        has_scores = pairs_of(tables.schema) == BOTH and absent[0].endswith(VECTORS)
+        has_scores = tables.pairs == BOTH and absent[0].endswith(VECTORS)
         others = ", or export with `format='laion'`" if has_scores else ""
         raise ExportError(
             f"`format={format_name!r}` needs {absent[0]!r}, which the table has not; "

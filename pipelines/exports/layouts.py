@@ -18,8 +18,7 @@ from pipelines.exports.exported_run import (
 )
 from pipelines.output.scored_tables import KEY_COLUMNS
 from pipelines.storage import uris, writing
-from schemas.embeddings import KEY_NAMES, pairs_of
-from schemas.pairs import has_column
+from schemas.embeddings import KEY_NAMES
 
 # LAION's columns of text that a run may have kept, and of scores that heads may have made.
 _LAION_TEXTS = ("LICENSE", "NSFW")
@@ -45,8 +44,7 @@ class ClipRetrieval:
     outputs = ("img_emb", "text_emb", "metadata")
 
     def __init__(self, run: ExportedRun) -> None:
-        halves = [half for half in VECTORS if has_column(pairs_of(run.tables.schema), half)]
-        self._vectors = [run.column(half) for half in halves]
+        self._vectors = [run.column(half) for half in run.tables.had(VECTORS)]
         check_needs(run.tables, self._vectors, "clip_retrieval")
         self._run = run
         self._names: dict[str, str] = {}
