@@ -110,8 +110,7 @@ class Statistics:
         return batch
 
     def _count_captions(self, batch: pa.RecordBatch) -> None:
-        if "caption_index" in batch.schema.names:
-            self.later_captions += pc.sum(pc.greater(batch.column("caption_index"), 0)).as_py() or 0
+        self.later_captions += pc.sum(pc.greater(batch.column("caption_index"), 0)).as_py() or 0
 
 
 def gather(
