@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipelines.object_stores.retry_after import MOST_ASKED_S
+
 EPOCH_S = 1.0  # a rate is judged by the answers to what was sent within about so long
 PROBES_A_SECOND = 4.0  # while the host delivers nothing
-MAX_ASKED_WAIT_S = 60.0
 _EARLY = 10  # refusals that outnumber what was delivered and tell before the epoch is over
 _NOTICED = 0.02  # a share of refusals that is more than chance
 _ENOUGH = 10  # answers, of which something can be told
@@ -94,7 +95,7 @@ class Rate:
             self._epoch.refused += 1
             self._judge(now)
         if self._before_silence is not None and asked_s:
-            self._due = max(self._due, now + min(asked_s, MAX_ASKED_WAIT_S))
+            self._due = max(self._due, now + min(asked_s, MOST_ASKED_S))
 
     def _judge(self, now: float) -> None:
         epoch = self._epoch

@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 from email.utils import mktime_tz, parsedate_tz
 
-_MOST_ASKED_S = 60.0
+MOST_ASKED_S = 60.0
 
 
 def wait_s(most_s: float, asked: float = 0.0) -> float:
     """Returns seconds up to the most, at random, so that many do not come back at the same moment
     (full jitter); and no less than a server asks for, which is a minute at most."""
-    return max(random.uniform(0, most_s), min(asked, _MOST_ASKED_S))
+    return max(random.uniform(0, most_s), min(asked, MOST_ASKED_S))
 
 
 def asked_s(headers: Mapping[str, str], now: float | None = None) -> float:
