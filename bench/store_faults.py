@@ -20,6 +20,7 @@ from google.oauth2.credentials import Credentials
 
 from bench.launched import differences
 from bench.quiet import embed_quietly
+from bench.stand_in_process import ENVIRONMENT
 from bench.stand_in_store import StandIn
 from pipelines.storage import listing
 
@@ -28,11 +29,10 @@ SCHEMES = ("s3", "gs")
 SHARE = 0.1  # of all requests that fail
 STALL_S = 1.0  # after which a connection on which nothing arrives is given up
 _FLAGS = ("--model", "tiny")
-_ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "stand-in", "AWS_SECRET_ACCESS_KEY": "stand-in",
-    "AWS_DEFAULT_REGION": "us-east-1", "AWS_SESSION_TOKEN": "old",
+_ENVIRONMENT = ENVIRONMENT | {
+    "AWS_SESSION_TOKEN": "old",
     "AWS_MAX_ATTEMPTS": "1",  # or botocore's own waits would be measured
-}  # fmt: skip
+}
 
 
 class _Renewable(Credentials):  # type: ignore[misc]
