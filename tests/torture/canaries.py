@@ -81,7 +81,9 @@ class Canaries:
             _, _, to = line.split(b" ")[1].partition(b"?to=")
             moved = [b"Location: " + unquote_to_bytes(to)] if to else []
             lines = [b"HTTP/1.1 302 Found" if to else b"HTTP/1.1 200 OK", *moved]
-            lines += [*(lure.encode() for lure in LURES), b"Content-Length: 5", b"", b"image"]
+            lines += [lure.encode() for lure in LURES]
+            # It does close, and a client that counted on the connection would be cut off.
+            lines += [b"Connection: close", b"Content-Length: 5", b"", b"image"]
             writer.write(b"\r\n".join(lines))
             await writer.drain()
         except (IndexError, OSError, asyncio.IncompleteReadError):
