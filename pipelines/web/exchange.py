@@ -71,22 +71,17 @@ class Exchange:
         self._settings, self._bounds = settings, settings.bounds
         self._guard, self._bodies, self._clock = guard, bodies, clock
         self._large = asyncio.Lock()  # held by the one body that outgrows its room
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            keepalive_timeout=_KEPT_S,
-            use_dns_cache=False,
-            resolver=guard,
-            socket_factory=guard.socket_for,
-        )
-        self._direct = _session(connector)
-        # A proxy is the operator's own: it may be anywhere, and looks names up itself.
-        self._proxied = _session(aiohttp.TCPConnector(limit=0)) if settings.proxy else None
+        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
 
-    async def get(self, url: Url, cookies: str, sought: Sought, last: bool = False) -> Reply:
+    async def get(
+        self, url: Url, cookies: str, sought: Sought, last: bool = False, fresh: bool = False
+    ) -> Reply:
         """Returns the answer; the bytes of its body are taken from the pool.
 
         Args:
             last: whether it is the last try of an image that was put back.
+            fresh: whether to use a connection that nothing was asked on before. Some hosts close
+                connections without a word, and every kept one may be closed by now.
 
         Raises:
             WebFault: if it says for good that there is no image to be had.
@@ -95,7 +90,7 @@ class Exchange:
         """
         self._guard.check(url)
         proxy = proxy_for(self._settings.proxy, url)
-        session = self._proxied if proxy and self._proxied else self._direct
+        session = self._session(proxy is not None, fresh)
         headers = self._settings.headers | ({"Cookie": cookies} if cookies else {})
         answer: aiohttp.ClientResponse | None = None
         try:
@@ -117,9 +112,29 @@ class Exchange:
 
     async def close(self) -> None:
         """Closes the connections."""
-        for session in filter(None, (self._direct, self._proxied)):
+        for session in self._sessions.values():
             await session.close()
         await self._guard.close()
+
+    def _session(self, proxied: bool, fresh: bool) -> aiohttp.ClientSession:
+        if (proxied, fresh) not in self._sessions:
+            # A proxy is the operator's own: it may be anywhere, and looks names up itself.
+            guarded = not proxied
+            self._sessions[proxied, fresh] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    force_close=fresh,
+                    keepalive_timeout=None if fresh else _KEPT_S,
+                    use_dns_cache=proxied,
+                    resolver=self._guard if guarded else None,
+                    socket_factory=self._guard.socket_for if guarded else None,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                max_line_size=_HEAD_BYTES,
+                max_field_size=_HEAD_BYTES,
+            )
+        return self._sessions[proxied, fresh]
 
     def _timeout(self, last: bool) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(
@@ -208,16 +223,6 @@ class Exchange:
 def tls_context() -> ssl.SSLContext:
     """Trusts the system's authorities; reading them takes longer than many an image."""
     return ssl.create_default_context()
-
-
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        max_line_size=_HEAD_BYTES,
-        max_field_size=_HEAD_BYTES,
-    )
 
 
 def _failed(url: Url, error: Exception) -> AgainError | WebFault:

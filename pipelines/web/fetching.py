@@ -16,9 +16,9 @@ from yarl import URL
 from pipelines.object_stores.answers import Got, Sought
 from pipelines.object_stores.faults import ObjectFault
 from pipelines.object_stores.pool import Pool
-from pipelines.object_stores.retry_after import asked_s, wait_s
+from pipelines.object_stores.retry_after import asked_s
 from pipelines.web.exchange import Exchange, Reply
-from pipelines.web.faults import AgainError, Kind, WebFault
+from pipelines.web.faults import AgainError, Kind, Trial, WebFault
 from pipelines.web.guard import Guard
 from pipelines.web.later import Later, Together
 from pipelines.web.settings import WebSettings
@@ -27,23 +27,9 @@ from pipelines.web.urls import RefusedURL, Url, is_allowed, parse_url, target_of
 from schemas.rejects import Reason
 
 MAX_REDIRECTS = 10
-_BUSY_WAIT_S = 1.0  # at most, for each four attempts
 _ALIVE_S = 60.0  # after an answer; what hosts allow is often counted by the minute
 _MAX_SITES = 10_000  # that something is known of
 _BUSY, _PASSING = (429, 503), (408, 425)
-
-
-@dataclass
-class _Trial:
-    """What one image has been through.
-
-    Attributes:
-        last: whether it has been put back, and this is its last attempt.
-    """
-
-    attempts: int = 0
-    spent_s: float = 0.0
-    last: bool = False
 
 
 class Web:
@@ -99,7 +85,7 @@ class Web:
             await self._exchange.close()
 
     async def _tried(self, url: Url, sought: Sought, prefixes: tuple[str, ...]) -> Got:
-        trial = _Trial()
+        trial = Trial()
         with self._later.at_work():
             while True:
                 began = self._clock()
@@ -110,7 +96,7 @@ class Web:
                     await self._wait(trial, failed)
 
     async def _follow(
-        self, url: Url, sought: Sought, prefixes: tuple[str, ...], trial: _Trial
+        self, url: Url, sought: Sought, prefixes: tuple[str, ...], trial: Trial
     ) -> bytes:
         jar: aiohttp.CookieJar | None = None
         first = url
@@ -131,7 +117,7 @@ class Web:
         said = f"{url.host}: more than {MAX_REDIRECTS} redirects"
         raise WebFault(Reason.FETCH_FAILED, said)
 
-    async def _ask(self, url: Url, cookies: str, sought: Sought, trial: _Trial) -> Reply:
+    async def _ask(self, url: Url, cookies: str, sought: Sought, trial: Trial) -> Reply:
         """Sends a request, unless the host is known to be silent."""
         site = self._site(f"{url.host}:{url.port}")
         _check_gone(site)
@@ -146,7 +132,7 @@ class Web:
         return await self._send(site, url, cookies, sought, trial)
 
     async def _send(
-        self, site: Site, url: Url, cookies: str, sought: Sought, trial: _Trial
+        self, site: Site, url: Url, cookies: str, sought: Sought, trial: Trial
     ) -> Reply:
         await site.slots.take(1, sought.order)
         try:
@@ -164,11 +150,11 @@ class Web:
             site.slots.give_back(1)
 
     async def _answer(
-        self, site: Site, number: int, url: Url, cookies: str, sought: Sought, trial: _Trial
+        self, site: Site, number: int, url: Url, cookies: str, sought: Sought, trial: Trial
     ) -> Reply:
         assert self._exchange is not None
         try:
-            reply = await self._exchange.get(url, cookies, sought, trial.last)
+            reply = await self._exchange.get(url, cookies, sought, trial.last, trial.broke)
         except AgainError as error:
             if error.kind in (Kind.SILENT, Kind.STALLED):
                 site.silent(str(error), trial.last, self._bounds.gone_s)
@@ -191,24 +177,14 @@ class Web:
         site.answered(number)
         return reply
 
-    async def _wait(self, trial: _Trial, failed: _AtSite) -> None:
+    async def _wait(self, trial: Trial, failed: _AtSite) -> None:
         """Waits for the next attempt, unless there is to be none."""
-        bounds, error = self._bounds, failed.error
-        trial.attempts += 1
+        trial.failed(failed.error)
         if trial.last:
-            raise WebFault(Reason.FETCH_FAILED, f"{error}, also when it was tried again at the end")
-        if error.kind in (Kind.SILENT, Kind.STALLED):
-            trial.last = True
             await self._later.until_quiet()
             return
         alive = failed.site.answered_since(self._clock() - _ALIVE_S)
-        patient = error.kind is Kind.BUSY and alive and trial.spent_s < bounds.object_s
-        if trial.attempts >= bounds.attempts and not patient:
-            raise WebFault(Reason.FETCH_FAILED, f"{error}, {trial.attempts} times")
-        most_s = bounds.backoff_s * 2 ** min(trial.attempts - 1, 10)
-        if patient:
-            most_s = min(most_s, _BUSY_WAIT_S * max(trial.attempts / 4, 1))
-        seconds = wait_s(most_s, error.asked_s)
+        seconds = trial.wait_s(failed.error, alive, self._bounds)
         trial.spent_s += seconds
         await self._sleep(seconds)
 

@@ -1,6 +1,7 @@
 """Hosts that take no connection, say nothing, drip, or ask to be asked less."""
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
@@ -24,16 +25,17 @@ SILENT = dataclasses.replace(QUICK, silent_s=0.3)
 def web():
     """Returns what fetches several images side by side, through one web."""
     client = Client(64)
-    waits = []
+    waits, webs = [], {}
 
     async def sleep(seconds):
         waits.append(seconds)
         await asyncio.sleep(min(seconds, 0.01))
 
     def fetched(urls, bounds=QUICK):
-        one = Web(WebSettings(bounds=bounds), 64, sleep=sleep)
+        if bounds not in webs:
+            webs[bounds] = Web(WebSettings(bounds=bounds), 64, sleep=sleep)
         roots = tuple({url.rpartition("/")[0] + "/" for url in urls})
-        found = fetch_all(client, Allowed(one, roots), urls)
+        found = fetch_all(client, Allowed(webs[bounds], roots), urls)
         return [one if isinstance(one, BaseException) else one.data for one in found]
 
     fetched.waits = waits
@@ -194,3 +196,36 @@ def test_images_that_are_throttled_are_not_rejected(server, web):
 
     server.raw["/x"] = answer
     assert web([f"{server.root}x?{n}" for n in range(100)]) == [b"image"] * 100
+
+
+def test_kept_connections_that_are_closed_without_a_word_lose_no_image(server, web):
+    """More of them than an image has attempts: each is closed when it is asked on again."""
+    together = threading.Barrier(16)
+
+    def answer(handler):
+        handler.close_connection = hasattr(handler, "answered")
+        if handler.close_connection:
+            return
+        handler.answered = True
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(5)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage")
+
+    server.raw["/x"] = answer
+    assert web([f"{server.root}a.png"]) == [b"image"]  # it has answered: many at once now
+    assert web([f"{server.root}x?{n}" for n in range(16)]) == [b"image"] * 16
+    assert web([f"{server.root}x?alone"]) == [b"image"]
+
+
+def test_image_that_was_refused_often_may_break_off_once(server, web):
+    """Refusals of a host that answers are no attempts that failed."""
+    answers = [b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"] * 8
+    answers += [b"", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage"]
+
+    def answer(handler):
+        if said := answers.pop(0):
+            handler.wfile.write(said)
+
+    server.raw["/x"] = answer
+    assert web([f"{server.root}a.png"]) == [b"image"]
+    assert web([f"{server.root}x"]) == [b"image"]
