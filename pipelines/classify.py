@@ -130,14 +130,14 @@ def _embed_flags(options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     given = {name: str(getattr(options, name)) for name in own if getattr(options, name)}
     argv = [part for name, value in given.items() for part in (f"--{name}", value)]
     argv += [part for uri in options.manifest for part in ("--manifest", uri)]
-    argv += [part for uri in options.allow_images_from for part in (IMAGES, uri)]
-    argv += [part for uri in options.allow_manifests_from for part in (MANIFESTS, uri)]
+    argv += [part for uri in options.allow_images_from for part in (f"--{IMAGES}", uri)]
+    argv += [part for uri in options.allow_manifests_from for part in (f"--{MANIFESTS}", uri)]
     argv += web_argv(options)
     # What is refused is refused as the user said it.
     others = any(word.startswith(("--text_column", "--scores_only")) for word in rest)
     if not others and options.truth_column != "text":
         argv += ["--pairs", "images"]  # labels need no captions; what `rest` says comes later
-    argv += [flag for flag in (OVERWRITE, TRUST) if getattr(options, flag.lstrip("-"))]
+    argv += [flag for flag in (OVERWRITE, f"--{TRUST}") if getattr(options, flag.lstrip("-"))]
     return [*argv, "--output", options.input, *rest]
 
 

@@ -128,7 +128,7 @@ def _show(sample: Path, output: Path) -> int:
     truth = ("--truth", sample / TRUTH, "--truth_column", "background")
     labels = ("--labels", ",".join(sorted(BACKGROUNDS)), "--output", output / "labels")
     status = _run(classify, "--input", embedded, *labels, *truth)
-    pictures = (MANIFESTS, sample)  # which lies outside the run's directory
+    pictures = (f"--{MANIFESTS}", sample)  # which lies outside the run's directory
     return status or _report(embedded, output / "report.html", *kept, *pictures)
 
 

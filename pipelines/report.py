@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from itertools import repeat
 
 from pipelines.command_line import exits
+from pipelines.command_line.flag_names import in_flags
 from pipelines.command_line.meter import meter
 from pipelines.command_line.model_flags import add_model_name_flag
 from pipelines.command_line.optional_packages import MissingExtraError, require
@@ -78,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = write_report(tables, config, workers)
     except (ScoredTablesError, OSError) as error:
         return exits.fail("report", str(error), exits.status_of(error))
-    for line in [*lines, f"report     {redact(config.output)}"]:
-        print(line)
+    print("\n".join([*map(in_flags, lines), f"report     {redact(config.output)}"]))
     return 0
 
 

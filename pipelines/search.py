@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.command_line import exits
+from pipelines.command_line.flag_names import in_flags
 from pipelines.command_line.meter import meter
 from pipelines.command_line.optional_packages import require
 from pipelines.command_line.parser import BEAM_FLAGS, Parser, group
@@ -80,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             page = _gallery(tables, asked, found, pictures, total)
             writing.write_atomically(options.html, page.encode())
             remedies = remedy_lines([picture for part in pictures for picture in part])
-            print("\n".join(["", *remedies, f"gallery    {redact(options.html)}"]))
+            lines = ["", *map(in_flags, remedies), f"gallery    {redact(options.html)}"]
+            print("\n".join(lines))
     except (ScoredTablesError, OSError) as error:
         return exits.fail("search", str(error), exits.status_of(error))
     return 0

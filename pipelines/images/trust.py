@@ -8,7 +8,6 @@ operator allows it.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from pipelines.storage.redaction import redact
 from pipelines.web.settings import WebSettings
 from schemas.rejects import Reason
 
-IMAGES, MANIFESTS, TRUST = "--allow_images_from", "--allow_manifests_from", "--trust_run"
+IMAGES, MANIFESTS, TRUST = "allow_images_from", "allow_manifests_from", "trust_run"
 
 
 class NotTrustedError(RowFault):
@@ -31,11 +30,11 @@ class NotTrustedError(RowFault):
 
     Args:
         uri: the file.
-        flag: the one that allows it.
+        parameter: the one that allows it.
     """
 
-    def __init__(self, uri: str, flag: str) -> None:
-        self.remedy = f"`{flag} {shlex.quote(_printable(uris.parent(redact(uri))))}`"
+    def __init__(self, uri: str, parameter: str) -> None:
+        self.remedy = f"`{parameter}={_printable(uris.parent(redact(uri)))!r}`"
         super().__init__("fetch", Reason.NOT_ALLOWED, f"allow it with {self.remedy}")
 
 
@@ -92,15 +91,15 @@ def add_replay_flags(flags: argparse.ArgumentParser) -> None:
     """Adds the flags for commands whose manifest may be a table of a run."""
     _add_prefix_flag(flags, MANIFESTS, "manifests")
     flags.add_argument(
-        TRUST,
+        f"--{TRUST}",
         action="store_true",
         help="open whatever manifests, images and model the run's files name",
     )
 
 
-def _add_prefix_flag(flags: argparse.ArgumentParser, flag: str, what: str) -> None:
+def _add_prefix_flag(flags: argparse.ArgumentParser, name: str, what: str) -> None:
     flags.add_argument(
-        flag,
+        f"--{name}",
         action="append",
         type=place,
         default=[],

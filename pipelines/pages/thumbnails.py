@@ -6,13 +6,14 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from PIL import Image
 
 from clip_core.preprocess import Preprocess
+from pipelines.command_line.flag_names import in_flags
 from pipelines.images.decode import DecodeLimits, decode_image, limits_of
 from pipelines.images.fetch import FetchPolicy
 from pipelines.images.trust import TRUST, NotTrustedError, Trust
@@ -24,12 +25,12 @@ from pipelines.storage.stores import StoreFault
 SIDE = 224  # pixels; shown at half of that on most screens
 JPEG_QUALITY = 80
 TOTAL_S = 60.0  # for the images of a page, all together
-MAX_REMEDIES = 3  # flags named in a summary, of a run that names many places
+MAX_REMEDIES = 3  # parameters named in a summary, of a run that names many places
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A JPEG as a data URI, or why there is none, and the flag that would allow it."""
+    """A JPEG as a data URI, or why there is none, and the parameter that would allow it."""
 
     data_uri: str | None
     reason: str | None = None
@@ -60,13 +61,14 @@ def thumbnails(
         for source, number, original in original_rows(rows, options, units, trust)
     ]
     for name, thumbnail in in_time(work, TOTAL_S):
-        found[name] = thumbnail or Thumbnail(None, f"not there within {TOTAL_S:.0f} s")
+        thumbnail = thumbnail or Thumbnail(None, f"not there within {TOTAL_S:.0f} s")
+        found[name] = replace(thumbnail, reason=thumbnail.reason and in_flags(thumbnail.reason))
         progress(1)
     return [found[row.source, row.source_row] for row in rows]
 
 
 def remedy_lines(pictures: Sequence[Thumbnail]) -> list[str]:
-    """Returns lines for the summary: what is missing, and the flags that would show it."""
+    """Returns lines for the summary: what is missing, and the parameters that would show it."""
     missing = Counter(p.reason for p in pictures if not p.data_uri and not p.remedy)
     reasons = ", ".join(f"{reason} {count}" for reason, count in missing.most_common(MAX_REMEDIES))
     lost = f"images     {missing.total()} of {len(pictures)} not shown: {reasons}"

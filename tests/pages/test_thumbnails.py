@@ -95,7 +95,7 @@ def test_base64_text_needs_the_manifest_and_paths_do_not(tmp_path, pictures):
     images_only = Trust(images=(str(tmp_path),))
     found = thumbnails(rows, {}, {source: unit}, images_only)
     assert [thumbnail.data_uri is not None for thumbnail in found] == [False, False, True, False]
-    assert "--allow_manifests_from" in found[0].reason
+    assert "`allow_manifests_from=" in found[0].reason
     (tmp_path / "m.jsonl").write_text("")
     assert thumbnails(rows, {}, {source: unit}, MINE)[0].reason == "manifest truncated"
 
@@ -138,7 +138,7 @@ def test_pictures_outside_the_allowed_prefixes_are_refused_unless_the_run_allowe
     (elsewhere / "0.png").write_bytes(pictures[0])
     row = Scored(str(tmp_path / "in" / "m.csv"), 0, str(elsewhere / "0.png"))
     (refused,) = thumbnails([row], {}, {}, MINE)
-    assert refused.reason == f"not allowed; pass `--allow_images_from {elsewhere}`"
+    assert refused.reason == f"not allowed; pass `allow_images_from='{elsewhere}'`"
     assert opened(thumbnails([row], {"allow_images_from": [str(elsewhere)]}, {}, MINE)[0])
     relative = Scored(row.source, 0, "0.png")
     assert opened(thumbnails([relative], {"image_root": str(elsewhere)}, {}, MINE)[0])
