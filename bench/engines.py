@@ -65,7 +65,7 @@ class Bench:
             raise Failed(f"{name}: {'; '.join(found) or 'no _SUCCESS'}")
         seconds = max(launch.seconds for launch in launches)
         first = min(launch.first_file or launch.seconds for launch in launches)
-        died = sum(deaths(launch.said) for launch in launches)
+        died = sum(len(deaths(launch.said)) for launch in launches)
         print(
             f"{name:<12} {self.rows / seconds:6.1f} rows/s  first file {first:5.1f} s"
             f"  {died} slots died{note}",

@@ -149,9 +149,10 @@ def differences(output: Path, expected: Path) -> list[str]:
     return found
 
 
-def deaths(said: str) -> int:
-    """Returns how many slots a launcher has told to have died."""
-    return len(re.findall(r"slot \d+ has died", said))
+def deaths(said: str) -> list[int]:
+    """Returns how many units each slot held of which a launcher tells that it has died."""
+    found = re.findall(r"slot \d+ has died: .*; (?:.* given again \((\d+)\)|it held nothing)", said)
+    return [int(count or 0) for count in found]
 
 
 @contextmanager
