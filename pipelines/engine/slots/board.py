@@ -1,10 +1,10 @@
-"""What is known of the slots of a run: who holds what, and how much is done."""
+"""What is known of the slots of a run: who holds what, who is silent, and how much is done."""
 
 from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,39 @@ class Seat:
     def doing(self) -> str:
         """Says what it does."""
         return f"works on {', '.join(sorted(self.given))}" if self.given else self.state.value
+
+
+class Patience:
+    """How long slots may be silent.
+
+    Args:
+        load: seconds until a slot is ready.
+        report: seconds with work, until the user is told.
+        kill: seconds with work, until it is ended as if it had died; None for never.
+        say: takes what the user is told.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], object] = lambda line: None,
+        report: float = 60.0,
+        kill: float | None = 600.0,
+        load: float = 1800.0,
+    ) -> None:
+        self.say, self._report, self._kill, self._load = say, report, kill, load
+
+    def is_over(self, seat: Seat, now: float) -> str | None:
+        """Returns why a slot is to be ended, if it is."""
+        silent = now - seat.heard
+        if seat.state is State.LOADING:
+            return f"was not ready after {silent:.0f} s" if silent > self._load else None
+        if not seat.given or silent <= self._report:
+            return None
+        if not seat.is_reported:
+            seat.is_reported = True
+            self.say(f"slot {seat.number} finished nothing for {silent:.0f} s; it {seat.doing}")
+        is_over = self._kill is not None and silent > self._kill
+        return f"finished nothing for {silent:.0f} s" if is_over else None
 
 
 class Board:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pipelines.command_line import exits
 from pipelines.engine.slots.blame import Blame, Verdict
-from pipelines.engine.slots.board import Board, Seat, State
+from pipelines.engine.slots.board import Board, Patience, Seat, State
 from pipelines.engine.slots.messages import (
     Ask,
     Beat,
@@ -52,39 +52,6 @@ class Engine(Protocol):
 
     def start(self, number: int, inbox: queue.SimpleQueue[Any]) -> Handle:
         """Starts a slot; its messages come to the inbox, each as (slot, message)."""
-
-
-class Patience:
-    """How long slots may be silent.
-
-    Args:
-        load: seconds until a slot is ready.
-        report: seconds with work, until the user is told.
-        kill: seconds with work, until it is ended as if it had died; None for never.
-        say: takes what the user is told.
-    """
-
-    def __init__(
-        self,
-        say: Callable[[str], object] = lambda line: None,
-        report: float = 60.0,
-        kill: float | None = 600.0,
-        load: float = 1800.0,
-    ) -> None:
-        self.say, self._report, self._kill, self._load = say, report, kill, load
-
-    def is_over(self, seat: Seat, now: float) -> str | None:
-        """Returns why a slot is to be ended, if it is."""
-        silent = now - seat.heard
-        if seat.state is State.LOADING:
-            return f"was not ready after {silent:.0f} s" if silent > self._load else None
-        if not seat.given or silent <= self._report:
-            return None
-        if not seat.is_reported:
-            seat.is_reported = True
-            self.say(f"slot {seat.number} finished nothing for {silent:.0f} s; it {seat.doing}")
-        is_over = self._kill is not None and silent > self._kill
-        return f"finished nothing for {silent:.0f} s" if is_over else None
 
 
 class Supervisor:
@@ -188,6 +155,10 @@ class Supervisor:
             )
         seat.state, seat.alone = State.IDLE, None
         self._feed()
+        if self._left and all(other.state is State.IDLE for other in self.board.seats.values()):
+            raise SlotsFailedError(
+                f"no slot works on {min(self._left)!r}; run again, and report this as a bug"
+            )
 
     def _feed(self) -> None:
         """Sends idle slots to work: one of them to a suspect, while the others have other work."""
@@ -248,6 +219,8 @@ class Supervisor:
         self._patience.say(f"slot {seat.number} has died: {words}; {_again(seat)}")
         for name, item in seat.given.items():
             self._give_back(seat, name, item, message.own, words)
+        if seat.alone and not seat.given and seat.alone[0] in self._left:
+            self._suspects.appendleft(seat.alone)  # it was to try that, and has not asked for it
         if len(self.board.seats) < len(self._left):
             self._start(seat.number)
         self._feed()

@@ -12,10 +12,11 @@ import pytest
 from bench.launched import is_alive
 from helpers import ROOT
 from pipelines.engine.slots import engines
+from pipelines.engine.slots.board import Patience
 from pipelines.engine.slots.choice import EngineChoice, Share
 from pipelines.engine.slots.messages import Dead, Task
 from pipelines.engine.slots.processes import Processes
-from pipelines.engine.slots.supervisor import Patience, SlotsFailedError, Supervisor
+from pipelines.engine.slots.supervisor import SlotsFailedError, Supervisor
 from pipelines.engine.slots.work import EachItem
 from slot_work import act, describe
 

@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 
 from pipelines.engine.slots import supervisor as supervising
+from pipelines.engine.slots.board import Patience
 from pipelines.engine.slots.messages import (
     Ask,
     Beat,
@@ -18,7 +19,7 @@ from pipelines.engine.slots.messages import (
     Stop,
     Task,
 )
-from pipelines.engine.slots.supervisor import Patience, SlotsFailedError, Supervisor
+from pipelines.engine.slots.supervisor import SlotsFailedError, Supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,8 @@ class Slot:
     def send(self, message):
         if isinstance(message, Go):
             self.isolated = message.isolated
-            self.tell(Ask(0))
+            self.engine.goes += 1
+            self.tell(Dead("killed") if self.engine.goes == self.engine.dies_at_go else Ask(0))
         elif isinstance(message, Stop):
             self.tell(Dead("stopped"))
         elif isinstance(message, Give):
@@ -82,10 +84,12 @@ class Slots:
         fault: returns what a slot says instead of working on an item; None for nothing.
         ahead: items that a slot holds beside the one it works on.
         birth: what each new slot says first, in turn.
+        dies_at_go: which of the times that a slot is sent to work it dies before it asks.
     """
 
-    def __init__(self, fault=lambda slot, name: None, ahead=0, birth=()):
+    def __init__(self, fault=lambda slot, name: None, ahead=0, birth=(), dies_at_go=None):
         self.fault, self.ahead, self.birth = fault, ahead, list(birth)
+        self.goes, self.dies_at_go = 0, dies_at_go
         self.slots, self.tries, self.isolated = [], Counter(), Counter()
 
     def start(self, number, inbox):
@@ -149,6 +153,15 @@ def test_what_a_dead_slot_held_is_tried_alone():
     _, done = run(engine, 1, tasks(6))
     assert len(done) == 6 and engine.tries["unit-2"] == 2
     assert len(engine.slots) == 2
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("nth", range(1, 9))
+def test_slot_that_dies_before_it_asks_takes_no_item_along(nth, own):
+    """Its death may come when it was to try an item alone."""
+    engine = Slots(dies(["unit-2"], 1, what=(Dead("killed", own),)), ahead=2, dies_at_go=nth)
+    _, done = run(engine, 2, tasks(6))
+    assert sorted(done) == [(f"unit-{number}", number) for number in range(6)]
 
 
 def test_item_that_kills_without_isolation_is_isolated_after_three_deaths_alone():
