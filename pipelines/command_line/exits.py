@@ -35,6 +35,7 @@ Main = TypeVar("Main", bound=Callable[..., int])
 _own = threading.Event()  # set where a command has the process to itself
 _handled = threading.Event()  # set once a signal's handler has run
 _calm = threading.Event()  # set once the command knows of the signal
+_left = threading.Event()  # set where threads of this process must not be waited for
 _put_back: ContextVar[ExitStack | None] = ContextVar("_put_back", default=None)
 _told: list[Callable[[BaseException], object]] = []
 
@@ -179,7 +180,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         status = TERMINATED
     except BrokenPipeError:  # who was reading, `head` perhaps, has seen enough
         os._exit(UNHEARD)
-    if status in (INTERRUPTED, TERMINATED):
+    if status in (INTERRUPTED, TERMINATED) or _left.is_set():
         # Python would wait for every thread, and the signal may have come before Beam took note of
         # one that it had started, which then never ends.
         sys.stdout.flush()
@@ -212,6 +213,11 @@ def at_signal(tell: Callable[[BaseException], object]) -> Iterator[None]:
         yield
     finally:
         _told.remove(tell)
+
+
+def leave_threads() -> None:
+    """Has the process end without its threads: some work for a job that is lost."""
+    _left.set()
 
 
 def calm() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
+import grpc
 from apache_beam import Pipeline
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -48,6 +50,12 @@ NOISY = (
     "apache_beam.utils.subprocess_server",
     "PrismJobServer",
 )
+SERVICE_S = 20.0  # in which a job service has to answer
+JOB_S = 10 * 365 * 86_400  # that a job may take
+
+
+class JobLostError(OSError):
+    """Whatever does the job does not answer any more; it may go on with it."""
 
 
 def read_beam_flags(
@@ -88,6 +96,7 @@ def new_pipeline(options: PipelineOptions) -> Pipeline:
         RunnerError: what Beam finds missing or wrong in its flags, in one sentence.
     """
     exits.mute(*NOISY)
+    _use_job_service(options)
     if not runs_here(options):
         setup = options.view_as(SetupOptions)
         given = [name for name in setup.beam_plugins or () if name not in PLUGINS]
@@ -96,6 +105,33 @@ def new_pipeline(options: PipelineOptions) -> Pipeline:
         return Pipeline(_runner_of_processes(options), options)
     except ValueError as error:
         raise RunnerError(f"Beam refuses its flags: {_one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def job_under_way() -> Iterator[None]:
+    """Says in one sentence that a job service has gone in the midst of a job.
+
+    Raises:
+        JobLostError: if so.
+    """
+    hook = threading.excepthook
+
+    def unless_told(thrown: threading.ExceptHookArgs) -> None:
+        if not isinstance(thrown.exc_value, grpc.RpcError):  # of the thread that hears its messages
+            hook(thrown)
+
+    threading.excepthook = unless_told
+    exits.put_back(setattr, threading, "excepthook", hook)
+    try:
+        yield
+    except grpc.RpcError as error:
+        exits.leave_threads()
+        said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else error
+        why = " ".join(str(said).split())
+        raise JobLostError(
+            f"the job service does not answer any more ({why}); the job may go on, but names no "
+            "further file; run again once it is there"
+        ) from error
 
 
 def named_runner(rest: Sequence[str]) -> str | None:
@@ -114,6 +150,26 @@ def name_job(options: PipelineOptions, run: str) -> str:
 def runs_here(options: PipelineOptions) -> bool:
     """Tells whether the runner keeps the whole job in this process."""
     return options.view_as(StandardOptions).runner in LOCAL_RUNNERS
+
+
+def _use_job_service(options: PipelineOptions) -> None:
+    """Makes sure of a job service that is named, and lets a job take as long as it takes.
+
+    Beam bounds the streams by which it hears of a job, too, by the time in which the service is to
+    answer, five minutes: whatever takes longer would be given up.
+    """
+    portable = options.view_as(PortableOptions)
+    if portable.job_endpoint:
+        seconds = min(portable.job_server_timeout, SERVICE_S)
+        with grpc.insecure_channel(portable.job_endpoint) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(seconds)
+            except grpc.FutureTimeoutError as error:
+                raise RunnerError(
+                    f"no job service answered at {portable.job_endpoint} within {seconds:g} s; "
+                    "start it, or name another with `--job_endpoint`"
+                ) from error
+    portable.job_server_timeout = JOB_S
 
 
 def _runner_of_processes(options: PipelineOptions) -> FnApiRunner | None:

@@ -17,10 +17,10 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from pipelines.command_line.parser import Parser
-from pipelines.engine.slots.board import Seat
+from pipelines.engine.slots.board import Patience, Seat
 from pipelines.engine.slots.choice import EngineChoice, engine_choice
 from pipelines.engine.slots.messages import Failed, Task
-from pipelines.engine.slots.supervisor import Patience, SlotsFailedError, Supervisor
+from pipelines.engine.slots.supervisor import SlotsFailedError, Supervisor
 from pipelines.engine.slots.work import EachItem
 from pipelines.storage import reading, uris, writing
 from pipelines.storage.stores import is_local
@@ -100,6 +100,7 @@ def over_files(
 
     Raises:
         RunnerError: if Beam does not start the job.
+        JobLostError: if whatever does it is gone.
         OSError: if the work of a slot fails: says why.
     """
     if workers is None:
@@ -184,11 +185,11 @@ def _on_beam(
 ) -> Iterator[Result]:
     import apache_beam as beam
 
-    from pipelines.engine.beam_options import new_pipeline
+    from pipelines.engine.beam_options import job_under_way, new_pipeline
     from pipelines.engine.chunks import packed, unpacked
 
     with _scratch(options) as scratch:
-        with new_pipeline(options) as pipeline:
+        with job_under_way(), new_pipeline(options) as pipeline:
             created = beam.Create(packed(_laid_down(items, scratch)), reshuffle=False)
             numbered = beam.FlatMap(unpacked).with_output_types(tuple[int, bytes | None])
             do = beam.Map(_kept_result, work=work, scratch=scratch).with_output_types(int)

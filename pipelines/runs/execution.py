@@ -11,7 +11,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipelines.command_line import exits
 from pipelines.engine import counters, failures
-from pipelines.engine.beam_options import new_pipeline, use_local_threads
+from pipelines.engine.beam_options import job_under_way, new_pipeline, use_local_threads
 from pipelines.engine.cores import usable_cores
 from pipelines.engine.slots.choice import LOCAL, Share
 from pipelines.engine.tally import added
@@ -106,14 +106,15 @@ def _run_pipeline(job: Job, config: EmbedConfig, options: PipelineOptions) -> di
     pipeline = new_pipeline(options)
     read = reader_of(job.embed_rows, job.layout, job.pending)
     build(pipeline, read, job.embed_rows, job.layout, config.part)
-    result = pipeline.run()
-    try:
-        result.wait_until_finish()
-    except (KeyboardInterrupt, exits.Terminated):
-        exits.calm()
-        _cancel(result, job.planned)
-        raise
-    return counters.stage_seconds(result)
+    with job_under_way():
+        result = pipeline.run()
+        try:
+            result.wait_until_finish()
+        except (KeyboardInterrupt, exits.Terminated):
+            exits.calm()
+            _cancel(result, job.planned)
+            raise
+        return counters.stage_seconds(result)
 
 
 def _cancel(result: PipelineResult, planned: PlannedRun) -> None:

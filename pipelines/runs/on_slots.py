@@ -10,12 +10,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.encoding.embed_rows import EmbedRows
 from pipelines.engine import counters
 from pipelines.engine.beam_options import LOCAL_RUNNER, new_pipeline, use_local_threads
-from pipelines.engine.slots.board import Seat
+from pipelines.engine.slots.board import Patience, Seat
 from pipelines.engine.slots.choice import Share
 from pipelines.engine.slots.desk import Desk, current
 from pipelines.engine.slots.engines import started
 from pipelines.engine.slots.messages import Failed, Task
-from pipelines.engine.slots.supervisor import Patience, Supervisor
+from pipelines.engine.slots.supervisor import Supervisor
 from pipelines.manifests.read import READERS
 from pipelines.manifests.units import together
 from pipelines.output.layout import EMBEDDINGS, REJECTS, OutputLayout

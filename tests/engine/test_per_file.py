@@ -100,6 +100,15 @@ def test_workers_elsewhere_need_a_temp_location(capsys):
     assert "expected `--temp_location`, where workers" in capsys.readouterr().err
 
 
+def test_job_service_that_is_not_there_is_told_at_once(run, tmp_path, capsys):
+    service = ["--runner", "PortableRunner", "--job_endpoint", "localhost:1"]
+    rest = [*service, "--job_server_timeout", "1", "--temp_location", str(tmp_path)]
+    argv = ["filter", "--input", str(run), "--dry_run", "--top_fraction", "0.5", *rest]
+    assert cli.main(argv) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "no job service answered at localhost:1 within 1 s; start it" in told
+
+
 def test_what_a_runner_refuses_is_one_sentence(run, capsys, monkeypatch):
     def refuse(runner, options):
         raise ValueError("Missing required option: region.")
