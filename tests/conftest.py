@@ -19,10 +19,12 @@ from stores import emulators
 # google-auth reads it while Beam is imported. Else each look-up of credentials asks a server of Google's
 # cloud three times, and waits for seconds where nothing answers at its address.
 os.environ["NO_GCE_CHECK"] = "true"
+gc.disable()  # while tests are collected, of which everything stays
 
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what was imported stays, and is not looked through over and over
+    gc.enable()
     if "apache_beam" in sys.modules:
         from quick_beam import quicken
 
@@ -50,17 +52,17 @@ def stores():
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    """A random ResNet as a model directory."""
+    """A random ResNet, thin and of few layers, as a model directory."""
     directory = tmp_path_factory.mktemp("models") / "random-rn"
-    save_model_directory(directory, random_clip("tiny-rn", tokenizer), tokenizer)
+    save_model_directory(directory, random_clip("tiny-rn", tokenizer, shallow=True), tokenizer)
     return directory
 
 
 @pytest.fixture(scope="session")
 def vit_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    """A random ViT as a model directory."""
+    """A random ViT, thin and of one layer, as a model directory."""
     directory = tmp_path_factory.mktemp("models") / "random-vit"
-    save_model_directory(directory, random_clip("tiny-vit", tokenizer, 1), tokenizer)
+    save_model_directory(directory, random_clip("tiny-vit", tokenizer, 1, shallow=True), tokenizer)
     return directory
 
 

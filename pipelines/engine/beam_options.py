@@ -220,6 +220,8 @@ def _has_google_cloud() -> bool:
 
 def _groups(own: Parser, rest: Sequence[str]) -> dict[str, str]:
     """Returns the group of each of Beam's flags that is given, and refuses flags of nobody."""
+    if not rest:
+        return {}
     every = Parser(prog=own.prog, add_help=False, conflict_handler="resolve")
     group_of: dict[argparse.Action, str] = {}
     for options in _subclasses(PipelineOptions):

@@ -5,9 +5,11 @@ import json
 import pyarrow.dataset as ds
 import pytest
 
+import forked
 from helpers import encode_image, make_image
 from pipelines import cli
 from pipelines.encoding import image_work
+from pipelines.engine.slots import processes
 
 LATE, BROKEN = 4, 2
 COUNT = 6
@@ -54,7 +56,9 @@ def half(request, tmp_path_factory):
     if pairs == "images":
         assert counts(folder / "out") == (6, 4, 2)
         write_images(folder / "data", [LATE])
-    call(*embed, "--retry_rejects", "--engine", "processes", "--slots", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "subprocess", forked.as_subprocess())
+        call(*embed, "--retry_rejects", "--engine", "processes", "--slots", 2)
     return pairs, folder
 
 

@@ -9,9 +9,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+import forked
 from helpers import encode_image, make_image
 from pipelines import cli
 from pipelines.encoding import image_work
+from pipelines.engine.slots import processes
 from tars import make_tar
 
 
@@ -57,7 +59,9 @@ def runs(tmp_path_factory):
         embed = ["embed", "--manifest", write(folder), "--model", "tiny", "--pairs", pairs]
         out = folder / pairs
         if pairs == "images":
-            call(*embed, "--output", out, "--engine", "processes", "--slots", 2)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(processes, "subprocess", forked.as_subprocess())
+                call(*embed, "--output", out, "--engine", "processes", "--slots", 2)
         else:
             for part in (1, 2):
                 call(*embed, "--output", out, "--rows_per_unit", 2, "--part", f"{part}/2")

@@ -1,6 +1,7 @@
 """Rejected rows are retried from their own manifest, elsewhere or in place, and none is lost."""
 
 import json
+import shutil
 import socket
 
 import pyarrow as pa
@@ -44,27 +45,38 @@ def assert_consistent(output, rejected):
     assert (output / "_SUCCESS").exists()
 
 
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory, model_dir):
+    """Where a run with three rejects lies, whose images have been mended since, and a copy of it."""
+    folder = tmp_path_factory.mktemp("run")
+    root, copy = folder / "root", folder / "copy"
+    root.mkdir()
+    assert run(write_jsonl(root / "data"), root / "out", model_dir, "--keep_columns", "n") == 0
+    assert_consistent(root / "out", BAD)
+    write_jsonl(root / "data", mended=True)
+    return root, shutil.copytree(root, copy)
+
+
 @pytest.fixture
-def failed(tmp_path, model_dir):
-    """An output with three rejects whose images have been mended since."""
-    manifest = write_jsonl(tmp_path / "data")
-    assert run(manifest, tmp_path / "out", model_dir, "--keep_columns", "n") == 0
-    assert_consistent(tmp_path / "out", BAD)
-    write_jsonl(tmp_path / "data", mended=True)
-    return manifest, tmp_path / "out", ("--keep_columns", "n")
+def failed(first_run):
+    """That run, as it was at first: its files name the place where it lies."""
+    root, copy = first_run
+    shutil.rmtree(root)
+    shutil.copytree(copy, root)
+    return root / "data" / "m.jsonl", root / "out", ("--keep_columns", "n")
 
 
-def test_retried_rows_are_merged_in_place(failed, model_dir, tmp_path, capsys):
+def test_retried_rows_are_merged_in_place(failed, model_dir, capsys):
     manifest, output, flags = failed
     assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 0
     assert "retried    3 (3 embedded now)" in capsys.readouterr().out
     assert_consistent(output, [])
     assert not list((output / "rejects").iterdir())
-    run(manifest, tmp_path / "whole", model_dir, *flags)
+    run(manifest, output.parent / "whole", model_dir, *flags)
     names = ["uid", "source_row", "sha256", "n", "text"]
     one, two = (
         ds.dataset(root / "embeddings").to_table(columns=names).sort_by("source_row")
-        for root in (output, tmp_path / "whole")
+        for root in (output, output.parent / "whole")
     )
     assert one.equals(two)
 
@@ -85,10 +97,10 @@ def test_only_some_reasons_are_retried(failed, model_dir):
     assert counts(output)["rejects_by_reason"] == {"not_an_image": 2}
 
 
-def test_retry_that_fails_again_changes_nothing_but_the_reason(failed, model_dir, tmp_path):
+def test_retry_that_fails_again_changes_nothing_but_the_reason(failed, model_dir):
     manifest, output, flags = failed
     for number in BAD:
-        (tmp_path / "data" / f"{number}.png").write_bytes(b"worse")
+        (output.parent / "data" / f"{number}.png").write_bytes(b"worse")
     assert run(manifest, output, model_dir, *flags, "--retry_rejects") == 0
     assert_consistent(output, BAD)
     assert counts(output)["rejects_by_reason"] == {"not_an_image": 3}
@@ -147,25 +159,34 @@ def test_rejects_are_a_manifest_of_the_same_rows(write, tmp_path, model_dir):
     assert counts(tmp_path / "again")["rows_read"] == 3
 
 
-def test_mended_rejects_are_embedded_into_another_output(failed, model_dir, tmp_path):
+def test_mended_rejects_are_embedded_into_another_output(failed, model_dir):
     _, output, _ = failed
     flags = ("--only_reasons", "not_found,not_an_image")
-    assert run(output / "rejects", tmp_path / "again", model_dir, *flags) == 0
-    table = ds.dataset(tmp_path / "again" / "embeddings").to_table().sort_by("source_row")
+    assert run(output / "rejects", output.parent / "again", model_dir, *flags) == 0
+    table = ds.dataset(output.parent / "again" / "embeddings").to_table().sort_by("source_row")
     assert table["uid"].to_pylist() == ["u2", "u5", "u8"]
     assert table["n"].to_pylist() == [2, 5, 8]  # kept as in the first run, without its flag
-    assert run(output / "rejects", tmp_path / "none", model_dir, "--only_reasons", "too_large") == 0
-    assert counts(tmp_path / "none")["rows_read"] == 0
+    assert (
+        run(output / "rejects", output.parent / "none", model_dir, "--only_reasons", "too_large")
+        == 0
+    )
+    assert counts(output.parent / "none")["rows_read"] == 0
 
 
-def test_what_makes_no_sense_is_refused_in_one_sentence(failed, model_dir, tmp_path, capsys):
+def test_what_makes_no_sense_is_refused_in_one_sentence(failed, model_dir, capsys):
     manifest, output, flags = failed
     cases = [
         ((output / "rejects", output), "names a table of `--output` itself"),
         ((output / "embeddings", output), "names a table of `--output` itself"),
-        ((output / "embeddings", tmp_path / "b", "--only_reasons", "not_found"), "leave it out"),
-        ((output / "rejects", tmp_path / "b", "--text_column", "text"), "leave out `--image_col"),
-        ((manifest, tmp_path / "b", "--only_reasons", "not_found"), "needs `--retry_rejects`"),
+        (
+            (output / "embeddings", output.parent / "b", "--only_reasons", "not_found"),
+            "leave it out",
+        ),
+        (
+            (output / "rejects", output.parent / "b", "--text_column", "text"),
+            "leave out `--image_col",
+        ),
+        ((manifest, output.parent / "b", "--only_reasons", "not_found"), "needs `--retry_rejects`"),
         ((manifest, output, "--retry_rejects", "--only_reasons", "notfound"), "mean not_found?"),
         ((manifest, output, "--retry_rejects", "--overwrite"), "leave one out"),
     ]
@@ -233,10 +254,10 @@ def test_unit_is_written_down_without_credentials_and_then_asked_for():
         )
 
 
-def test_both_tables_of_a_run_are_one_manifest(failed, model_dir, tmp_path):
+def test_both_tables_of_a_run_are_one_manifest(failed, model_dir):
     _, output, _ = failed
-    assert run(output, tmp_path / "again", model_dir) == 0
-    assert_consistent(tmp_path / "again", [])
+    assert run(output, output.parent / "again", model_dir) == 0
+    assert_consistent(output.parent / "again", [])
 
 
 def test_output_may_lie_in_the_directory_of_its_manifest(tmp_path, model_dir):
@@ -329,13 +350,15 @@ def test_table_of_a_stranger_opens_nothing_elsewhere(tmp_path, model_dir, capsys
         listener.accept()
 
 
-def test_what_is_allowed_by_name_or_trusted_is_replayed(failed, model_dir, tmp_path):
+def test_what_is_allowed_by_name_or_trusted_is_replayed(failed, model_dir):
     _, output, _ = failed
     argv = ["--manifest", str(output / "rejects"), "--model", str(model_dir)]
-    assert embed.main([*argv, "--output", str(tmp_path / "one")]) == 2
-    assert embed.main([*argv, "--output", str(tmp_path / "two"), "--trust_run"]) == 0
-    allowed = ("--allow_manifests_from", str(tmp_path / "data"))
-    assert embed.main([*argv, "--output", str(tmp_path / "three"), *allowed]) == 0
+    assert embed.main([*argv, "--output", str(output.parent / "one")]) == 2
+    assert embed.main([*argv, "--output", str(output.parent / "two"), "--trust_run"]) == 0
+    allowed = ("--allow_manifests_from", str(output.parent / "data"))
+    assert embed.main([*argv, "--output", str(output.parent / "three"), *allowed]) == 0
     assert (
-        rows(tmp_path / "two", "embeddings") == rows(tmp_path / "three", "embeddings") == [2, 5, 8]
+        rows(output.parent / "two", "embeddings")
+        == rows(output.parent / "three", "embeddings")
+        == [2, 5, 8]
     )

@@ -21,8 +21,20 @@ from pipelines.records import Row
 ROOT = Path(__file__).parents[2]
 
 
-def random_clip(variant: str, tokenizer: Tokenizer, seed: int = 0) -> Clip:
+_ONE_LAYER = {"layers": 1, "width": 64, "heads": 1}
+_SHALLOW = {"tiny-rn": {"width": 8, "heads": 4}, "tiny-vit": _ONE_LAYER}
+
+
+def random_clip(variant: str, tokenizer: Tokenizer, seed: int = 0, shallow: bool = False) -> Clip:
+    """Draws a model.
+
+    Args:
+        shallow: whether its towers are as thin as they can be, for tests of what is around it.
+    """
     config = VARIANTS[variant]
+    if shallow:
+        vision = replace(config.vision, **_SHALLOW[variant])
+        config = replace(config, vision=vision, text=replace(config.text, **_ONE_LAYER))
     text = replace(config.text, vocab_size=tokenizer.vocab_size)
     return new_model(replace(config, text=text), seed).eval()
 
