@@ -70,7 +70,11 @@ LIGHT = (
     "clip_core.tokenizer",
     "pipelines",
     "pipelines.cli",
+    "pipelines.classify",
+    "pipelines.filter",
+    "pipelines.report",
     "pipelines.sample",
+    "pipelines.search",
     "pipelines.images.decode_worker",
     "pipelines.images.decode_pool",
 )
