@@ -12,12 +12,12 @@ import clip_beam
 import clip_core
 import pipelines
 from embedding_runs import write_manifest
-from helpers import ROOT
+from helpers import ROOT, encode_image, make_image
 from pipelines.command_line import exits
 
-TWO_PROCESSES = ("--direct_num_workers", "1", "--direct_running_mode", "multi_processing")
 STARTS = ("from clip_beam import load", "import clip_beam; clip_beam.EmbedRows")
-ON_WORKERS = ("--device", "cpu", "--precision", "fp32")
+IN_TWO_PROCESSES = ("--device", "cpu", "--precision", "fp32", "--direct_num_workers", "1",
+                    "--direct_running_mode", "multi_processing")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +71,27 @@ def test_console_script_starts_it(monkeypatch, capsys):
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("clip-beam ")
 
 
-@pytest.mark.parametrize("flags", [("--isolate_decoding",), TWO_PROCESSES], ids=["one", "two"])
-def test_embed_runs_in_a_project_with_packages_of_the_same_names(run, project, model_dir, flags):
+def test_embed_runs_in_a_project_with_packages_of_the_same_names(run, project, model_dir):
+    """In two processes, each of which has to find the packages."""
     manifest = write_manifest(project / "data", 4)
     job = ["--manifest", manifest, "--output", project / "out", "--model", model_dir]
-    done = run("-m", "clip_beam", "embed", *job, *ON_WORKERS, *flags)
+    done = run("-m", "clip_beam", "embed", *job, *IN_TWO_PROCESSES)
     assert done.returncode == 0, done.stderr
     assert ds.dataset(project / "out" / "embeddings").count_rows() == 3  # the last image is cut
+
+
+def test_processes_that_decode_find_the_packages(run, project):
+    (project / "image").write_bytes(encode_image(make_image(80, 70)))
+    code = (
+        "import clip_beam; from clip_core.preprocess import Preprocess\n"
+        "from pipelines.images.decode import DecodeLimits\n"
+        "from pipelines.images.decode_pool import decode_isolated\n"
+        "data = open('image', 'rb').read()\n"
+        "image = decode_isolated(data, [Preprocess(32)], DecodeLimits())\n"
+        "print(image.original_width, image.original_height)"
+    )
+    done = run("-c", code)
+    assert done.stdout.split() == ["80", "70"], done.stderr
 
 
 def test_processes_that_draw_samples_find_the_packages(run, project):
@@ -93,7 +107,8 @@ def test_names_are_imported_without_torch_and_beam(run, site):
     code = (
         "import clip_beam, sys; assert not {'torch', 'apache_beam'} & set(sys.modules)\n"
         "before = list(sys.path)\n"
-        "from clip_beam import Row, load; import pipelines.records, schemas.rejects\n"
+        "from clip_beam import Row\n"
+        "import clip_core.tokenizer, pipelines.records, schemas.rejects\n"
         "assert Row is pipelines.records.Row and sys.path == before\n"
         "print(*(sys.modules[name].__path__[0] for name in clip_beam.PACKAGES))"
     )

@@ -11,7 +11,8 @@ from helpers import encode_image, make_image
 from pipelines import check, embed
 from pipelines.ownership.lock import lock_uri
 from pipelines.runs import preflight
-from pipelines.storage import writing
+from pipelines.storage import stores, writing
+from pipelines.storage.retries import RetryPolicy
 from tars import make_tar
 from web_server import WebServer
 
@@ -64,7 +65,8 @@ def test_directories_of_the_output_are_left_as_they_were(tmp_path, found, there)
     ]
 
 
-def test_credentials_are_not_shown(found):
+def test_credentials_are_not_shown(found, monkeypatch):
+    monkeypatch.setattr(stores, "RETRIES", RetryPolicy(backoff_s=0))
     _, text, (problem, *_) = found("https://user:word@127.0.0.1:9/m.jsonl?sig=1234")
     assert "127.0.0.1:9" in problem
     assert "word" not in text and "1234" not in text

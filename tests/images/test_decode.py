@@ -1,6 +1,4 @@
 import io
-import struct
-import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +11,7 @@ from helpers import encode_image, make_image
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.records import RowFault
 from schemas.rejects import Reason
+from torture_images import png
 
 PREPROCESS, LIMITS = Preprocess(32), DecodeLimits()
 
@@ -22,21 +21,6 @@ def fault_of(data, preprocess=PREPROCESS, limits=LIMITS):
         decode_image(data, [preprocess], limits)
     assert fault.value.stage == "decode"
     return fault.value
-
-
-def bare_png(width, height):
-    """A PNG header that claims a size, over almost no data."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((1 + (width + 7) // 8) * min(height, 70_000)))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
 
 
 def test_golden_images_decode_equal_or_are_refused(golden):
@@ -163,12 +147,12 @@ def test_cut_image_is_refused(kind, share):
 )
 def test_bomb_is_refused_before_it_is_decoded(size, reason, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("was decoded"))
-    assert fault_of(bare_png(*size), Preprocess(224)).reason is reason
+    assert fault_of(png(*size), Preprocess(224)).reason is reason
 
 
 @pytest.mark.filterwarnings("error")
 def test_bomb_is_named_where_warnings_are_errors():
-    assert fault_of(bare_png(10_000, 9_000)).reason is Reason.TOO_MANY_PIXELS
+    assert fault_of(png(10_000, 9_000)).reason is Reason.TOO_MANY_PIXELS
 
 
 def test_bit_flips_and_cuts_never_raise_anything_else():

@@ -11,7 +11,9 @@ from pipelines.object_stores.attempts import Patience
 from pipelines.object_stores.client import Client
 from pipelines.object_stores.dialects.gcs import GcsBucket
 from pipelines.object_stores.dialects.s3 import S3Bucket
+from quick_stores import quicken
 
+quicken()
 QUICK = Patience(object_s=30, host_s=30, first_wait_s=0.01, busy_wait_s=0.01)
 
 

@@ -10,6 +10,9 @@ from pipelines.object_stores.client import Client
 from pipelines.storage import reading, writing
 from pipelines.storage import stores as filesystems
 from pipelines.storage.retries import RetryPolicy
+from quick_stores import quicken
+
+quicken()
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from helpers import ROOT, encode_image, make_image
 from pipelines import cli, embed
 from pipelines.engine import beam_options
 from pipelines.storage import listing
+from pipelines.storage import stores as filesystems
 from pipelines.storage.redaction import ScrubbingFormatter, redact, redacted, scrub
+from pipelines.storage.retries import RetryPolicy
 from stores import BUCKET
 
 SECRET = "pl4nted-s3cret"
@@ -236,7 +238,8 @@ def test_reasons_are_told_without_the_secrets(outcome):
 
 
 @pytest.mark.parametrize("flag", ["--manifest", "--output"])
-def test_errors_name_no_secret(flag, tmp_path, capsys, model_dir):
+def test_errors_name_no_secret(flag, tmp_path, capsys, model_dir, monkeypatch):
+    monkeypatch.setattr(filesystems, "RETRIES", RetryPolicy(backoff_s=0))
     (tmp_path / "m.csv").write_text("url,text\na.jpg,x\n")
     flags = {
         "--manifest": str(tmp_path / "m.csv"),

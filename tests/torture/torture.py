@@ -60,21 +60,24 @@ class Tally:
         """Whether nothing was lost, crashed or took too long."""
         return not (self.unaccounted or self.crashes or self.slow)
 
-    def note_time(self, name: str, began: float, bound_s: float) -> None:
-        """Notes how long an input took since `began`."""
-        seconds = time.perf_counter() - began
+    def note_time(self, name: str, began: float, bound_s: float, clock=time.perf_counter) -> None:
+        """Notes how long an input took since `began`, by a clock."""
+        seconds = clock() - began
         self.slowest_s = max(self.slowest_s, seconds)
         if seconds > bound_s:
             self.slow.append(f"{name}: {seconds:.1f} s")
 
 
 def decode_all(part: str, images: Iterable[tuple[str, bytes]], size: int, bound_s: float) -> Tally:
-    """Decodes pictures; each must give pixels or a named fault within `bound_s` seconds."""
+    """Decodes pictures; each must give pixels or a named fault within `bound_s` seconds.
+
+    These are of the processor, as a busy machine is not the fault of an image.
+    """
     tally = Tally(part)
     preprocess, limits = Preprocess(size), DecodeLimits()
     for name, data in images:
         tally.inputs += 1
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             pixels = decode_image(data, [preprocess], limits).pixels[0]
             assert pixels.shape == (3, size, size) and pixels.dtype == "uint8"
@@ -83,7 +86,7 @@ def decode_all(part: str, images: Iterable[tuple[str, bytes]], size: int, bound_
             tally.outcomes[fault.reason.value] += 1
         except Exception as error:  # noqa: BLE001 - it is what is looked for
             tally.crashes.append(f"{name}: {error!r}")
-        tally.note_time(name, began, bound_s)
+        tally.note_time(name, began, bound_s, time.process_time)
     return tally
 
 
