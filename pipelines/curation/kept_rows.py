@@ -51,7 +51,7 @@ class KeptRows:
 
         def uids() -> Iterator[bytes | str]:
             nonlocal rows
-            write = partial(_write_part, self.output)
+            write = partial(_write_part, uris.absolute(self.output))
             for written in over_files(write, parts, workers, FILES_WRITTEN):
                 rows += written.rows
                 yield written.uids

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import clip_core.loading
+from clip_core.checkpoints.locate import available_models
 from clip_core.checkpoints.published import SHA256, download
 from clip_core.inference.ready import ready_to_encode
 from clip_core.load_options import LoadOptions
@@ -100,6 +101,12 @@ def _load(spec: ModelSpec) -> ClipModel:
     )
 
 
+def _absolute(model: str) -> str:
+    """Returns a path as a worker with another working directory finds it; names as they are."""
+    is_path = model not in available_models() and os.path.exists(model)
+    return os.path.abspath(model) if is_path else model
+
+
 def resolve_device(name: str) -> str:
     """Returns `cuda` or `cpu` for `auto`, else the name as given."""
     if name != "auto":
@@ -150,7 +157,7 @@ class RunModels:
         named: dict[str | None, str] = (
             {None: models} if isinstance(models, str) else dict(models.items())
         )
-        specs = tuple(replace(like, uri=uri).resolved() for uri in named.values())
+        specs = tuple(replace(like, uri=_absolute(uri)).resolved() for uri in named.values())
         if like.compiled and specs[0].device == "cpu":
             raise ValueError(
                 "`compile` is for a GPU, and this run is on a CPU, where steps are fused "

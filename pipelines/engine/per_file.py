@@ -245,7 +245,7 @@ def _scratch(options: PipelineOptions) -> Iterator[str]:
         if not place:
             yield folder
             return
-        scratch = uris.join(place, f"clip-beam-{uris.base_name(folder)}")
+        scratch = uris.join(uris.absolute(place), f"clip-beam-{uris.base_name(folder)}")
         try:
             yield scratch
         finally:

@@ -32,7 +32,7 @@ from pipelines.probes.heads_of import head_fields, heads_of
 from pipelines.records import Unit, UnitResult
 from pipelines.runs.options import EmbedConfig
 from pipelines.runs.resume import check_not_own, check_replay
-from pipelines.storage import writing
+from pipelines.storage import uris, writing
 from pipelines.storage.redaction import redacted
 from schemas.embeddings import embeddings_schema
 from schemas.pairs import BOTH
@@ -50,9 +50,8 @@ def load_run_models(config: EmbedConfig) -> RunModels:
             "expected `device` and `precision` to be named when the workers run elsewhere, got "
             "`auto`; pass, for example, `device='cuda', precision='bf16'`"
         )
-    options = LoadOptions(
-        config.arch, config.activation, config.vocab, config.model_cache, config.image_policy
-    )
+    vocab, cache = (uri and uris.absolute(uri) for uri in (config.vocab, config.model_cache))
+    options = LoadOptions(config.arch, config.activation, vocab, cache, config.image_policy)
     like = ModelSpec("", config.device, config.precision, options, config.compile)
     return RunModels.load(config.model, like, here=config.engine.name == LOCAL)
 
@@ -101,7 +100,7 @@ def layout_of(
     kept = list(plan.kept)
     return OutputLayout(
         run=run,
-        root=config.output,
+        root=uris.absolute(config.output),
         embeddings=embeddings_schema(
             _dims(models),
             config.embedding_dtype,
@@ -146,7 +145,8 @@ def embed_rows_of(
 
 def image_prefixes(config: EmbedConfig) -> tuple[str, ...]:
     """Returns the prefixes that images may come from, beside their manifest's directory."""
-    return config.allow_images_from + ((config.image_root,) if config.image_root else ())
+    named = config.allow_images_from + ((config.image_root,) if config.image_root else ())
+    return tuple(map(uris.absolute, named))  # workers may have another working directory
 
 
 def heads_for(plan: Plan, models: RunModels, config: EmbedConfig) -> tuple[Head, ...]:

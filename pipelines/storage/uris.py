@@ -51,6 +51,11 @@ def normalize(uri: str) -> str:
     return f"{scheme}://{path.rstrip('/')}"
 
 
+def absolute(uri: str) -> str:
+    """Returns a local path as whoever works in another directory finds it; other URIs as given."""
+    return os.path.abspath(uri) if is_local(uri) else uri
+
+
 def join(root: str, *names: str) -> str:
     """Appends names to a directory URI."""
     return posixpath.join(root, *names)

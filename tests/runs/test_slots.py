@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import forked
 from bench.launched import slots_of
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
 from helpers import ROOT
-from pipelines import status
+from pipelines import cli, status
 from pipelines.engine.slots import blame, choice, processes
 from poison import poison, poisoned
 
@@ -66,6 +67,24 @@ def test_row_that_kills_is_found_and_rejected_alone(
     assert run(manifest, output, model_dir, *SLOTS) == 0
     assert reasons(output) == reasons(whole) | {"row-16": "decode_failed"}
     assert embeddings(output).num_rows == embeddings(whole).num_rows - 1
+
+
+def test_workers_of_another_directory_find_what_is_named_from_here(
+    manifest, whole, model_dir, tmp_path, monkeypatch
+):
+    started = forked.as_subprocess()
+    started.Popen = partial(started.Popen, cwd="/")
+    monkeypatch.setattr(processes, "subprocess", started)
+    monkeypatch.chdir(tmp_path)
+    os.symlink(model_dir, "model")
+    os.symlink(manifest.parent, "data")
+    roots = ("--image_root", "data", "--allow_images_from", "data")
+    assert run("data/m.jsonl", "out", "model", *SLOTS, *roots) == 0
+    assert_same(embeddings(tmp_path / "out"), embeddings(whole))
+    argv = ["filter", "--input", "out", "--output", "kept", "--where", "source_row < 5", *SLOTS[:4]]
+    assert cli.main(argv) == 0
+    assert embeddings(tmp_path / "kept").num_rows == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "kept", "model", "out"]
 
 
 def start(manifest, output, model_dir):
