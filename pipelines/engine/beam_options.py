@@ -52,6 +52,7 @@ NOISY = (
 )
 SERVICE_S = 20.0  # in which a job service has to answer
 JOB_S = 10 * 365 * 86_400  # that a job may take
+LISTENER = "wait_until_finish_read"  # Beam's thread that hears a job's messages
 
 
 class JobLostError(OSError):
@@ -117,21 +118,25 @@ def job_under_way() -> Iterator[None]:
     hook = threading.excepthook
 
     def unless_told(thrown: threading.ExceptHookArgs) -> None:
-        if not isinstance(thrown.exc_value, grpc.RpcError):  # of the thread that hears its messages
+        if thrown.thread is None or thrown.thread.name != LISTENER:
             hook(thrown)
 
     threading.excepthook = unless_told
-    exits.put_back(setattr, threading, "excepthook", hook)
     try:
         yield
     except grpc.RpcError as error:
         exits.leave_threads()
+        for thread in threading.enumerate():
+            if thread.name == LISTENER:
+                thread.join(SERVICE_S)
         said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else error
         why = " ".join(str(said).split())
         raise JobLostError(
             f"the job service does not answer any more ({why}); the job may go on, but names no "
             "further file; run again once it is there"
         ) from error
+    finally:
+        threading.excepthook = hook
 
 
 def named_runner(rest: Sequence[str]) -> str | None:
@@ -159,7 +164,7 @@ def _use_job_service(options: PipelineOptions) -> None:
     answer, five minutes: whatever takes longer would be given up.
     """
     portable = options.view_as(PortableOptions)
-    if portable.job_endpoint:
+    if portable.job_endpoint and portable.job_endpoint != "embed":  # which starts one
         seconds = min(portable.job_server_timeout, SERVICE_S)
         with grpc.insecure_channel(portable.job_endpoint) as channel:
             try:

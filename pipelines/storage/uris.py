@@ -52,7 +52,8 @@ def normalize(uri: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """Returns a local path as whoever works in another directory finds it; other URIs as given."""
+    """Returns a place by its one name, as whoever works in another directory finds it."""
+    uri = canonical(uri)
     return os.path.abspath(uri) if is_local(uri) else uri
 
 

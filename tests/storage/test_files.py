@@ -28,6 +28,9 @@ def test_local_names_are_absolute_and_lose_their_scheme(tmp_path, monkeypatch):
     assert uris.normalize("a/../b.csv") == str(tmp_path / "b.csv")
     assert uris.normalize(f"file://{tmp_path}/b.csv") == str(tmp_path / "b.csv")
     assert uris.normalize("gs://bucket/dir/") == "gs://bucket/dir"
+    assert uris.absolute("a/b.csv") == str(tmp_path / "a" / "b.csv")
+    assert uris.absolute(f"file://{tmp_path}/b.csv") == str(tmp_path / "b.csv")
+    assert uris.absolute("https://host/dir/") == "https://host/dir/"
 
 
 def test_parent_and_base_name():
