@@ -118,7 +118,7 @@ def job_under_way() -> Iterator[None]:
     hook = threading.excepthook
 
     def unless_told(thrown: threading.ExceptHookArgs) -> None:
-        if thrown.thread is None or thrown.thread.name != LISTENER:
+        if not isinstance(thrown.exc_value, grpc.RpcError):  # of Beam's threads
             hook(thrown)
 
     threading.excepthook = unless_told
@@ -136,7 +136,8 @@ def job_under_way() -> Iterator[None]:
             "further file; run again once it is there"
         ) from error
     finally:
-        threading.excepthook = hook
+        if not exits.is_own():  # else it ends soon, and its threads speak until then
+            threading.excepthook = hook
 
 
 def named_runner(rest: Sequence[str]) -> str | None:
