@@ -155,10 +155,6 @@ class Supervisor:
             )
         seat.state, seat.alone = State.IDLE, None
         self._feed()
-        if self._left and all(other.state is State.IDLE for other in self.board.seats.values()):
-            raise SlotsFailedError(
-                f"no slot works on {min(self._left)!r}; run again, and report this as a bug"
-            )
 
     def _feed(self) -> None:
         """Sends idle slots to work: one of them to a suspect, while the others have other work."""
@@ -169,10 +165,14 @@ class Supervisor:
             if self._suspects and not (is_tried and self._todo):
                 seat.alone = self._suspects.popleft()
             elif not self._todo:
-                return
+                break
             seat.state = State.WORKING
             name = seat.alone[0] if seat.alone else ""
             seat.slot.send(Go(self._blame.is_isolated(name)))
+        if self._left and all(seat.state is State.IDLE for seat in self.board.seats.values()):
+            raise SlotsFailedError(
+                f"no slot works on {min(self._left)!r}; run again, and report this as a bug"
+            )
 
     def _ask(self, seat: Seat, message: Ask) -> None:
         """Gives a task ahead only while what the slot holds is at most its share of what is left:

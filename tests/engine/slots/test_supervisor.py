@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 
 import pytest
@@ -162,6 +163,45 @@ def test_slot_that_dies_before_it_asks_takes_no_item_along(nth, own):
     engine = Slots(dies(["unit-2"], 1, what=(Dead("killed", own),)), ahead=2, dies_at_go=nth)
     _, done = run(engine, 2, tasks(6))
     assert sorted(done) == [(f"unit-{number}", number) for number in range(6)]
+
+
+class Faltering(Slot):
+    """A slot that may be gone before whatever it would tell next."""
+
+    def tell(self, *messages):
+        for message in messages:
+            super().tell(self.engine.instead_of(message))
+
+
+class FalteringSlots(Slots):
+    """Starts such slots, of which only so many die that no item is set aside."""
+
+    def __init__(self, seed):
+        self._random = random.Random(seed)
+        self._own, self._lost = 2, self._random.randint(0, 12)
+        super().__init__(ahead=self._random.randint(0, 3))
+
+    def instead_of(self, message):
+        if isinstance(message, Dead) or self._random.random() > 0.1:
+            return message
+        if self._own and self._random.random() < 0.3:
+            self._own -= 1
+            return Dead("gone")
+        self._lost -= self._lost > 0
+        return Dead("lost", own=False) if self._lost else message
+
+    def start(self, number, inbox):
+        slot = Faltering(self, inbox)
+        self.slots.append(slot)
+        slot.tell(Started("here"), Ready())
+        return slot
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_item_is_lost_whenever_slots_die(seed):
+    items = seed % 7
+    _, done = run(FalteringSlots(seed), 1 + seed % 3, tasks(items))
+    assert sorted(done) == [(f"unit-{number}", number) for number in range(items)]
 
 
 def test_item_that_kills_without_isolation_is_isolated_after_three_deaths_alone():
