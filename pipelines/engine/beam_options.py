@@ -97,8 +97,8 @@ def new_pipeline(options: PipelineOptions) -> Pipeline:
         RunnerError: what Beam finds missing or wrong in its flags, in one sentence.
     """
     exits.mute(*NOISY)
-    _use_job_service(options)
     if not runs_here(options):
+        _use_job_service(options)
         setup = options.view_as(SetupOptions)
         given = [name for name in setup.beam_plugins or () if name not in PLUGINS]
         setup.beam_plugins = [PLUGINS[0], *given, PLUGINS[1]]

@@ -139,7 +139,7 @@ def test_workers_scrub_what_they_log_and_send():
 )
 def test_workers_elsewhere_are_told_to(runner, expected):
     given = [] if runner == "FnApiRunner" else ["--beam_plugins", "mine"]
-    options = PipelineOptions(["--runner", runner, "--job_endpoint", "localhost:1", *given])
+    options = PipelineOptions(["--runner", runner, *given])
     for _ in range(2):
         beam_options.new_pipeline(options)
     assert (options.view_as(SetupOptions).beam_plugins or []) == expected
