@@ -21,6 +21,7 @@ SAMPLE_ROWS = 200
 @exits.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    from pipelines.engine.beam_options import reach_job_service
     from pipelines.runs import options as flags
     from pipelines.runs.preflight import Findings, check, number
 
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return exits.fail("check", str(error), exits.WRONG_USAGE)
     findings = Findings()
+    findings.attempt(lambda: reach_job_service(options))
     check(config, sample, findings)
     print()
     for problem in findings.problems:

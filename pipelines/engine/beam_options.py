@@ -98,7 +98,10 @@ def new_pipeline(options: PipelineOptions) -> Pipeline:
     """
     exits.mute(*NOISY)
     if not runs_here(options):
-        _use_job_service(options)
+        reach_job_service(options)
+        # Beam bounds the streams by which it hears of a job by this, too, and gives up what takes
+        # longer than the five minutes that it is.
+        options.view_as(PortableOptions).job_server_timeout = JOB_S
         setup = options.view_as(SetupOptions)
         given = [name for name in setup.beam_plugins or () if name not in PLUGINS]
         setup.beam_plugins = [PLUGINS[0], *given, PLUGINS[1]]
@@ -106,6 +109,26 @@ def new_pipeline(options: PipelineOptions) -> Pipeline:
         return Pipeline(_runner_of_processes(options), options)
     except ValueError as error:
         raise RunnerError(f"Beam refuses its flags: {_one_line(error)}") from error
+
+
+def reach_job_service(options: PipelineOptions) -> None:
+    """Waits until a job service that is named answers.
+
+    Raises:
+        RunnerError: if it does not.
+    """
+    portable = options.view_as(PortableOptions)
+    endpoint, seconds = portable.job_endpoint, min(portable.job_server_timeout, SERVICE_S)
+    if runs_here(options) or not endpoint or endpoint == "embed":  # which starts one
+        return
+    with grpc.insecure_channel(endpoint) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(seconds)
+        except grpc.FutureTimeoutError as error:
+            raise RunnerError(
+                f"no job service answered at {endpoint} within {seconds:g} s; start it, or name "
+                "another with `--job_endpoint`"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -156,26 +179,6 @@ def name_job(options: PipelineOptions, run: str) -> str:
 def runs_here(options: PipelineOptions) -> bool:
     """Tells whether the runner keeps the whole job in this process."""
     return options.view_as(StandardOptions).runner in LOCAL_RUNNERS
-
-
-def _use_job_service(options: PipelineOptions) -> None:
-    """Makes sure of a job service that is named, and lets a job take as long as it takes.
-
-    Beam bounds the streams by which it hears of a job, too, by the time in which the service is to
-    answer, five minutes: whatever takes longer would be given up.
-    """
-    portable = options.view_as(PortableOptions)
-    if portable.job_endpoint and portable.job_endpoint != "embed":  # which starts one
-        seconds = min(portable.job_server_timeout, SERVICE_S)
-        with grpc.insecure_channel(portable.job_endpoint) as channel:
-            try:
-                grpc.channel_ready_future(channel).result(seconds)
-            except grpc.FutureTimeoutError as error:
-                raise RunnerError(
-                    f"no job service answered at {portable.job_endpoint} within {seconds:g} s; "
-                    "start it, or name another with `--job_endpoint`"
-                ) from error
-    portable.job_server_timeout = JOB_S
 
 
 def _runner_of_processes(options: PipelineOptions) -> FnApiRunner | None:

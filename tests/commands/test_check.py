@@ -87,16 +87,20 @@ def test_sample_bounds_the_rows_and_is_spread_over_the_units(tmp_path, found):
         (["--image_root", "/nowhere"], "100.0% of the sample were rejected, most as not_found; "),
         (["--device", "warp"], "device warp cannot be used"),
         (["--only_reasons", "not_found"], "`--only_reasons` needs `--retry_rejects`"),
-        (
-            ["--runner", "PortableRunner", "--job_endpoint", "localhost:1"],
-            "pass, for example, `--device cuda",
-        ),
     ],
 )
 def test_flag_that_would_go_wrong_is_a_problem_with_its_remedy(tmp_path, found, flags, problem):
     status, text, problems = found(write_manifest(tmp_path / "data"), *flags)
     assert status == 1 and len(problems) == 1
     assert problem in problems[0] and text.endswith("1 problem found\n")
+
+
+def test_workers_elsewhere_need_a_service_and_a_device(tmp_path, found):
+    service = ("--runner", "PortableRunner", "--job_endpoint", "localhost:1")
+    status, _, problems = found(write_manifest(tmp_path), *service, "--job_server_timeout", "1")
+    assert status == 1 and len(problems) == 2
+    assert "no job service answered at localhost:1 within 1 s" in problems[0]
+    assert "pass, for example, `--device cuda" in problems[1]
 
 
 def test_what_a_reject_names_is_said_as_a_flag(tmp_path, found):
