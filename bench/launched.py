@@ -151,8 +151,8 @@ def differences(output: Path, expected: Path) -> list[str]:
 
 def deaths(said: str) -> list[int]:
     """Returns how many units each slot held of which a launcher tells that it has died."""
-    found = re.findall(r"slot \d+ has died: .*; (?:.* given again \((\d+)\)|it held nothing)", said)
-    return [int(count or 0) for count in found]
+    told = r"slot \d+ has died: .*?; (?:what it held is given again \((\d+)\)|it held nothing)"
+    return [int(count or 0) for count in re.findall(told, said, re.DOTALL)]
 
 
 @contextmanager
