@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import lru_cache
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,6 @@ from pipelines.records import Chunk, RowFault, Vectors
 from pipelines.storage.redaction import ADDRESS, MASK
 from schemas.rejects import Reason
 
-# On a processor a second batch would only take the first one's cores; on a GPU it fills its gaps.
-_ONE_AT_A_TIME = threading.Lock()
 # What torch says on a CPU, where it has no class of its own for it.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
@@ -37,6 +35,12 @@ class ModelChangedError(RuntimeError):
 
 class EncoderFailedError(RuntimeError):
     """The device or its memory is at fault, and not a row."""
+
+
+@cache
+def _turns(at_once: int) -> threading.Semaphore:
+    """Returns what all threads of this process share."""
+    return threading.Semaphore(at_once)
 
 
 @lru_cache(maxsize=1)
@@ -125,11 +129,21 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
         with failures.ends_the_run(self._run):
             rows = RowsOfBatch.of(batch)
             if len(rows):
-                with nullcontext() if self.on_gpu else _ONE_AT_A_TIME:
+                with self._turn(model):
                     rows.give_out(batch, self._encoded(rows, model.models))
             else:
                 rows.give_out(batch, Encoded.blank(_dims(model.models), self._inputs, 0))
         return list(batch)
+
+    def _turn(self, model: LoadedModels) -> AbstractContextManager[object]:
+        """Returns what lets as many batches in at once as the device gains from.
+
+        On a GPU a second batch fills the gaps of the first. On a processor it would take its cores,
+        unless torch leaves some, as with a small model.
+        """
+        if self.on_gpu:
+            return nullcontext()
+        return _turns(max(model.threads.cores // torch.get_num_threads(), 1))
 
     def _encoded(self, rows: RowsOfBatch, models: Sequence[ClipModel]) -> Encoded:
         recovery: BatchRecovery[RowsOfBatch, Encoded] = BatchRecovery(

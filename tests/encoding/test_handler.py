@@ -1,3 +1,7 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -322,3 +326,26 @@ def test_literal_special_tokens_of_captions_are_counted(handler, tokenizer, monk
     monkeypatch.setattr(handler, "_special_tokens", SimpleNamespace(inc=counted.append))
     handler.run_inference([batch], handler.load_model())
     assert counted == [2]
+
+
+@pytest.mark.parametrize(("cores", "torch_threads", "together"), [(4, 2, True), (3, 2, False)])
+def test_batches_are_encoded_side_by_side_where_torch_leaves_cores(
+    handler, tokenizer, monkeypatch, cores, torch_threads, together
+):
+    both, encode_rows, met = threading.Barrier(2), encode.encode_rows, []
+
+    def meeting(*arguments):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(5 if together else 0.2)
+            met.append(True)
+        return encode_rows(*arguments)
+
+    monkeypatch.setattr(encode, "encode_rows", meeting)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: torch_threads)
+    model = handler.load_model()
+    model = replace(model, threads=replace(model.threads, cores=cores))
+    with ThreadPoolExecutor(2) as pool:
+        batches = [chunks(5, tokenizer) for _ in range(2)]
+        list(pool.map(lambda batch: handler.run_inference(batch, model), batches))
+    assert len(met) == (2 if together else 0)
+    assert all(chunk.vectors for batch in batches for chunk in batch)
