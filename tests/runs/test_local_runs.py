@@ -8,6 +8,7 @@ import pytest
 from clip_core.inference.encoding import encode_pairs
 from embedding_runs import embeddings, run, write_manifest
 from pipelines.encoding.handler import ClipHandler
+from pipelines.engine.cores import usable_cores
 from pipelines.storage import partial_files
 
 
@@ -48,7 +49,10 @@ def test_gpu_is_fed_by_two_threads_with_a_unit_each(
     assert "workers    start" in capsys.readouterr().out
 
 
-def test_processor_encodes_one_batch_at_a_time(manifest, tmp_path, model_dir, monkeypatch):
+def test_processor_encodes_one_batch_at_a_time_where_torch_uses_its_cores(
+    manifest, tmp_path, model_dir, monkeypatch
+):
+    monkeypatch.setattr("torch.get_num_threads", usable_cores)
     busy = threading.Lock()
 
     def alone(*arguments):
