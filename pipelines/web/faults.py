@@ -54,7 +54,7 @@ class Trial:
         attempts: refused ones as well.
         failures: those that count against it.
         broke: whether an answer broke off, as on a kept connection that the host had closed.
-        last: whether it has been put back, and its next attempt is its last.
+        last: whether it has been put back; the next that fails is its last, but for a refusal.
     """
 
     spent_s: float = 0.0
@@ -70,11 +70,11 @@ class Trial:
             WebFault: if it was the last one.
         """
         self.attempts += 1
-        if self.last:
+        if self.last and error.kind is not Kind.BUSY:
             said = f"{error}, also when it was tried again at the end"
             raise WebFault(Reason.FETCH_FAILED, said)
         self.broke |= error.kind is Kind.BROKEN
-        self.last = error.kind in (Kind.SILENT, Kind.STALLED)
+        self.last |= error.kind in (Kind.SILENT, Kind.STALLED)
 
     def wait_s(self, error: AgainError, alive: bool, bounds: Bounds) -> float:
         """Returns for how long to wait for the next attempt.

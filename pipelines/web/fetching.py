@@ -180,7 +180,7 @@ class Web:
     async def _wait(self, trial: Trial, failed: _AtSite) -> None:
         """Waits for the next attempt, unless there is to be none."""
         trial.failed(failed.error)
-        if trial.last:
+        if failed.error.kind in (Kind.SILENT, Kind.STALLED):
             await self._later.until_quiet()
             return
         alive = failed.site.answered_since(self._clock() - _ALIVE_S)

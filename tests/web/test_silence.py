@@ -19,6 +19,7 @@ from web_server import dead_host
 pytestmark = pytest.mark.usefixtures("loopback_allowed")
 QUICK = Bounds(connect_s=0.3, last_connect_s=0.2, silent_s=5, later_s=20, backoff_s=0.01)
 SILENT = dataclasses.replace(QUICK, silent_s=0.3)
+PATIENT = dataclasses.replace(QUICK, connect_s=20, last_connect_s=20, silent_s=20)
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def timed():
         await asyncio.sleep(0)
 
     def fetched(urls):
-        one = Web(WebSettings(bounds=QUICK), 64, clock=clock, sleep=sleep)
+        one = Web(WebSettings(bounds=PATIENT), 64, clock=clock, sleep=sleep)
         return fetch_all(client, Allowed(one, (urls[0].rpartition("/")[0] + "/",)), urls)
 
     fetched.clock = clock
@@ -213,10 +214,10 @@ def test_kept_connections_that_are_closed_without_a_word_lose_no_image(server, w
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage")
 
     server.raw["/x"] = answer
-    assert web([f"{server.root}a.png"]) == [b"image"]  # it has answered: many at once now
-    assert web([f"{server.root}x?{n}" for n in range(16)]) == [b"image"] * 16
+    assert web([f"{server.root}a.png"], PATIENT) == [b"image"]  # it has answered: many at once now
+    assert web([f"{server.root}x?{n}" for n in range(16)], PATIENT) == [b"image"] * 16
     together.abort()  # nobody else comes now
-    assert web([f"{server.root}x?alone"]) == [b"image"]
+    assert web([f"{server.root}x?alone"], PATIENT) == [b"image"]
 
 
 def test_image_that_was_refused_often_may_break_off_once(server, web):
@@ -229,5 +230,22 @@ def test_image_that_was_refused_often_may_break_off_once(server, web):
             handler.wfile.write(said)
 
     server.raw["/x"] = answer
-    assert web([f"{server.root}a.png"]) == [b"image"]
-    assert web([f"{server.root}x"]) == [b"image"]
+    assert web([f"{server.root}a.png"], PATIENT) == [b"image"]
+    assert web([f"{server.root}x"], PATIENT) == [b"image"]
+
+
+def test_image_that_was_put_back_may_be_refused_then(server, web):
+    """A refusal of a host that answers is not the answer for which it was put back."""
+    answers = [b"", *[b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"] * 2]
+    answers += [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage"]
+
+    def answer(handler):
+        if said := answers.pop(0):
+            handler.wfile.write(said)
+        else:
+            handler.rfile.read(1)  # until the reader hangs up
+
+    server.raw["/x"] = answer
+    bounds = dataclasses.replace(PATIENT, silent_s=1)
+    assert web([f"{server.root}a.png"], bounds) == [b"image"]
+    assert web([f"{server.root}x"], bounds) == [b"image"]
