@@ -90,7 +90,7 @@ class Exchange:
         """
         self._guard.check(url)
         proxy = proxy_for(self._settings.proxy, url)
-        session = self._session(proxy is not None, fresh)
+        session = self._session(bool(proxy), fresh)
         headers = self._settings.headers | ({"Cookie": cookies} if cookies else {})
         answer: aiohttp.ClientResponse | None = None
         try:

@@ -48,3 +48,12 @@ def test_proxy_that_cannot_be_gone_through_is_named(server, fault_of):
         proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
         fault = fault_of("http://far.example/a.png", "http://", proxy=proxy)
     assert "far.example: no connection to the proxy (ECONNREFUSED)" in fault.detail
+
+
+def test_empty_proxy_is_none_and_opens_nothing(server, fetch, fault_of, monkeypatch):
+    assert fetch(f"{server.root}a.png", server.root, proxy="") == b"image"
+    monkeypatch.setattr(guard, "is_public", lambda address: False)
+    monkeypatch.setattr(guard, "is_literal", lambda host: False)  # as a name that leads there
+    fault = fault_of(f"{server.root}a.png", server.root, proxy="")
+    assert fault.reason is Reason.NOT_ALLOWED
+    assert len(server.hits) == 1
