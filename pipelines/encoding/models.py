@@ -18,6 +18,7 @@ from clip_core.load_options import LoadOptions
 from clip_core.loading import ClipModel
 from pipelines.command_line import exits
 from pipelines.engine.cores import Threads, threads_for
+from pipelines.storage import uris
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
 
@@ -104,7 +105,7 @@ def _load(spec: ModelSpec) -> ClipModel:
 def _absolute(model: str) -> str:
     """Returns a path as a worker with another working directory finds it; names as they are."""
     is_path = model not in available_models() and os.path.exists(model)
-    return os.path.abspath(model) if is_path else model
+    return uris.absolute(model) if is_path else model
 
 
 def resolve_device(name: str) -> str:

@@ -153,10 +153,9 @@ def job_under_way() -> Iterator[None]:
             if thread.name == LISTENER:
                 thread.join(SERVICE_S)
         said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else error
-        why = " ".join(str(said).split())
         raise JobLostError(
-            f"the job service does not answer any more ({why}); the job may go on, but names no "
-            "further file; run again once it is there"
+            f"the job service does not answer any more ({_one_line(said)}); the job may go on, but "
+            "names no further file; run again once it is there"
         ) from error
     finally:
         if not exits.is_own():  # else it ends soon, and its threads speak until then
@@ -215,8 +214,8 @@ def _check_runner(own: Parser, options: PipelineOptions) -> None:
         own.error(f'{runner} needs an extra; run `pip install "clip-beam[dataflow]"`')
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+def _one_line(said: object) -> str:
+    return " ".join(str(said).split()).rstrip(".")
 
 
 def _has_google_cloud() -> bool:

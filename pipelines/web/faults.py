@@ -44,6 +44,11 @@ class AgainError(Exception):
         super().__init__(said)
         self.kind, self.asked_s = kind, asked_s
 
+    @property
+    def is_silence(self) -> bool:
+        """Whether the host may be gone, so that the image is put back."""
+        return self.kind in (Kind.SILENT, Kind.STALLED)
+
 
 @dataclass
 class Trial:
@@ -74,7 +79,7 @@ class Trial:
             said = f"{error}, also when it was tried again at the end"
             raise WebFault(Reason.FETCH_FAILED, said)
         self.broke |= error.kind is Kind.BROKEN
-        self.last |= error.kind in (Kind.SILENT, Kind.STALLED)
+        self.last |= error.is_silence
 
     def wait_s(self, error: AgainError, alive: bool, bounds: Bounds) -> float:
         """Returns for how long to wait for the next attempt.

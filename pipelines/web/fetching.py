@@ -156,7 +156,7 @@ class Web:
         try:
             reply = await self._exchange.get(url, cookies, sought, trial.last, trial.broke)
         except AgainError as error:
-            if error.kind in (Kind.SILENT, Kind.STALLED):
+            if error.is_silence:
                 site.silent(str(error), trial.last, self._bounds.gone_s)
             else:
                 site.failed()
@@ -180,7 +180,7 @@ class Web:
     async def _wait(self, trial: Trial, failed: _AtSite) -> None:
         """Waits for the next attempt, unless there is to be none."""
         trial.failed(failed.error)
-        if failed.error.kind in (Kind.SILENT, Kind.STALLED):
+        if failed.error.is_silence:
             await self._later.until_quiet()
             return
         alive = failed.site.answered_since(self._clock() - _ALIVE_S)
