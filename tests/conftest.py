@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.checkpoints.saving import save_model_directory
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.bpe import learn_merges
-from helpers import random_clip
+from helpers import saved_clip
 from pipelines.storage import reading
 from stores import emulators
 
@@ -53,17 +52,21 @@ def stores():
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
     """A random ResNet, thin and of few layers, as a model directory."""
-    directory = tmp_path_factory.mktemp("models") / "random-rn"
-    save_model_directory(directory, random_clip("tiny-rn", tokenizer, shallow=True), tokenizer)
-    return directory
+    return saved_clip(
+        tmp_path_factory.mktemp("models") / "random-rn", "tiny-rn", tokenizer, shallow=True
+    )
 
 
 @pytest.fixture(scope="session")
 def vit_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
     """A random ViT, thin and of one layer, as a model directory."""
-    directory = tmp_path_factory.mktemp("models") / "random-vit"
-    save_model_directory(directory, random_clip("tiny-vit", tokenizer, 1, shallow=True), tokenizer)
-    return directory
+    return saved_clip(
+        tmp_path_factory.mktemp("models") / "random-vit",
+        "tiny-vit",
+        tokenizer,
+        seed=1,
+        shallow=True,
+    )
 
 
 @pytest.fixture

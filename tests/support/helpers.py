@@ -6,10 +6,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from clip_core.checkpoints.saving import save_model_directory
 from clip_core.model import Clip
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.initialization import new_model
@@ -23,6 +25,12 @@ ROOT = Path(__file__).parents[2]
 
 _ONE_LAYER = {"layers": 1, "width": 64, "heads": 1}
 _SHALLOW = {"tiny-rn": {"width": 8, "heads": 4}, "tiny-vit": _ONE_LAYER}
+
+
+def saved_clip(directory: Path, variant: str, tokenizer: Tokenizer, **drawn: Any) -> Path:
+    """Saves a model as `random_clip` draws it; returns its directory."""
+    save_model_directory(directory, random_clip(variant, tokenizer, **drawn), tokenizer)
+    return directory
 
 
 def random_clip(variant: str, tokenizer: Tokenizer, seed: int = 0, shallow: bool = False) -> Clip:

@@ -88,13 +88,15 @@ class Slots:
         dies_at_go: which of the times that a slot is sent to work it dies before it asks.
     """
 
+    slot = Slot
+
     def __init__(self, fault=lambda slot, name: None, ahead=0, birth=(), dies_at_go=None):
         self.fault, self.ahead, self.birth = fault, ahead, list(birth)
         self.goes, self.dies_at_go = 0, dies_at_go
         self.slots, self.tries, self.isolated = [], Counter(), Counter()
 
     def start(self, number, inbox):
-        slot = Slot(self, inbox)
+        slot = self.slot(self, inbox)
         self.slots.append(slot)
         slot.tell(*(self.birth.pop(0) if self.birth else (Started("here"), Ready())))
         return slot
@@ -176,6 +178,8 @@ class Faltering(Slot):
 class FalteringSlots(Slots):
     """Starts such slots, of which only so many die that no item is set aside."""
 
+    slot = Faltering
+
     def __init__(self, seed):
         self._random = random.Random(seed)
         self._own, self._lost = 2, self._random.randint(0, 12)
@@ -189,12 +193,6 @@ class FalteringSlots(Slots):
             return Dead("gone")
         self._lost -= self._lost > 0
         return Dead("lost", own=False) if self._lost else message
-
-    def start(self, number, inbox):
-        slot = Faltering(self, inbox)
-        self.slots.append(slot)
-        slot.tell(Started("here"), Ready())
-        return slot
 
 
 @pytest.mark.parametrize("seed", range(100))
