@@ -17,8 +17,9 @@ from clip_core.model import Clip
 CPU_PADDING = 1.0
 DEVICE_PADDING = 1.1
 
-# Images encoded at once on a processor: their activations should stay in its cache.
-CPU_IMAGES = 16
+# Images encoded at once on a processor: their activations should stay in its cache. Of smaller ones
+# than these as many pixels, so that what each call costs does not count.
+CPU_IMAGES, CPU_SIZE, MOST_CPU_IMAGES = 16, 224, 64
 
 
 @torch.inference_mode()
@@ -76,8 +77,13 @@ def encode_tokens(clip: Clip, tokens: np.ndarray) -> np.ndarray:
 def _embed_pixels(clip: Clip, images: Sequence[np.ndarray]) -> Tensor:
     device = clip.logit_scale.device
     joined = upload_joined(images, device)
-    pieces = joined.split(CPU_IMAGES if device.type == "cpu" else len(joined))
+    pieces = joined.split(_images_at_once(joined) if device.type == "cpu" else len(joined))
     return torch.cat([clip.encode_image(piece, normalize=True) for piece in pieces])
+
+
+def _images_at_once(pixels: Tensor) -> int:
+    fitting = CPU_IMAGES * CPU_SIZE**2 // pixels.shape[-1] ** 2
+    return max(CPU_IMAGES, min(fitting, MOST_CPU_IMAGES))
 
 
 def _embed_tokens(clip: Clip, tokens: np.ndarray) -> Tensor:

@@ -31,6 +31,12 @@ def shaken(variant, tokenizer, activation="quick_gelu"):
     return clip
 
 
+@pytest.fixture
+def fused(monkeypatch):
+    """Lets convolutions be fused in narrow networks, too, where they do not pay."""
+    monkeypatch.setattr(ready, "FUSED_WIDTH", 1)
+
+
 def embeddings(clip, tokenizer, rows=3):
     pixels = torch.randn(rows, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     tokens = torch.from_numpy(tokenizer.tokenize(["a red circle " * (n + 1) for n in range(rows)]))
@@ -41,7 +47,9 @@ def embeddings(clip, tokenizer, rows=3):
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("variant", ["tiny-rn", "tiny-vit"])
 @pytest.mark.parametrize("rows", [1, 3, 40])
-def test_prepared_model_computes_the_same(tokenizer, variant, activation, rows):
+@pytest.mark.parametrize("width", [1, ready.FUSED_WIDTH])
+def test_prepared_model_computes_the_same(tokenizer, monkeypatch, variant, activation, rows, width):
+    monkeypatch.setattr(ready, "FUSED_WIDTH", width)
     clip = shaken(variant, tokenizer, activation)
     expected = embeddings(clip, tokenizer, min(rows, 9))
     found = embeddings(ready_to_encode(copy.deepcopy(clip)), tokenizer, min(rows, 9))
@@ -49,7 +57,7 @@ def test_prepared_model_computes_the_same(tokenizer, variant, activation, rows):
 
 
 @pytest.mark.parametrize("variant", ["tiny-rn", "tiny-vit"])
-def test_everything_that_pays_is_packed_and_folded(tokenizer, variant):
+def test_everything_that_pays_is_packed_and_folded(tokenizer, fused, variant):
     clip = ready_to_encode(random_clip(variant, tokenizer))
     kinds = [type(module) for module in clip.modules()]
     assert nn.BatchNorm2d not in {base for kind in kinds for base in kind.__mro__}
@@ -61,6 +69,12 @@ def test_everything_that_pays_is_packed_and_folded(tokenizer, variant):
     assert all(name == "visual.conv1" and variant == "tiny-vit" for name in whole)
 
 
+def test_narrow_resnet_keeps_plain_convolutions(tokenizer):
+    clip = ready_to_encode(random_clip("tiny-rn", tokenizer))
+    kinds = {type(module) for module in clip.visual.modules()}
+    assert nn.Conv2d in kinds and PackedConvolution not in kinds
+
+
 def test_weights_are_not_kept_twice(tokenizer):
     clip = random_clip("tiny-vit", tokenizer)
     before = sum(parameter.numel() for parameter in clip.parameters())
@@ -69,7 +83,7 @@ def test_weights_are_not_kept_twice(tokenizer):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_packed_resnet_takes_batches_of_any_size_and_layout(tokenizer, size):
+def test_packed_resnet_takes_batches_of_any_size_and_layout(tokenizer, fused, size):
     clip = shaken("tiny-rn", tokenizer)
     pixels = torch.randn(size, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
