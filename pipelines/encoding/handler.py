@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
-from clip_core.inference.encoding import encode_pairs
+from clip_core.inference.encoding import CPU_IMAGES, encode_pairs
 from clip_core.loading import ClipModel
 from pipelines.encoding.batch_recovery import BatchLimit, BatchRecovery
 from pipelines.encoding.encoded_batch import Encoded, RowsOfBatch
@@ -38,9 +37,9 @@ class EncoderFailedError(RuntimeError):
 
 
 @cache
-def _turns(at_once: int) -> threading.Semaphore:
-    """Returns what all threads of this process share."""
-    return threading.Semaphore(at_once)
+def _encoders(count: int) -> ThreadPoolExecutor:
+    """Returns the threads that encode on a processor, which all bundles of this process share."""
+    return ThreadPoolExecutor(count, "encode")
 
 
 @lru_cache(maxsize=1)
@@ -129,35 +128,32 @@ class ClipHandler(ModelHandler[Chunk, Chunk, LoadedModels]):
         with failures.ends_the_run(self._run):
             rows = RowsOfBatch.of(batch)
             if len(rows):
-                with self._turn(model):
-                    rows.give_out(batch, self._encoded(rows, model.models))
+                rows.give_out(batch, self._encoded(rows, model))
             else:
                 rows.give_out(batch, Encoded.blank(_dims(model.models), self._inputs, 0))
         return list(batch)
 
-    def _turn(self, model: LoadedModels) -> AbstractContextManager[object]:
-        """Returns what lets as many batches in at once as the device gains from.
+    def _encoded(self, rows: RowsOfBatch, model: LoadedModels) -> Encoded:
+        self._special_tokens.inc(special_tokens(rows, model.models[0]))
+        recovery, limit = self._recovery(model.models), batch_limit(self._specs)
+        if self.on_gpu:  # a batch of another bundle fills the gaps of this one
+            pieces = [recovery.run(part, limit) for part in rows.parts(self._batch_size)]
+        else:
+            # As many parts at once as torch leaves cores for: several of a small model.
+            count = max(model.threads.cores // torch.get_num_threads(), 1)
+            most = min(self._batch_size, max(-(-len(rows) // count), CPU_IMAGES))
+            encoders = _encoders(count)
+            pieces = list(encoders.map(lambda part: recovery.run(part, limit), rows.parts(most)))
+        return Encoded.joined([piece for found in pieces for piece in found])
 
-        On a GPU a second batch fills the gaps of the first. On a processor it would take its cores,
-        unless torch leaves some, as with a small model.
-        """
-        if self.on_gpu:
-            return nullcontext()
-        return _turns(max(model.threads.cores // torch.get_num_threads(), 1))
-
-    def _encoded(self, rows: RowsOfBatch, models: Sequence[ClipModel]) -> Encoded:
-        recovery: BatchRecovery[RowsOfBatch, Encoded] = BatchRecovery(
+    def _recovery(self, models: Sequence[ClipModel]) -> BatchRecovery[RowsOfBatch, Encoded]:
+        return BatchRecovery(
             work=lambda part: encode_rows(part, models, self._inputs),
             check_machine=lambda: _encode_blank(models, self._inputs),
             blame=lambda error: self._blamed(error, models),
             is_out_of_memory=is_out_of_memory,
             release=_release_memory,
         )
-        self._special_tokens.inc(special_tokens(rows, models[0]))
-        pieces: list[Encoded] = []
-        for part in rows.parts(self._batch_size):
-            pieces += recovery.run(part, batch_limit(self._specs))
-        return Encoded.joined(pieces)
 
     def _blamed(self, error: Exception, models: Sequence[ClipModel]) -> Encoded:
         """Returns what stands for the one row that the models failed on."""
