@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from pipelines.object_stores.answers import Places, Store
@@ -203,9 +204,17 @@ def _resolve(reference: str, root: str) -> str:
 
 def _canonical(uri: str) -> str:
     if stores.is_local(uri):
-        return os.path.realpath(uris.normalize(uri))
+        folder, name = os.path.split(uris.normalize(uri))
+        path = os.path.join(_real_folder(folder, int(time.monotonic())), name)
+        return os.path.realpath(path) if os.path.islink(path) else path
     scheme, _, path = uris.canonical(uri).partition("://")
     return f"{scheme}://{_without_dots(path)}"
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(path: str, second: int) -> str:
+    """Resolves links, once a second for all images of a folder; links may change meanwhile."""
+    return os.path.realpath(path)
 
 
 def _without_dots(path: str) -> str:
@@ -224,8 +233,13 @@ def _is_under(uri: str, root: str) -> bool:
     """Compares whole path segments: /data/img does not contain /data/images2/x.jpg."""
     if not root:
         return False
+    return uri.startswith(_prefix(root, int(time.monotonic())))
+
+
+@lru_cache(maxsize=1024)
+def _prefix(root: str, second: int) -> str:
     canonical = _canonical(uris.normalize(root))
-    return uri.startswith(canonical if canonical.endswith("/") else canonical + "/")
+    return canonical if canonical.endswith("/") else canonical + "/"
 
 
 def _place(uri: str, row: Row, policy: FetchPolicy) -> Place | None:

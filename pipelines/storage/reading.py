@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import stat
 from functools import partial
 from typing import BinaryIO, NamedTuple, cast
 
@@ -155,6 +156,8 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
         OSError: as the filesystem reports it.
     """
     filesystem, path = locate(uri)
+    if is_local(uri):
+        return _read_file(path, max_bytes)
     info = filesystem.info(path)
     if info["type"] == "directory":
         raise IsADirectoryError(f"{uri} is a directory")
@@ -170,6 +173,25 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
         except ChangedError:
             filesystem.invalidate_cache(path)  # what is known of the file may be out of date
             raise
+    return data
+
+
+def _read_file(path: str, max_bytes: int) -> bytes:
+    """Does `read_whole` with few calls of the system: threads that read many small files side by
+    side wait for each other after every one."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(f"{path} is a directory")
+    if found.st_size > max_bytes:
+        raise TooLargeError(f"{found.st_size} bytes, more than {max_bytes}")
+    if not stat.S_ISREG(found.st_mode):
+        return b""  # a pipe, which would be waited for
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        data = os.read(descriptor, found.st_size + 1)
+    finally:
+        os.close(descriptor)
+    _check_arrival(data, found.st_size, None)
     return data
 
 

@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from helpers import make_row
+from pipelines.images import fetch
 from pipelines.images.fetch import FetchPolicy, allowed_uri, fetch_image
 from pipelines.object_stores import retry_after
 from pipelines.records import RowFault
@@ -110,6 +111,30 @@ def test_link_that_leaves_the_root_is_not_allowed(folder):
     os.symlink(folder.parent / "data2", folder / "folder")
     assert reason_of(row_in(folder, "link.png")) is Reason.NOT_ALLOWED
     assert reason_of(row_in(folder, "folder/secret.png")) is Reason.NOT_ALLOWED
+
+
+def test_links_are_resolved_once_a_second(folder, monkeypatch):
+    now, inside, link = [100.0], folder / "sub", folder / "link"
+    monkeypatch.setattr(fetch.time, "monotonic", lambda: now[0])
+    os.symlink(inside, link)
+    assert fetch_image(row_in(folder, "link/b c.png"), POLICY) == b"deeper"
+    (inside / "new.png").write_bytes(b"new")
+    assert fetch_image(row_in(folder, "link/new.png"), POLICY) == b"new"
+    link.unlink()
+    os.symlink(folder.parent / "data2", link)
+    now[0] += 1
+    assert reason_of(row_in(folder, "link/secret.png")) is Reason.NOT_ALLOWED
+
+
+def test_root_that_is_a_link_may_be_pointed_elsewhere(folder, monkeypatch):
+    now, root = [100.0], folder.parent / "current"
+    monkeypatch.setattr(fetch.time, "monotonic", lambda: now[0])
+    os.symlink(folder, root)
+    assert fetch_image(row_in(root, "a.png"), POLICY) == b"inside"
+    root.unlink()
+    os.symlink(folder.parent / "data2", root)
+    now[0] += 1
+    assert fetch_image(row_in(root, "secret.png"), POLICY) == b"outside"
 
 
 def test_allowed_prefix_opens_its_tree_and_no_neighbour(folder):
@@ -305,6 +330,13 @@ def test_short_body_is_transient(monkeypatch):
     monkeypatch.setattr(type(filesystem), "cat_file", lambda self, path: bodies.pop(0))
     assert fetch_image(make_row(url="a.png", image_root="memory://short"), POLICY) == b"data"
     assert not bodies
+
+
+def test_file_that_is_being_written_is_read_again(folder, monkeypatch):
+    read, found = os.read, [b"ins", b"inside and more"]
+    monkeypatch.setattr(os, "read", lambda *args: found.pop(0) if found else read(*args))
+    assert fetch_image(row_in(folder, "a.png"), POLICY) == b"inside"
+    assert not found
 
 
 @pytest.mark.parametrize("name", ["img:1.jpg", "a:b/c:d.jpg", "sub/12:30.jpg", "C:x.jpg"])
