@@ -11,7 +11,7 @@ import pytest
 
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.bpe import learn_merges
-from helpers import saved_clip
+from making import saved_clip
 from pipelines.storage import reading
 from stores import emulators
 

@@ -8,7 +8,7 @@ from importlib import import_module
 import duckdb
 import pytest
 
-from helpers import ROOT
+from making import ROOT
 from pipelines import cli
 from pipelines.engine import beam_options
 from pipelines.runs import options

@@ -14,7 +14,7 @@ from importlib import import_module
 
 import pytest
 
-from helpers import ROOT
+from making import ROOT
 from pipelines.cli import COMMANDS
 
 ROOMS = sorted({path.parent for name in ("clip_core", "pipelines", "schemas", "tests")

@@ -12,7 +12,7 @@ import clip_beam
 import clip_core
 import pipelines
 from embedding_runs import write_manifest
-from helpers import ROOT, encode_image, make_image
+from making import ROOT, encode_image, make_image
 from pipelines.command_line import exits
 
 STARTS = ("from clip_beam import load", "import clip_beam; clip_beam.EmbedRows")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clip_core.tokenizer import Tokenizer
-from helpers import saved_clip
+from making import saved_clip
 
 
 @pytest.fixture(scope="session")

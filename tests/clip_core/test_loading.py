@@ -18,7 +18,7 @@ from clip_core.checkpoints.vocabulary import VocabularyError
 from clip_core.config import VitConfig
 from clip_core.loading import describe
 from clip_core.training.initialization import new_model
-from helpers import make_image, random_clip
+from making import make_image, random_clip
 
 WEIGHTS = "open_clip_model.safetensors"
 

@@ -8,7 +8,7 @@ from clip_core.model import ACTIVATION_FUNCTIONS, Clip, l2_normalize, quick_gelu
 from clip_core.resnet import AttentionPool
 from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
-from helpers import random_clip
+from making import random_clip
 
 VARIANT_NAMES = ("tiny-rn", "tiny-vit")
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from clip_core.config import OPENAI_MEAN, OPENAI_STD, ConfigError, Resizing
 from clip_core.preprocess import POLICIES, RESAMPLINGS, Preprocess, resized_size
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 
 
 def test_pixels_equal_the_golden_ones(golden):

@@ -3,7 +3,7 @@ import torch
 
 from clip_core.recompute import has_batch_statistics, in_pieces
 from clip_core.training.contrastive import Towers, contrastive_loss
-from helpers import random_clip
+from making import random_clip
 
 BATCH = 12
 

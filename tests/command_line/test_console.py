@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from helpers import ROOT
+from making import ROOT
 from scored_runs import write_scored
 
 CLOSED = ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]

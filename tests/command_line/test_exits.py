@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from helpers import ROOT
+from making import ROOT
 from pipelines.command_line import exits
 
 CODE = """

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import check, embed
 from pipelines.ownership.lock import lock_uri
 from pipelines.runs import preflight

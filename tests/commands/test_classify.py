@@ -9,7 +9,7 @@ import pytest
 import clip_core
 import forked
 from bench.quality import embed_images
-from helpers import ROOT
+from making import ROOT
 from pipelines import cli
 from pipelines.samples.rows import SampleConfig, make_row
 from pipelines.samples.scenes import COLOURS, SHAPES

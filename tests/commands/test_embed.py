@@ -16,7 +16,7 @@ import pytest
 import forked
 from clip_core.loading import load
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
-from helpers import ROOT, encode_image, make_image
+from making import ROOT, encode_image, make_image
 from pipelines.command_line.exits import Terminated
 from pipelines.ownership.lock import RunLock
 from pipelines.runs import execution

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import clip_core
-from helpers import flags_over
+from making import flags_over
 from pipelines import cli, pretrain
 from pipelines.sample import write_sample
 from pipelines.samples.rows import SampleConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import clip_core
-from helpers import flags_over, make_row
+from making import flags_over, make_row
 from pipelines import pretrain
 from pipelines.records import RowFault
 from pipelines.sample import write_sample

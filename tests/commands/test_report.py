@@ -9,7 +9,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import cli, report
 from pipelines.command_line.exits import RunnerError
 from pipelines.pages import statistics

@@ -3,7 +3,7 @@ import pytest
 
 import clip_core
 from clip_core.inference.encoding import encode_pixels, encode_tokens
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import cli
 from pipelines.output.scored_tables import open_tables
 from pipelines.queries.nearest import nearest_rows

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 import pytest
 
 import forked
-from helpers import ROOT, encode_image, make_image
+from making import ROOT, encode_image, make_image
 
 # What a new process does of itself before a program begins.
 FORKED = """

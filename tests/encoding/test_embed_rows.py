@@ -8,7 +8,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from clip_core.preprocess import Preprocess
 from clip_core.tokenizer import Tokenizer
 from clip_core.training.bpe import learn_merges
-from helpers import encode_image, make_image, make_row
+from making import encode_image, make_image, make_row
 from pipelines.encoding.embed_rows import EmbedRows, ToChunks, ToRows
 from pipelines.encoding.model_inputs import ModelInputs
 from pipelines.output.layout import OutputLayout

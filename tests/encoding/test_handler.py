@@ -10,7 +10,7 @@ import torch
 
 from clip_core.inference.encoding import CPU_IMAGES, encode_pairs
 from clip_core.preprocess import Preprocess
-from helpers import make_image, make_row
+from making import make_image, make_row
 from pipelines.encoding import handler as encode
 from pipelines.encoding import models
 from pipelines.encoding.encoded_batch import RowsOfBatch

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clip_core.preprocess import Preprocess
-from helpers import make_row
+from making import make_row
 from pipelines.encoding import prepare
 from pipelines.encoding.image_work import ImageWork
 from pipelines.encoding.model_inputs import ModelInputs

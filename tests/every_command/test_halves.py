@@ -6,7 +6,7 @@ import pyarrow.dataset as ds
 import pytest
 
 import forked
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import cli
 from pipelines.encoding import image_work
 from pipelines.engine.slots import processes

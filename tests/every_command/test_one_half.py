@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import forked
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import cli
 from pipelines.encoding import image_work
 from pipelines.engine.slots import processes

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_core.inference import encoding
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import cli
 from pipelines.encoding import handler, image_work
 from tars import make_tar

@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines.images import base64_text
 from pipelines.images.base64_text import (
     DamagedBase64Error,

@@ -7,7 +7,7 @@ from PIL import Image, ImageFile
 
 from clip_core.config import Resizing
 from clip_core.preprocess import Preprocess
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.records import RowFault
 from schemas.rejects import Reason

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_core.preprocess import Preprocess
-from helpers import ROOT, encode_image, make_image
+from making import ROOT, encode_image, make_image
 from misbehaving import LIMITS, PREPROCESS, misbehaving
 from pipelines import embed
 from pipelines.images import decode_pool

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 import requests
 
-from helpers import make_row
+from making import make_row
 from pipelines.images import fetch
 from pipelines.images.fetch import FetchPolicy, allowed_uri, fetch_image
 from pipelines.object_stores import retry_after

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clip_core.preprocess import Preprocess
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines.images import decode
 from pipelines.images.decode import DecodeLimits, decode_image
 from pipelines.images.decode_pool import DecodeWorkers

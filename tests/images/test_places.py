@@ -6,7 +6,7 @@ from importlib import import_module
 import fsspec
 import pytest
 
-from helpers import make_row
+from making import make_row
 from other_stores import OtherStore
 from pipelines.images.fetch import FetchPolicy, allowed_uri, fetch_image
 from pipelines.images.sources import check_prefix

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import clip_core
-from helpers import encode_image, make_image, plan
+from making import encode_image, make_image, plan
 from pipelines import cli
 from pipelines.images.fetch import allowed_file
 from pipelines.manifests.request import file_id

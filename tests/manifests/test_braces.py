@@ -1,6 +1,6 @@
 import pytest
 
-from helpers import plan
+from making import plan
 from pipelines.manifests import braces
 from pipelines.manifests.braces import names_of
 from pipelines.storage import listing, uris

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from helpers import encode_image, make_image, plan
+from making import encode_image, make_image, plan
 from pipelines.manifests.run_tables import allowed_unit
 from pipelines.manifests.units import ManifestChangedError, read_unit
 from pipelines.output.unit_record import unit_from_json, unit_to_json

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import encode_image, make_image, plan
+from making import encode_image, make_image, plan
 from pipelines.manifests.units import read_unit
 from pipelines.records import Reject
 from schemas.rejects import Reason

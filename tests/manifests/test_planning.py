@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import plan
+from making import plan
 from pipelines.engine.slots.choice import EngineChoice
 from pipelines.manifests import planning
 from pipelines.manifests.files import left_out_line

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import cli
 from pipelines.output.overwriting import OutputExistsError, check_room, make_room, remove_partials
 from pipelines.output.own_files import Origin, origin_of

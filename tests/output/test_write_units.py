@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import make_row
+from making import make_row
 from pipelines.engine import failures
 from pipelines.engine.chunks import make_chunk
 from pipelines.output import unit_writer, write_units

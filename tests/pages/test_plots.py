@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from helpers import ROOT
+from making import ROOT
 from pipelines.pages import plots
 
 DRAW = """

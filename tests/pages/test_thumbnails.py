@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from helpers import encode_image, make_image, plan
+from making import encode_image, make_image, plan
 from pipelines.images.trust import Trust
 from pipelines.output.unit_record import UNIT_KEY, unit_to_json
 from pipelines.pages.thumbnails import SIDE, thumbnails

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from embedding_runs import write_manifest
-from helpers import flags_over
+from making import flags_over
 from pipelines import cli
 from pipelines.probes.head import HeadError
 from pipelines.probes.head_files import read_head

@@ -19,7 +19,7 @@ import threading
 from types import SimpleNamespace
 
 import fork_server
-from helpers import ROOT
+from making import ROOT
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 IMPORTED = (

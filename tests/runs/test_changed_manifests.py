@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding_runs import run
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines.encoding import handler
 from pipelines.manifests.planning import plan_units
 from pipelines.manifests.request import ManifestRequest

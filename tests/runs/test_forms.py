@@ -6,7 +6,7 @@ import pyarrow.dataset as ds
 import pytest
 from PIL import Image
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import cli
 from tars import make_tar
 

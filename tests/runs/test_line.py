@@ -13,7 +13,7 @@ from apache_beam.typehints.typehints import Any, Tuple
 
 from embedding_runs import run, write_manifest
 from graphs import element_types
-from helpers import plan
+from making import plan
 from pipelines.encoding import handler, score
 from pipelines.records import Chunk, Unit, UnitResult
 from pipelines.runs import job, options

@@ -5,7 +5,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from helpers import flags_over
+from making import flags_over
 from pipelines import cli
 from pipelines.command_line.exits import RunnerError
 from pipelines.command_line.parser import Parser

@@ -10,7 +10,7 @@ from apache_beam.runners.portability import local_job_service
 
 import forked
 from embedding_runs import run, write_manifest
-from helpers import ROOT, encode_image, make_image
+from making import ROOT, encode_image, make_image
 from outside import ASPECT, LINES
 from pipelines import cli, register_format, register_image_column
 from pipelines.images import columns

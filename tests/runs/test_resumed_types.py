@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding_runs import run
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 
 
 @pytest.fixture

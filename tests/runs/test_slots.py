@@ -14,7 +14,7 @@ import pytest
 import forked
 from bench.launched import slots_of
 from embedding_runs import assert_same, embeddings, reasons, run, write_manifest
-from helpers import ROOT
+from making import ROOT
 from pipelines import cli, status
 from pipelines.engine.slots import blame, choice, processes
 from poison import poison, poisoned

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import forked
-from helpers import ROOT, encode_image, make_image
+from making import ROOT, encode_image, make_image
 from pipelines import cli
 from pipelines.output.layout import FINGERPRINT_KEY
 from pipelines.output.unit_record import UNIT_KEY

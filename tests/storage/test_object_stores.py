@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import encode_image, make_image, make_row
+from making import encode_image, make_image, make_row
 from pipelines import embed
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.object_stores.attempts import Patience

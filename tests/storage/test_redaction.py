@@ -13,7 +13,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
 import forked
-from helpers import ROOT, encode_image, make_image
+from making import ROOT, encode_image, make_image
 from pipelines import cli, embed
 from pipelines.engine import beam_options
 from pipelines.storage import listing

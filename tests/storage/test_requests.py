@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from other_stores import asked_store
 from pipelines import embed, export, filter, report, search
 from pipelines.engine.per_file import SIDE_BY_SIDE

@@ -6,7 +6,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from other_stores import asked_store
 from pipelines import embed
 from pipelines.engine import failures

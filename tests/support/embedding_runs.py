@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 from pipelines import embed
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import PngImagePlugin
 
-from helpers import encode_image, make_image
+from making import encode_image, make_image
 
 MARK = b"POISON"
 CODE = """

@@ -7,7 +7,7 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers import encode_image, flags_over, make_image
+from making import encode_image, flags_over, make_image
 from pipelines import embed
 
 ROWS = 12

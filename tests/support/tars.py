@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 
-from helpers import plan
+from making import plan
 from pipelines.manifests.units import read_unit
 
 

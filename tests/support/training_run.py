@@ -11,7 +11,7 @@ from clip_core.tokenizer import Tokenizer
 from clip_core.training.bpe import learn_merges
 from clip_core.training.recipe import PretrainConfig
 from clip_core.training.trainer import Pairs, Trainer
-from helpers import random_clip
+from making import random_clip
 
 
 def losses(variant: str, checkpoint: Path) -> list[float]:

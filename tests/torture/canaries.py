@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 import hostile
-from helpers import make_row
+from making import make_row
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.records import RowFault
 from pipelines.web import guard

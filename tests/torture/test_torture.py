@@ -11,7 +11,7 @@ import torture
 import torture_doors
 import torture_images
 import torture_kills
-from helpers import make_row
+from making import make_row
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.manifests import run_tables
 from pipelines.records import Reject, RowFault

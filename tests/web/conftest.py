@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers import make_row
+from making import make_row
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.records import RowFault
 from pipelines.web import fetching, guard

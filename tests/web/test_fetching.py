@@ -11,7 +11,7 @@ from email.utils import formatdate
 import pytest
 import zstandard
 
-from helpers import make_row
+from making import make_row
 from pipelines.images.fetch import FetchPolicy, fetch_image
 from pipelines.object_stores import retry_after
 from pipelines.web import exchange

@@ -12,7 +12,7 @@ from clip_core.checkpoints.saving import save_model_directory
 from clip_core.config import Resizing
 from clip_core.training.initialization import new_model
 from clip_core.variants import VARIANTS
-from helpers import random_clip
+from making import random_clip
 
 WEIGHTS = "open_clip_model.safetensors"
 

@@ -14,7 +14,7 @@ from clip_core.checkpoints.state_dict import config_from_shapes
 from clip_core.config import OPENAI_MEAN, Resizing, ResNetConfig
 from clip_core.model import Clip
 from clip_core.variants import PUBLISHED, VARIANTS
-from helpers import random_clip
+from making import random_clip
 
 
 def shapes_of(config):

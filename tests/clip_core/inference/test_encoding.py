@@ -12,7 +12,7 @@ from clip_core.inference.encoding import (
     encode_tokens,
 )
 from clip_core.inference.ragged import CPU_TOKENS, MULTIPLE
-from helpers import random_clip
+from making import random_clip
 
 
 @pytest.mark.parametrize("padding", [1.0, 1.3])

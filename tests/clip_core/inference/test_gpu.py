@@ -14,7 +14,7 @@ from clip_core.inference.encoding import encode_pairs
 from clip_core.inference.gpu import GraphedEncoder, capture, compile_blocks
 from clip_core.loading import cast_precision
 from clip_core.model import l2_normalize
-from helpers import random_clip
+from making import random_clip
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="asks for a GPU")
 

@@ -9,7 +9,7 @@ from clip_core.inference import ready
 from clip_core.inference.packed import PackedConvolution, PackedLinear
 from clip_core.inference.ready import ready_to_encode
 from clip_core.loading import cast_precision
-from helpers import random_clip
+from making import random_clip
 
 
 def shaken(variant, tokenizer, activation="quick_gelu"):

@@ -4,7 +4,7 @@ import torch
 
 from clip_core.inference.encoding import encode_pairs
 from clip_core.inference.transfer import upload, upload_joined
-from helpers import random_clip
+from making import random_clip
 
 DEVICES = [
     "cpu",

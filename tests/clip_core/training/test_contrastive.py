@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clip_core.training.contrastive import clamp_temperature, contrastive_loss, retrieval_recall
-from helpers import random_clip
+from making import random_clip
 
 
 def unit(*rows):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from clip_core.config import ConfigError
 from clip_core.training.resolution import at_image_size, with_image_size
-from helpers import random_clip
+from making import random_clip
 
 
 def positions(clip):

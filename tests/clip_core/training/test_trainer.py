@@ -17,7 +17,7 @@ from clip_core.training.recipe import (
     parameter_groups,
 )
 from clip_core.training.trainer import Pairs, Trainer
-from helpers import ROOT, random_clip
+from making import ROOT, random_clip
 
 CONFIG = PretrainConfig(
     epochs=2, batch_size=8, learning_rate=1e-3, warmup_steps=2, checkpoint_every=3

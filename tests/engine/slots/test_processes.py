@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bench.launched import is_alive
-from helpers import ROOT
+from making import ROOT
 from pipelines.engine.slots import engines
 from pipelines.engine.slots.board import Patience
 from pipelines.engine.slots.choice import EngineChoice, Share

@@ -10,7 +10,7 @@ import pytest
 
 import forked
 import torture_bombs
-from helpers import plan
+from making import plan
 from pipelines.manifests.parquet import limited, pages, reader
 from pipelines.manifests.parquet.limited import limited_batches
 from pipelines.manifests.parquet.pages import page_header

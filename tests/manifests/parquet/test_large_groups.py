@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding_runs import run
-from helpers import encode_image, make_image, plan
+from making import encode_image, make_image, plan
 from pipelines.manifests.parquet import batches, reader
 from pipelines.manifests.parquet.costs import largest_page
 from pipelines.manifests.units import raws_of, read_unit, together

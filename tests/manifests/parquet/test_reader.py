@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import plan
+from making import plan
 from pipelines.engine.chunks import make_chunk
 from pipelines.manifests.parquet.reader import DamagedParquet, read_footer
 from pipelines.manifests.units import read_unit

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import plan
+from making import plan
 from pipelines.manifests.parquet import batches
 from pipelines.manifests.rows import uid_text
 from pipelines.manifests.units import read_chunks, read_unit

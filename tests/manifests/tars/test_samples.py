@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers import plan
+from making import plan
 from pipelines.manifests.tars.advice import advice_on_tar
 from pipelines.records import Reject
 from schemas.rejects import Reason

@@ -4,7 +4,7 @@ import tarfile
 
 import pytest
 
-from helpers import plan
+from making import plan
 from pipelines.manifests.tars import webdataset
 from pipelines.records import Reject, Row
 from pipelines.storage import reading

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers import plan
+from making import plan
 from pipelines.manifests.text import arrays
 from pipelines.manifests.text.delimiters import delimiter
 from pipelines.manifests.units import read_chunks, read_unit

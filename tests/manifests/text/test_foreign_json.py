@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from helpers import plan
+from making import plan
 from pipelines.manifests.units import read_unit
 from pipelines.records import Reject
 from pipelines.storage.foreign_json import MAX_DEPTH, TooDeepError, read_json

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import zstandard
 
-from helpers import plan
+from making import plan
 from pipelines.manifests import rows as raw_rows
 from pipelines.manifests.text import records as text_records
 from pipelines.manifests.units import read_unit
