@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -147,13 +148,15 @@ class _Read(beam.DoFn):
         for form in self._formats:  # here they may not be registered yet
             register_format(form)
         self._pool = ThreadPoolExecutor(MOST_AHEAD)
+        self._lock = threading.Lock()  # `teardown` may come from another thread
+        self._given_up = threading.Event()
         self._ahead = UNITS_AHEAD
 
     def start_bundle(self) -> None:
         self._held: deque[Future[_Opened]] = deque()
 
     def process(self, units: tuple[Unit, ...]) -> Iterator[Chunk]:
-        self._held.append(self._pool.submit(self._open, units))
+        self._open_ahead(units)
         if not self._has_room():
             yield from self._hand_out()
 
@@ -163,10 +166,18 @@ class _Read(beam.DoFn):
                 yield WindowedValue(chunk, MIN_TIMESTAMP, (GlobalWindow(),))
 
     def teardown(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._given_up.set()
+        with self._lock:  # what is at work may hand one more to the pool
+            self._pool.shutdown(wait=False)
+
+    def _open_ahead(self, units: tuple[Unit, ...]) -> None:
+        with self._lock:
+            failures.check(self._run, self._given_up)
+            self._held.append(self._pool.submit(self._open, units))
 
     def _open(self, units: tuple[Unit, ...]) -> _Opened:
         """Reads a first chunk, for which the file has to be opened and looked through."""
+        failures.check(self._run, self._given_up)
         chunks = self._chunks([unit for unit in units if not self._is_found(unit)])
         first = list(itertools.islice(chunks, 1))  # now, in this thread
         return _Opened(itertools.chain(first, chunks), sum(chunk.nbytes for chunk in first))
@@ -205,7 +216,7 @@ class _Read(beam.DoFn):
             chunks = oldest.result().chunks
         while True:
             with failures.ends_the_run(self._run):
-                failures.check(self._run)
+                failures.check(self._run, self._given_up)
                 chunk = next(chunks, None)
             seconds += time.perf_counter() - began
             if chunk is None:
@@ -236,7 +247,7 @@ class _ReadAsked(_Read):
                 units = self._source.take(self, len(self._held))
                 if units is None:
                     break
-                self._held.append(self._pool.submit(self._open, units))
+                self._open_ahead(units)
             if not self._held:
                 return
             yield from self._hand_out()

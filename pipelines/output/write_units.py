@@ -144,7 +144,7 @@ class _Write(beam.DoFn):
 
     def process(self, chunk: Chunk) -> Iterator[UnitResult]:
         with failures.ends_the_run(self._run), self._lock, self._timed():
-            self._check_going_on()
+            failures.check(self._run, self._given_up)
             self._take(chunk)
         most = MAX_UPLOADS[self._is_local]
         while self._uploads and (len(self._uploads) > most or self._uploads[0].done()):
@@ -154,7 +154,7 @@ class _Write(beam.DoFn):
         while self._uploads:
             yield WindowedValue(self._uploaded(), MIN_TIMESTAMP, (GlobalWindow(),))
         with failures.ends_the_run(self._run), self._lock:
-            self._check_going_on()
+            failures.check(self._run, self._given_up)
             if self._open:
                 raise ConservationError(
                     f"chunks of unit {min(self._open)} did not come; nothing of it is written; run "
@@ -165,17 +165,12 @@ class _Write(beam.DoFn):
     def teardown(self) -> None:
         """Gives up what is open: Beam calls no `finish_bundle` for a bundle that failed."""
         self._given_up.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        with self._lock:
+        with self._lock:  # what is at work may hand one more unit to the pool
             for writer in self._open.values():
                 writer.discard()
             self._open = {}
+        self._pool.shutdown()  # those that wait there see that it is given up, and leave nothing
         failures.writing(self, self._run, False)
-
-    def _check_going_on(self) -> None:
-        failures.check(self._run)
-        if self._given_up.is_set():
-            raise failures.RunStoppedError("another bundle of the run failed")
 
     def _take(self, chunk: Chunk) -> None:
         if chunk.unit is None:
@@ -210,7 +205,7 @@ class _Write(beam.DoFn):
     def _publish(self, writer: UnitWriter, result: UnitResult) -> UnitResult:
         try:
             with _UPLOADS[self._is_local]:
-                self._check_going_on()
+                failures.check(self._run, self._given_up)
                 self._check_held()
                 writer.publish(self._check_held)
         except BaseException as error:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from making import plan
+from pipelines.engine import failures
 from pipelines.engine.slots.choice import EngineChoice
 from pipelines.manifests import planning
 from pipelines.manifests.files import left_out_line
@@ -265,6 +266,19 @@ def test_more_units_are_opened_ahead_once_the_line_waits_for_one(tmp_path):
     assert [chunk.unit for chunk in chunks] == list(units[:10])
 
 
+def test_reader_that_is_torn_down_from_another_thread_goes_no_further(tmp_path):
+    (tmp_path / "m.jsonl").write_text(LINE * 30)
+    units = plan(tmp_path / "m.jsonl", rows_per_unit=1).units
+    reader = _Read(pa.schema([]), 64, None, None, "")
+    reader.setup()
+    reader.start_bundle()
+    assert not list(reader.process((units[0],)))
+    reader.teardown()  # as Beam does, when a sibling failed
+    for going_on in (reader.process((units[1],)), reader.finish_bundle()):
+        with pytest.raises(failures.RunStoppedError, match="another bundle of the run failed"):
+            list(going_on)
+
+
 def test_first_chunk_is_read_where_a_unit_is_opened(tmp_path, monkeypatch):
     (tmp_path / "m.jsonl").write_text(LINE)
     read = []
@@ -273,7 +287,9 @@ def test_first_chunk_is_read_where_a_unit_is_opened(tmp_path, monkeypatch):
         lambda unit, *rest: read.append(unit) or iter([SimpleNamespace(nbytes=0)]),
     )
     units = plan(tmp_path / "m.jsonl").units
-    _Read(pa.schema([]), 64, None, None, "")._open(units)
+    reader = _Read(pa.schema([]), 64, None, None, "")
+    reader.setup()
+    reader._open(units)
     assert read == list(units)
 
 

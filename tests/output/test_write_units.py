@@ -1,4 +1,6 @@
 import json
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -252,6 +254,49 @@ def test_bundle_that_is_torn_down_leaves_nothing_and_goes_no_further(layout, tmp
     with pytest.raises(failures.RunStoppedError):
         list(writer.finish_bundle())
     assert files(tmp_path) == []
+
+
+def test_bundle_torn_down_while_it_ends_a_unit_goes_no_further(layout, tmp_path, monkeypatch):
+    writer = _Write(layout, partial(check_held, layout.root, layout.run), lambda result: None)
+    writer.setup()
+    writer.start_bundle()
+    close, tearing = unit_writer.UnitWriter.close, threading.Thread(target=writer.teardown)
+
+    def closing(unit):
+        tearing.start()
+        tearing.join(0.2)  # as far as it comes while this bundle is at work
+        return close(unit)
+
+    monkeypatch.setattr(unit_writer.UnitWriter, "close", closing)
+    with pytest.raises(failures.RunStoppedError, match="another bundle of the run failed"):
+        list(writer.process(chunk([0], 0, (1, 1))))
+        list(writer.finish_bundle())
+    tearing.join()
+    assert files(tmp_path) == []
+
+
+def test_files_that_wait_to_be_named_are_given_up(layout, tmp_path):
+    most, gate = write_units.MAX_UPLOADS[True], threading.Event()
+    writer = _Write(layout, gate.wait, lambda result: None)
+    writer.setup()
+    writer.start_bundle()
+    tearing = threading.Thread(target=writer.teardown)
+
+    def tear_down():
+        while len(writer._uploads) < most:  # one is waited for, and one waits behind the others
+            time.sleep(0.01)
+        tearing.start()
+        tearing.join(0.2)
+        gate.set()
+
+    threading.Thread(target=tear_down).start()
+    with pytest.raises(failures.RunStoppedError, match="another bundle of the run failed"):
+        for number in range(most + 1):
+            unit = replace(UNIT, unit_id=f"unit-{number}")
+            list(writer.process(chunk([0], 0, (1, 1), unit)))
+        list(writer.finish_bundle())
+    tearing.join()
+    assert not any(f"unit-{most}" in name for name in files(tmp_path))
 
 
 def test_nothing_is_finished_in_a_new_output(tmp_path):
