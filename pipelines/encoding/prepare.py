@@ -192,8 +192,7 @@ class _Prepare(beam.DoFn):
         bundle, sent = self._current, False
         while True:
             if bundle.account.closed:
-                failures.check(self._run)
-                raise failures.RunStoppedError("another bundle of the run failed")
+                failures.check(self._run, given_up=True)
             self._collect()
             if self._fill():
                 sent = True

@@ -38,18 +38,18 @@ def stop(run: str, error: BaseException) -> None:
         _failed.setdefault(run, error)
 
 
-def check(run: str, given_up: threading.Event | None = None) -> None:
+def check(run: str, given_up: bool = False) -> None:
     """Goes on only in a run that has not failed, and in a bundle that is not given up.
 
     Args:
-        given_up: set where Beam has torn a bundle down, from another thread, as a sibling failed.
+        given_up: whether Beam has torn the bundle down, from another thread, as a sibling failed.
 
     Raises:
         RunStoppedError: from the first error.
     """
     if run in _failed:
         raise RunStoppedError(str(_failed[run])) from _failed[run]
-    if given_up is not None and given_up.is_set():
+    if given_up:
         raise RunStoppedError("another bundle of the run failed")
 
 

@@ -172,12 +172,12 @@ class _Read(beam.DoFn):
 
     def _open_ahead(self, units: tuple[Unit, ...]) -> None:
         with self._lock:
-            failures.check(self._run, self._given_up)
+            failures.check(self._run, self._given_up.is_set())
             self._held.append(self._pool.submit(self._open, units))
 
     def _open(self, units: tuple[Unit, ...]) -> _Opened:
         """Reads a first chunk, for which the file has to be opened and looked through."""
-        failures.check(self._run, self._given_up)
+        failures.check(self._run, self._given_up.is_set())
         chunks = self._chunks([unit for unit in units if not self._is_found(unit)])
         first = list(itertools.islice(chunks, 1))  # now, in this thread
         return _Opened(itertools.chain(first, chunks), sum(chunk.nbytes for chunk in first))
@@ -216,7 +216,7 @@ class _Read(beam.DoFn):
             chunks = oldest.result().chunks
         while True:
             with failures.ends_the_run(self._run):
-                failures.check(self._run, self._given_up)
+                failures.check(self._run, self._given_up.is_set())
                 chunk = next(chunks, None)
             seconds += time.perf_counter() - began
             if chunk is None:

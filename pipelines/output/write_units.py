@@ -144,7 +144,7 @@ class _Write(beam.DoFn):
 
     def process(self, chunk: Chunk) -> Iterator[UnitResult]:
         with failures.ends_the_run(self._run), self._lock, self._timed():
-            failures.check(self._run, self._given_up)
+            failures.check(self._run, self._given_up.is_set())
             self._take(chunk)
         most = MAX_UPLOADS[self._is_local]
         while self._uploads and (len(self._uploads) > most or self._uploads[0].done()):
@@ -154,7 +154,7 @@ class _Write(beam.DoFn):
         while self._uploads:
             yield WindowedValue(self._uploaded(), MIN_TIMESTAMP, (GlobalWindow(),))
         with failures.ends_the_run(self._run), self._lock:
-            failures.check(self._run, self._given_up)
+            failures.check(self._run, self._given_up.is_set())
             if self._open:
                 raise ConservationError(
                     f"chunks of unit {min(self._open)} did not come; nothing of it is written; run "
@@ -205,7 +205,7 @@ class _Write(beam.DoFn):
     def _publish(self, writer: UnitWriter, result: UnitResult) -> UnitResult:
         try:
             with _UPLOADS[self._is_local]:
-                failures.check(self._run, self._given_up)
+                failures.check(self._run, self._given_up.is_set())
                 self._check_held()
                 writer.publish(self._check_held)
         except BaseException as error:
