@@ -110,10 +110,11 @@ class WorkThreads:
                     continue
                 began = time.perf_counter()
                 try:
-                    fetched.append((image, self._work.fetch(row)))
+                    data = self._work.fetch(row)
                 finally:
                     seconds[0] += time.perf_counter() - began
-                size += len(fetched[-1][1])
+                fetched.append((image, data))
+                size += len(data)
             if size >= BYTES_AT_ONCE:
                 self._decode(job, seconds, fetched)
                 fetched, size = [], 0

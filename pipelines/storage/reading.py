@@ -7,7 +7,7 @@ import io
 import os
 import stat
 from functools import partial
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from fsspec.utils import get_protocol
 
@@ -156,9 +156,8 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
         OSError: as the filesystem reports it.
     """
     filesystem, path = locate(uri)
-    if is_local(uri):
-        return _read_file(path, max_bytes)
-    info = filesystem.info(path)
+    local = is_local(uri)
+    info = _info_of_file(path) if local else filesystem.info(path)
     if info["type"] == "directory":
         raise IsADirectoryError(f"{uri} is a directory")
     size = int(info["size"])
@@ -166,7 +165,9 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
         raise TooLargeError(f"{size} bytes, more than {max_bytes}")
     # s3fs would ask for the size once more, to read large files in pieces.
     extra = {"max_concurrency": 1} if get_protocol(uri) in S3 else {}
-    data = cast(bytes, filesystem.cat_file(path, **extra)) if size else b""
+    data = b""
+    if size:
+        data = _read_file(path, size) if local else filesystem.cat_file(path, **extra)
     if not info.get("contentEncoding"):  # else GCS unpacks it on the way
         try:
             _check_arrival(data, size, info.get("crc32c"))
@@ -176,23 +177,18 @@ def read_whole(uri: str, max_bytes: int) -> bytes:
     return data
 
 
-def _read_file(path: str, max_bytes: int) -> bytes:
-    """Does `read_whole` with few calls of the system: threads that read many small files side by
-    side wait for each other after every one."""
+def _info_of_file(path: str) -> dict[str, Any]:
+    """Tells of a local file what its filesystem does, in one call of the system: threads that read
+    many small files side by side wait for each other after every one."""
     found = os.stat(path)
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(f"{path} is a directory")
-    if found.st_size > max_bytes:
-        raise TooLargeError(f"{found.st_size} bytes, more than {max_bytes}")
-    if not stat.S_ISREG(found.st_mode):
-        return b""  # a pipe, which would be waited for
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        data = os.read(descriptor, found.st_size + 1)
-    finally:
-        os.close(descriptor)
-    _check_arrival(data, found.st_size, None)
-    return data
+    kind = "directory" if stat.S_ISDIR(found.st_mode) else "file"
+    # Else a pipe or a device, which would be waited for.
+    return {"type": kind, "size": found.st_size if stat.S_ISREG(found.st_mode) else 0}
+
+
+def _read_file(path: str, size: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(size + 1)  # one more tells a file that has grown
 
 
 def read_retried(uri: str, max_bytes: int) -> bytes:

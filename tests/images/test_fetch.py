@@ -333,8 +333,8 @@ def test_short_body_is_transient(monkeypatch):
 
 
 def test_file_that_is_being_written_is_read_again(folder, monkeypatch):
-    read, found = os.read, [b"ins", b"inside and more"]
-    monkeypatch.setattr(os, "read", lambda *args: found.pop(0) if found else read(*args))
+    read, found = reading._read_file, [b"ins", b"inside and more"]
+    monkeypatch.setattr(reading, "_read_file", lambda *args: found.pop(0) if found else read(*args))
     assert fetch_image(row_in(folder, "a.png"), POLICY) == b"inside"
     assert not found
 
