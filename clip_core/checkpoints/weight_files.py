@@ -58,22 +58,15 @@ def shards_of(weights: Path) -> list[Path]:
 
 def _safetensors(path: Path) -> LazyTensors:
     try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        file = safe_open(path, framework="pt")  # once for all tensors, as its header is parsed anew
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path.name} is damaged or not a safetensors file ({error}); download it again"
         ) from error
     return {
-        name: LazyTensor(shape, partial(_read_safetensor, path, name))
-        for name, shape in shapes.items()
+        name: LazyTensor(shape, partial(file.get_tensor, name)) for name, shape in shapes.items()
     }
-
-
-def _read_safetensor(path: Path, name: str) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        found: Tensor = file.get_tensor(name)
-        return found
 
 
 def _legacy_pickle(path: Path) -> LazyTensors:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import clip_core
-from clip_core.checkpoints import renaming
+from clip_core.checkpoints import renaming, weight_files
 from clip_core.checkpoints.lazy_tensor import CheckpointError, LazyTensor
 from clip_core.checkpoints.vocabulary import VocabularyError
 
@@ -170,3 +171,13 @@ def test_model_directory_speaks_for_itself(model_dir):
     for flags in ({"arch": "ViT-B/32"}, {"activation": "gelu"}):
         with pytest.raises(CheckpointError, match="is a model directory, .* leave out `arch` and"):
             clip_core.load(str(model_dir), **flags)
+
+
+def test_file_of_weights_is_opened_once_for_all_its_tensors(model_dir, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        weight_files, "safe_open", lambda path, **how: opened.append(path) or safe_open(path, **how)
+    )
+    assert len(weight_files.tensors_of(model_dir / "open_clip_model.safetensors")) > 10
+    clip_core.load(model_dir)
+    assert len(opened) == 2
