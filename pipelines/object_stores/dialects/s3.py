@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -70,7 +71,6 @@ class S3Bucket:
         self._access = Renewing(self._ask)
         self._region: str | None = None  # where the bucket turned out to be
         self._extra = {"x-amz-request-payer": "requester"} if filesystem.req_kw else {}
-        self._tls: dict[Any, ssl.SSLContext | bool] = {}
 
     @classmethod
     def of(cls, filesystem: Any, bucket: str) -> S3Bucket | None:
@@ -133,7 +133,7 @@ class S3Bucket:
             host = _without_port(scheme, host)
             headers = signer.signed(host, f"/{path}", headers, self._now(), method, digest, query)
         url = f"{url}?{query}" if query else url
-        tls = self._context(access.verify)
+        tls = _trusted(access.verify)
         return Request(url, headers, number, access.timeout, tls, access.proxy, method, body)
 
     def meaning(self, answer: Answer) -> tuple[Meaning, str]:
@@ -201,11 +201,11 @@ class S3Bucket:
             base = _in_region(base, region)
         return _Access(base, signer, timeout, _verify(client), proxy_of(base))
 
-    def _context(self, verify: Any) -> ssl.SSLContext | bool:
-        if verify not in self._tls:
-            is_file = isinstance(verify, str)
-            self._tls[verify] = ssl.create_default_context(cafile=verify) if is_file else verify
-        return self._tls[verify]
+
+@cache
+def _trusted(verify: Any) -> ssl.SSLContext | bool:
+    """Returns whom a connection trusts; a file of authorities takes longer than a request."""
+    return ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
 
 
 def _in_region(base: str, region: str) -> str:
