@@ -16,7 +16,7 @@ from making import ROOT, encode_image, make_image
 from pipelines.command_line import exits
 
 STARTS = ("from clip_beam import load", "import clip_beam; clip_beam.EmbedRows")
-IN_TWO_PROCESSES = ("--device", "cpu", "--precision", "fp32", "--direct_num_workers", "1",
+IN_A_PROCESS = ("--device", "cpu", "--precision", "fp32", "--direct_num_workers", "1",
                     "--direct_running_mode", "multi_processing")  # fmt: skip
 
 
@@ -72,10 +72,10 @@ def test_console_script_starts_it(monkeypatch, capsys):
 
 
 def test_embed_runs_in_a_project_with_packages_of_the_same_names(run, project, model_dir):
-    """In two processes, each of which has to find the packages."""
+    """In a process of its own, which has to find the packages."""
     manifest = write_manifest(project / "data", 4)
     job = ["--manifest", manifest, "--output", project / "out", "--model", model_dir]
-    done = run("-m", "clip_beam", "embed", *job, *IN_TWO_PROCESSES)
+    done = run("-m", "clip_beam", "embed", *job, *IN_A_PROCESS)
     assert done.returncode == 0, done.stderr
     assert ds.dataset(project / "out" / "embeddings").count_rows() == 3  # the last image is cut
 

@@ -182,12 +182,16 @@ def runs_here(options: PipelineOptions) -> bool:
 
 def _runner_of_processes(options: PipelineOptions) -> FnApiRunner | None:
     """Returns the local runner where it works in processes, to which it hands no options itself."""
-    runner = options.view_as(StandardOptions).runner
-    if (runner, options.view_as(DirectOptions).direct_running_mode) != PROCESSES:
+    if not _works_in_processes(options):
         return None
     handed = dict_to_struct({"beam:option:beam_plugins:v1": PLUGINS})
     info = beam_provision_api_pb2.ProvisionInfo(retrieval_token="unused", pipeline_options=handed)
     return FnApiRunner(provision_info=ExtendedProvisionInfo(info))
+
+
+def _works_in_processes(options: PipelineOptions) -> bool:
+    runner = options.view_as(StandardOptions).runner
+    return (runner, options.view_as(DirectOptions).direct_running_mode) == PROCESSES
 
 
 def local_threads(options: PipelineOptions) -> int:
@@ -196,8 +200,12 @@ def local_threads(options: PipelineOptions) -> int:
 
 
 def use_local_threads(options: PipelineOptions, least: int) -> None:
-    """Lets the in-process runner work in at least so many threads."""
-    options.view_as(DirectOptions).direct_num_workers = max(local_threads(options), least)
+    """Lets the in-process runner work in at least so many threads.
+
+    Where it works in processes there are as many as were asked for: each loads the models.
+    """
+    if not _works_in_processes(options):
+        options.view_as(DirectOptions).direct_num_workers = max(local_threads(options), least)
 
 
 def _check_runner(own: Parser, options: PipelineOptions) -> None:

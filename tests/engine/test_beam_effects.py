@@ -105,6 +105,14 @@ def test_hint_for_workers_is_a_flag_that_works(capsys, monkeypatch):
     assert "did you mean --num_workers?" in outcome(dataflow, capsys)[1]
 
 
+@pytest.mark.parametrize(("mode", "workers"), [("in_memory", 2), ("multi_processing", 1)])
+def test_threads_are_raised_to_what_the_line_needs_but_processes_are_not(mode, workers):
+    flags = ["--direct_num_workers", "1", "--direct_running_mode", mode]
+    found = PipelineOptions(["--runner", beam_options.LOCAL_RUNNER, *flags])
+    beam_options.use_local_threads(found, 2)
+    assert beam_options.local_threads(found) == workers
+
+
 def test_port_that_is_none_is_refused(capsys):
     what, said = outcome(["--hdfs_port", "x"], capsys)
     assert what == "refused" and "`--hdfs_port` must be a number, got 'x'" in said
