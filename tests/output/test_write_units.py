@@ -1,21 +1,14 @@
 import json
-import threading
-import time
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from making import make_row
-from pipelines.engine import failures
-from pipelines.engine.chunks import make_chunk
 from pipelines.output import unit_writer, write_units
 from pipelines.output.layout import (
-    EMBEDDINGS,
     FINGERPRINT_KEY,
     REJECTS,
     RESULT_KEY,
@@ -24,72 +17,14 @@ from pipelines.output.layout import (
 )
 from pipelines.output.unit_record import NotARecordError
 from pipelines.output.unit_writer import ConservationError
-from pipelines.output.write_units import WrittenBy, _Write
+from pipelines.output.write_units import WrittenBy
 from pipelines.ownership.finished import finished_units
-from pipelines.ownership.lock import LockLostError, RunLock, check_held
+from pipelines.ownership.lock import LockLostError, RunLock
 from pipelines.ownership.record import Totals, total
-from pipelines.records import End, Reject, Row, Selection, Unit, Vectors
 from pipelines.runs.resume import ResumeError, check_resumable
-from schemas.embeddings import IMAGE_FIELDS, embeddings_schema
-from schemas.manifest import Columns
+from schemas.embeddings import embeddings_schema
 from schemas.rejects import Reason, rejects_schema
-
-UNIT = Unit("unit-0", "/data/m.jsonl", "jsonl", Columns(), "/data", 0, None, 0, manifest_bytes=99)
-FINGERPRINT = {"checkpoint_sha256": "abc", "precision": "fp32"}
-
-
-def reject(number, reason=Reason.NOT_FOUND):
-    return Reject(make_row(number), "fetch", reason, "gone")
-
-
-def chunk(records, number=0, end=None, unit=UNIT, kept=()):
-    """A chunk as Score hands it on; a plain number stands for a row that was embedded."""
-    records = [make_row(r) if isinstance(r, int) else r for r in records]
-    made = make_chunk(records, kept, unit=unit, number=number, end=end and End(*end, end[1]))
-    rows = [record for record in records if isinstance(record, Row)]
-    known = [[80] * len(rows), [70] * len(rows), ["00"] * len(rows)]
-    arrays = [pa.array(v, f.type) for v, f in zip(known, IMAGE_FIELDS, strict=True)]
-    made.known = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(IMAGE_FIELDS))
-    vectors = np.eye(4, dtype=np.float32)[[row.source_row % 4 for row in rows]].reshape(-1, 4)
-    made.images, made.vectors = (), (Vectors(vectors, vectors, np.zeros(len(rows), bool)),)
-    made.similarities = (np.full(len(rows), 0.5, np.float32),)
-    return made
-
-
-def written(layout, *chunks):
-    """Writes one bundle; returns the results, and leaves nothing open."""
-    writer = _Write(layout, partial(check_held, layout.root, layout.run), lambda result: None)
-    writer.setup()
-    writer.start_bundle()
-    try:
-        results = [result for c in chunks for result in writer.process(c)]
-        results += [windowed.value for windowed in writer.finish_bundle()]
-    finally:
-        writer.teardown()
-    return results
-
-
-def whole(layout, *records, unit=UNIT, kept=()):
-    """Writes a unit of one chunk."""
-    (result,) = written(layout, chunk(records, 0, (1, len(records)), unit, kept))
-    return result
-
-
-def table(root, name=EMBEDDINGS, unit="unit-0"):
-    return pq.read_table(root / name / f"{unit}.parquet")
-
-
-def rows(root, name=EMBEDDINGS, unit="unit-0"):
-    return table(root, name, unit)["source_row"].to_pylist()
-
-
-def files(root):
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
-
-
-@pytest.fixture
-def layout(tmp_path):
-    return OutputLayout(str(tmp_path), embeddings_schema(4), rejects_schema(), FINGERPRINT)
+from written_units import FINGERPRINT, UNIT, chunk, files, reject, rows, table, whole, written
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1)])
@@ -234,71 +169,6 @@ def test_a_run_names_files_while_it_holds_the_lock(layout, tmp_path):
     assert files(tmp_path) == ["embeddings/unit-0.parquet", "rejects/unit-0.parquet"]
 
 
-def test_no_file_is_named_once_the_run_has_failed(layout, tmp_path):
-    own = replace(layout, run="failed-run")
-    failures.stop("failed-run", ValueError("the first error"))
-    with pytest.raises(failures.RunStoppedError, match="the first error") as caught:
-        written(own, chunk([0], 0, (1, 1)))
-    assert isinstance(caught.value.__cause__, ValueError)
-    assert files(tmp_path) == []
-
-
-def test_bundle_that_is_torn_down_leaves_nothing_and_goes_no_further(layout, tmp_path):
-    writer = _Write(layout, partial(check_held, layout.root, layout.run), lambda result: None)
-    writer.setup()
-    writer.start_bundle()
-    list(writer.process(chunk([0])))
-    writer.teardown()  # as Beam does from another thread, when a sibling failed
-    with pytest.raises(failures.RunStoppedError, match="another bundle of the run failed"):
-        list(writer.process(chunk([1], 1, (2, 2))))
-    with pytest.raises(failures.RunStoppedError):
-        list(writer.finish_bundle())
-    assert files(tmp_path) == []
-
-
-def test_bundle_torn_down_while_it_ends_a_unit_goes_no_further(layout, tmp_path, monkeypatch):
-    writer = _Write(layout, partial(check_held, layout.root, layout.run), lambda result: None)
-    writer.setup()
-    writer.start_bundle()
-    close, tearing = unit_writer.UnitWriter.close, threading.Thread(target=writer.teardown)
-
-    def closing(unit):
-        tearing.start()
-        tearing.join(0.2)  # as far as it comes while this bundle is at work
-        return close(unit)
-
-    monkeypatch.setattr(unit_writer.UnitWriter, "close", closing)
-    with pytest.raises(failures.RunStoppedError, match="another bundle of the run failed"):
-        list(writer.process(chunk([0], 0, (1, 1))))
-        list(writer.finish_bundle())
-    tearing.join()
-    assert files(tmp_path) == []
-
-
-def test_files_that_wait_to_be_named_are_given_up(layout, tmp_path):
-    most, gate = write_units.MAX_UPLOADS[True], threading.Event()
-    writer = _Write(layout, gate.wait, lambda result: None)
-    writer.setup()
-    writer.start_bundle()
-    tearing = threading.Thread(target=writer.teardown)
-
-    def tear_down():
-        while len(writer._uploads) < most:  # one is waited for, and one waits behind the others
-            time.sleep(0.01)
-        tearing.start()
-        tearing.join(0.2)
-        gate.set()
-
-    threading.Thread(target=tear_down).start()
-    with pytest.raises(failures.RunStoppedError, match="another bundle of the run failed"):
-        for number in range(most + 1):
-            unit = replace(UNIT, unit_id=f"unit-{number}")
-            list(writer.process(chunk([0], 0, (1, 1), unit)))
-        list(writer.finish_bundle())
-    tearing.join()
-    assert not any(f"unit-{most}" in name for name in files(tmp_path))
-
-
 def test_nothing_is_finished_in_a_new_output(tmp_path):
     assert finished_units(str(tmp_path / "none")) == []
 
@@ -339,61 +209,6 @@ def test_file_of_another_release_is_refused_in_one_sentence(layout, monkeypatch)
         whole(layout, 0)
     with pytest.raises(NotARecordError, match="was not written by `embed`"):
         finished_units(layout.root)
-
-
-def retry(layout, *records, count=None):
-    """Writes what became of the retried rows of `UNIT`."""
-    embedded, rejected = (layout.uri(name, "unit-0") for name in (EMBEDDINGS, REJECTS))
-    only = Selection((rejected,), (), embedded, count)
-    return whole(layout, *records, unit=replace(UNIT, only=only))
-
-
-def test_retried_rows_take_the_place_of_their_rejects(layout, tmp_path):
-    whole(layout, 0, reject(1), 2, reject(3, Reason.TOO_LARGE))
-    result = retry(layout, 1, reject(3, Reason.TOO_LARGE), count=2)
-    assert (result.rows_read, result.embedded, result.rejects) == (4, 3, {"too_large": 1})
-    assert rows(tmp_path) == [0, 1, 2] and rows(tmp_path, REJECTS) == [3]
-
-
-def test_rejects_for_other_reasons_stay(layout, tmp_path):
-    whole(layout, 0, reject(1), 2, reject(3, Reason.TOO_LARGE), reject(4))
-    embedded, rejected = (layout.uri(name, "unit-0") for name in (EMBEDDINGS, REJECTS))
-    only = Selection((rejected,), ("not_found",), embedded, 2)
-    result = whole(layout, 1, reject(4), unit=replace(UNIT, only=only))
-    assert result.rejects == {"not_found": 1, "too_large": 1}
-    assert rows(tmp_path) == [0, 1, 2] and rows(tmp_path, REJECTS) == [3, 4]
-
-
-def test_retry_of_many_rows_merges_batch_by_batch(layout, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.output.merging.BATCH_ROWS", 7)
-    whole(layout, *(reject(n) if n % 3 else n for n in range(100)))
-    again = [n for n in range(100) if n % 3]
-    now = [reject(n) if n % 2 else n for n in again]
-    unit = replace(
-        UNIT, only=Selection((layout.uri(REJECTS, "unit-0"),), (), layout.uri(EMBEDDINGS, "unit-0"))
-    )
-    pieces = [now[first : first + 9] for first in range(0, len(now), 9)]
-    written(
-        layout,
-        *(
-            chunk(piece, n, (len(pieces), len(now)) if n == len(pieces) - 1 else None, unit)
-            for n, piece in enumerate(pieces)
-        ),
-    )
-    assert rows(tmp_path) == [n for n in range(100) if n % 3 == 0 or n % 2 == 0]
-    assert rows(tmp_path, REJECTS) == [n for n in again if n % 2]
-
-
-def test_retry_that_does_not_find_its_rows_writes_nothing(layout, tmp_path):
-    whole(layout, 0, reject(1), reject(2))
-    before = (tmp_path / "embeddings" / "unit-0.parquet").read_bytes()
-    with pytest.raises(ConservationError, match="expected 2 rows, but 1 were found in the manif"):
-        retry(layout, 1, count=2)
-    with pytest.raises(
-        ConservationError, match="3 records before its rejects were retried, 2 after"
-    ):
-        retry(layout, 1)
-    assert (tmp_path / "embeddings" / "unit-0.parquet").read_bytes() == before
 
 
 def test_totals_add_up(layout):
