@@ -79,12 +79,11 @@ NAMES = ("pipelines", "schemas", "clip_core")
 # Several at once where none can hide what another does: the statuses and tables are in files.
 SURROUNDINGS = {
     "as usual": {},
-    "closed stdout, TeX in plots, no home": {
-        "closed": "1", "rc": "text.usetex: True\n", "HOME": None},
+    "closed stdout, TeX in plots, no home, private files": {
+        "closed": "1", "rc": "text.usetex: True\n", "HOME": None, "umask": 0o077},
     "closed stderr, packages of the same names, unwritable directory": {
         "closed": "2", "packages": NAMES, "cwd": "/proc"},
     "closed stdout and stderr": {"closed": "12"},
-    "Latin-1 console, private files": {"PYTHONIOENCODING": "latin-1", "umask": 0o077},
     "ASCII console, a notebook's backend": {"PYTHONIOENCODING": "ascii", "MPLBACKEND": BACKEND},
 }  # fmt: skip
 

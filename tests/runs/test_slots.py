@@ -87,21 +87,22 @@ def test_workers_of_another_directory_find_what_is_named_from_here(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "kept", "model", "out"]
 
 
-def start(manifest, output, model_dir):
+def start(manifest, output, model_dir, slots):
     flags = ["--manifest", str(manifest), "--output", str(output), "--model", str(model_dir)]
-    command = [sys.executable, "-m", "pipelines.cli", "embed", *flags, *SLOTS, "--batch_size", "1"]
+    flags += [*SLOTS[:3], slots, *SLOTS[4:], "--batch_size", "1"]
+    command = [sys.executable, "-m", "pipelines.cli", "embed", *flags]
     return forked.Forked(  # its slots are new processes
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks for Linux")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "count"), [(signal.SIGKILL, "2"), (signal.SIGTERM, "1")])
 def test_launcher_that_ends_takes_its_slots_along(
-    manifest, whole, model_dir, tmp_path, number, capsys
+    manifest, whole, model_dir, tmp_path, number, count, capsys
 ):
     output = tmp_path / "out"
-    process = start(manifest, output, model_dir)
+    process = start(manifest, output, model_dir, count)
     while not list(output.glob("embeddings/*.parquet")):
         assert process.poll() is None
         time.sleep(0.02)
@@ -114,7 +115,7 @@ def test_launcher_that_ends_takes_its_slots_along(
     while any(Path(f"/proc/{slot}").exists() for slot in slots):
         assert time.monotonic() < until
         time.sleep(0.02)
-    assert slots and not (output / "_SUCCESS").exists()
+    assert len(slots) == int(count) and not (output / "_SUCCESS").exists()
     if number == signal.SIGTERM:
         assert process.returncode == 143 and "run again to go on" in said
         assert not (output / "_RUNNING").exists() and not list(output.rglob(".partial-*"))

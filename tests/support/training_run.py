@@ -20,7 +20,7 @@ def losses(variant: str, checkpoint: Path) -> list[float]:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 3, 64, 64), dtype=np.uint8)
     pairs = Pairs(pixels, tokenizer.tokenize([f"a red circle {n}" for n in range(32)]))
     config = PretrainConfig(epochs=1, batch_size=8, warmup_steps=2, learning_rate=1e-4)
-    trainer = Trainer(random_clip(variant, tokenizer), pairs, config, checkpoint)
+    trainer = Trainer(random_clip(variant, tokenizer, shallow=True), pairs, config, checkpoint)
     found: list[float] = []
     trainer.run(lambda report: found.append(report.loss))
     return found
