@@ -73,8 +73,6 @@ def test_models_are_loaded_with_the_threads_they_gain_from():
         "print(loaded.threads.torch, torch.get_num_threads())"
     )
     assert python(code, OMP_NUM_THREADS="") == "1 1"
-    if (os.cpu_count() or 1) > 1:
-        assert python(code, OMP_NUM_THREADS="2") == "None 2"
 
 
 @pytest.fixture

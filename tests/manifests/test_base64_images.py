@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from making import encode_image, make_image, plan
+from pipelines.images import base64_text
 from pipelines.images.fetch import MAX_IMAGE_BYTES
+from pipelines.manifests.parquet import batches
+from pipelines.manifests.text import records
 from pipelines.manifests.units import read_unit
 from pipelines.records import Reject, Row
 from schemas.manifest import ManifestError
@@ -141,23 +144,28 @@ def large(size):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_large_images_pass_and_larger_ones_do_not(tmp_path, kind):
+def test_large_images_pass_and_larger_ones_do_not(tmp_path, kind, monkeypatch):
     """The texts are longer than a line or a text may be otherwise."""
-    limit = MAX_IMAGE_BYTES
-    data = [large(limit), IMAGES[1]]
-    texts = [base64.b64encode(image).decode() for image in (*data, large(limit + (16 << 20)))]
+    for module in (base64_text, records, batches):
+        monkeypatch.setattr(module, "MAX_BASE64_CHARS", 20 << 20)
+    data = [large(13 << 20), IMAGES[1]]
+    larger = [large(size << 20) for size in (17, 30)]
+    texts = [base64.b64encode(image).decode() for image in (*data, *larger)]
     path = tmp_path / f"m.{kind}"
     if kind == "csv":  # the csv module takes seconds over so much
         path.write_text("image,text\n" + "".join(f"{text},a caption\n" for text in texts))
     else:
         table = pa.table({"image": texts, "text": ["a caption"] * len(texts)})
-        pq.write_table(
-            table, path, use_dictionary=False, write_statistics=False, compression="none"
-        )
+        pq.write_table(table, path, use_dictionary=False, compression="none")
     found = rows_of(path, image_encoding="base64")
     assert [row.image_bytes == image for row, image in zip(found, data, strict=False)] == [True] * 2
-    assert found[2].reason in (Reason.TOO_LARGE, Reason.MALFORMED_ROW)
-    assert len(found[2].row.url or "") <= 100
+    assert {row.reason for row in found[2:]} <= {Reason.TOO_LARGE, Reason.MALFORMED_ROW}
+    assert len(found) == 4 and all(len(row.row.url or "") <= 100 for row in found[2:])
+
+
+def test_text_may_be_as_long_as_the_largest_image_makes_it():
+    lines = -(-MAX_IMAGE_BYTES // 57)  # of 76 characters and a break, as MIME has them
+    assert 78 * lines <= base64_text.MAX_BASE64_CHARS
 
 
 def test_without_the_flag_a_long_line_is_a_reject(tmp_path):
