@@ -10,9 +10,11 @@ RUNS := 8
 demo: .venv/.installed
 	$(BIN)/clip-beam demo
 
-# One thread for each process; tests that stand together share fixtures, so each process takes a stretch.
+# One thread for each process, and one process more than there are cores, as many tests wait for others.
+# Tests that stand together share fixtures, so each process takes a stretch.
+test: WORKERS = $(shell $(BIN)/python -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))")
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Thousands of bad inputs and a thousand faulty runs, in a quarter of an hour on two cores.
 torture: .venv/.installed-dev
