@@ -58,7 +58,7 @@ def shards_of(weights: Path) -> list[Path]:
 
 def _safetensors(path: Path) -> LazyTensors:
     try:
-        file = safe_open(path, framework="pt")  # once for all tensors, as its header is parsed anew
+        file: Any = safe_open(path, framework="pt")  # once, as it parses the header anew
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
