@@ -16,7 +16,7 @@ test: WORKERS = $(shell $(BIN)/python -c "import os; print(min(4, 1 + (os.cpu_co
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-# Thousands of bad inputs and a thousand faulty runs, in a quarter of an hour on two cores.
+# Thousands of bad inputs and hundreds of faulty runs, in a quarter of an hour on two cores.
 torture: .venv/.installed-dev
 	$(BIN)/python tests/torture/torture.py
 
