@@ -17,7 +17,7 @@ from pipelines.command_line import exits
 
 STARTS = ("from clip_beam import load", "import clip_beam; clip_beam.EmbedRows")
 IN_A_PROCESS = ("--device", "cpu", "--precision", "fp32", "--direct_num_workers", "1",
-                    "--direct_running_mode", "multi_processing")  # fmt: skip
+                "--direct_running_mode", "multi_processing")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

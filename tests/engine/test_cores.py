@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clip_core.openmp import BOUNDS, DECIDED_BY, bound_waiting
+from pipelines.encoding.models import ModelSpec, load_models
 from pipelines.engine import cores
 from pipelines.engine.cores import threads_for, usable_cores
 
@@ -73,6 +74,12 @@ def test_models_are_loaded_with_the_threads_they_gain_from():
         "print(loaded.threads.torch, torch.get_num_threads())"
     )
     assert python(code, OMP_NUM_THREADS="") == "1 1"
+
+
+def test_models_leave_the_users_number_of_threads_to_torch(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: pytest.fail("torch has its own"))
+    assert load_models((ModelSpec("tiny"),)).threads.torch is None
 
 
 @pytest.fixture

@@ -163,6 +163,13 @@ def test_large_images_pass_and_larger_ones_do_not(tmp_path, kind, monkeypatch):
     assert len(found) == 4 and all(len(row.row.url or "") <= 100 for row in found[2:])
 
 
+def test_image_as_large_as_may_be_passes(tmp_path):
+    table = pa.table({"image": [base64.b64encode(large(MAX_IMAGE_BYTES)).decode()], "text": ["a"]})
+    pq.write_table(table, tmp_path / "m.parquet", use_dictionary=False, compression="none")
+    (row,) = rows_of(tmp_path / "m.parquet", image_encoding="base64")
+    assert row.image_bytes == large(MAX_IMAGE_BYTES)
+
+
 def test_text_may_be_as_long_as_the_largest_image_makes_it():
     lines = -(-MAX_IMAGE_BYTES // 57)  # of 76 characters and a break, as MIME has them
     assert 78 * lines <= base64_text.MAX_BASE64_CHARS
