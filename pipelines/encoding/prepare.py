@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import queue
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class _Bundle:
 
     Attributes:
         line: jobs in their order that have not left, and behind the oldest some that have.
-        landed: jobs whose work is done and whose chunk may not leave yet.
+        landed: jobs, in their order, whose work is done and whose chunk has not left.
         working: jobs whose work goes on.
         ahead: rows that have come in and not gone out.
         weight: of what is in the batch, rejects among it.
@@ -88,13 +88,16 @@ class _Bundle:
         while self.line and self.line[0].left:
             self.line.popleft()
 
-    def may_leave(self, job: Job) -> bool:
-        """Tells whether a chunk may go on; the oldest may, so there is always one."""
+    def next_to_leave(self) -> Job | None:
+        """Returns the oldest landed job whose chunk may go on. One that may not holds up none
+        behind it: they may be what it waits for."""
         self.drop_left()
-        return job is self.line[0] or self.ledger.may_leave(job.chunk)
+        may_leave = (j for j in self.landed if j is self.line[0] or self.ledger.may_leave(j.chunk))
+        return next(may_leave, None)
 
     def add(self, job: Job) -> None:
-        """Puts a job's chunk into the batch."""
+        """Puts a landed job's chunk into the batch."""
+        self.landed.remove(job)
         job.left = True
         self.batch.append(job)
         self.rows += job.chunk.rows.num_rows
@@ -235,17 +238,17 @@ class _Prepare(beam.DoFn):
         self._rejects.inc(job.chunk.rejects.num_rows - before)
         for name, seconds in zip(STEPS, job.seconds, strict=True):
             self._usec[name].inc(round(seconds * 1e6))
-        heapq.heappush(bundle.landed, job)
+        insort(bundle.landed, job)
 
     def _fill(self) -> bool:
         """Moves landed chunks, the oldest first, into the batch; returns whether it is full."""
         bundle = self._current
         by_bytes = BUDGET.total // 2 // max(self._work.inputs.pixel_bytes, 1)
         most = max(1, min(self._batch_size, by_bytes))
-        while bundle.landed and bundle.may_leave(bundle.landed[0]):
-            if bundle.batch and bundle.rows + bundle.landed[0].chunk.rows.num_rows > most:
+        while (job := bundle.next_to_leave()) is not None:
+            if bundle.batch and bundle.rows + job.chunk.rows.num_rows > most:
                 return True
-            bundle.add(heapq.heappop(bundle.landed))
+            bundle.add(job)
             if bundle.rows >= most or bundle.weight >= WEIGHT_OF_BATCH * max(most, 64):
                 return True
         return False

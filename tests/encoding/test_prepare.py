@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from pipelines.records import End, RowFault, Unit
 from schemas.manifest import Columns
 from schemas.rejects import Reason
 
-PATIENCE_S = 60  # after which a test has failed; one that passes does not wait
+PATIENCE_S = 6  # after which a test has failed; one that passes does not wait
 SIZE = 4
 PIXEL_BYTES = 3 * SIZE * SIZE
 UNIT = Unit("unit", "/data/m.jsonl", "jsonl", Columns(), "/data", 0, None)
@@ -34,12 +34,11 @@ class StubWork(ImageWork):
     """Images that are one grey, the number of their row; some fail, some are slow."""
 
     bad: frozenset = frozenset()
-    gate: object = None
-    held: frozenset = frozenset()
+    gates: dict = field(default_factory=dict)  # events, by the row that they hold
 
     def fetch(self, row):
-        if row.source_row in self.held:
-            assert self.gate.wait(PATIENCE_S), "nothing passed what is held"
+        if gate := self.gates.get(row.source_row):
+            assert gate.wait(PATIENCE_S), "nothing passed what is held"
         if row.source_row in self.bad:
             raise RowFault("fetch", Reason.NOT_FOUND, "gone")
         return bytes([row.source_row % 256])
@@ -55,6 +54,15 @@ def unit_chunks(unit_rows, rows=8, unit=UNIT, first=0):
         numbers = range(first + start, first + min(start + rows, unit_rows))
         end = End(len(starts), unit_rows, unit_rows) if number == len(starts) - 1 else None
         yield make_chunk([make_row(n) for n in numbers], unit=unit, number=number, end=end)
+
+
+def rows_of_units(units, rows):
+    """The chunks of several units, of ten rows each, which are numbered through all of them."""
+    return [
+        chunk
+        for n in range(units)
+        for chunk in unit_chunks(rows, 10, replace(UNIT, unit_id=f"unit-{n}"), n * rows)
+    ]
 
 
 @pytest.fixture
@@ -131,9 +139,7 @@ def test_every_row_leaves_once_in_batches_that_are_full(inputs, batch_size, unit
 
 
 def test_batches_span_units_and_are_full(inputs):
-    units = [replace(UNIT, unit_id=f"unit-{n}") for n in range(20)]
-    chunks = [c for n, unit in enumerate(units) for c in unit_chunks(20 * n + 20, 10, unit, 20 * n)]
-    chunks = [chunk for chunk in chunks if chunk.rows.num_rows]
+    chunks = rows_of_units(20, 20)
     batches = batches_of(stage(StubWork(inputs), 50), chunks)
     sizes = [sum(chunk.rows.num_rows for chunk in batch) for batch in batches]
     assert sum(sizes) == sum(chunk.size for chunk in chunks) and sizes.count(50) >= len(sizes) - 2
@@ -171,24 +177,38 @@ def test_random_settings_never_stand_still(inputs, budget, seed):
 
 def test_a_slow_image_does_not_hold_up_the_others(inputs):
     gate = threading.Event()
-    units = [replace(UNIT, unit_id=f"unit-{n}") for n in range(30)]
-    chunks = [c for n, unit in enumerate(units) for c in unit_chunks(20 * n + 20, 10, unit, 20 * n)]
-    chunks = [
-        chunk
-        for chunk in chunks
-        if chunk.rows.num_rows and chunk.rows["source_row"][0].as_py() >= 0
-    ]
-    left = []
+    chunks, left = rows_of_units(30, 20), set()
 
     def encode(batch):
-        left.extend(chunk.unit.unit_id for chunk in batch)
-        if len(set(left)) > 20:
+        left.update(chunk.unit.unit_id for chunk in batch)
+        if len(left) > 20:
             gate.set()  # most units have passed the one that is held
 
-    work = StubWork(inputs, gate=gate, held=frozenset([0]))
-    batches = batches_of(stage(work, 10), chunks, encode)
-    assert gate.is_set()
-    assert sum(chunk.size for batch in batches for chunk in batch) == sum(c.size for c in chunks)
+    batches = batches_of(stage(StubWork(inputs, gates={0: gate}), 10), chunks, encode)
+    check_whole(batches, range(600))
+
+
+def test_chunk_that_may_not_leave_does_not_hold_up_those_behind_it(inputs):
+    """Four units are begun, so the first may not begin with its second chunk. It waits, and what
+    ends the four goes past it."""
+    first, second, ends, left = threading.Event(), threading.Event(), threading.Event(), set()
+
+    def encode(batch):
+        left.update((chunk.unit.unit_id, chunk.number) for chunk in batch)
+        if left >= {(f"unit-{n}", 0) for n in (1, 2, 3, 4)}:
+            second.set()
+        if left >= {(f"unit-{n}", 1) for n in (1, 2, 3, 4)}:
+            first.set()
+
+    class Landing(_Prepare):
+        def _land(self, job):
+            super()._land(job)
+            if job and job.chunk.unit.unit_id == "unit-0":
+                ends.set()
+
+    gates = {0: first, 10: second} | dict.fromkeys((30, 50, 70, 90), ends)
+    do_fn = Landing(Prepare(StubWork(inputs, gates=gates), 10))
+    check_whole(batches_of(do_fn, rows_of_units(5, 20), encode), range(100))
 
 
 def test_what_is_no_rows_fault_ends_the_run(inputs):
@@ -205,7 +225,7 @@ def test_what_is_no_rows_fault_ends_the_run(inputs):
 
 def test_bundle_that_is_torn_down_while_it_waits_wakes_and_ends(inputs):
     gate = threading.Event()
-    do_fn = stage(StubWork(inputs, gate=gate, held=frozenset(range(8))), 8)
+    do_fn = stage(StubWork(inputs, gates=dict.fromkeys(range(8), gate)), 8)
     do_fn.setup()
     do_fn.start_bundle()
     torn_down = threading.Thread(target=do_fn.teardown)
