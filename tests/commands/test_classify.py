@@ -2,6 +2,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -211,7 +212,11 @@ def test_many_labels_make_batches_of_fewer_rows(scored, tmp_path, monkeypatch):
     assert run(scored, tmp_path / "whole", *flags) == 0
     monkeypatch.setattr("pipelines.classify.BATCH_LOGITS", 8)
     assert run(scored, tmp_path / "parts", *flags) == 0
-    assert read(tmp_path / "parts").equals(read(tmp_path / "whole"))
+    parts, whole = (read(tmp_path / name) for name in ("parts", "whole"))
+    assert parts.drop(["probabilities"]).equals(whole.drop(["probabilities"]))
+    found, expected = (np.stack(table["probabilities"].to_pylist()) for table in (parts, whole))
+    # How a library adds up the products of a matrix depends on its size.
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_label_may_hold_a_slash(scored, tmp_path):
