@@ -1,5 +1,6 @@
 """Chunks in, batches of whole chunks out: complete, bounded, and never at a standstill."""
 
+import itertools
 import queue
 import threading
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from pipelines.records import End, RowFault, Unit
 from schemas.manifest import Columns
 from schemas.rejects import Reason
 
-PATIENCE_S = 6  # after which a test has failed; one that passes does not wait
+PATIENCE_S = 60  # after which a test has failed; one that passes does not wait
 SIZE = 4
 PIXEL_BYTES = 3 * SIZE * SIZE
 UNIT = Unit("unit", "/data/m.jsonl", "jsonl", Columns(), "/data", 0, None)
@@ -56,12 +57,13 @@ def unit_chunks(unit_rows, rows=8, unit=UNIT, first=0):
         yield make_chunk([make_row(n) for n in numbers], unit=unit, number=number, end=end)
 
 
-def rows_of_units(units, rows):
-    """The chunks of several units, of ten rows each, which are numbered through all of them."""
+def chunks_of_units(sizes):
+    """The chunks, of ten rows, of units of these sizes; rows are numbered through all of them."""
+    firsts = itertools.accumulate(sizes, initial=0)
     return [
         chunk
-        for n in range(units)
-        for chunk in unit_chunks(rows, 10, replace(UNIT, unit_id=f"unit-{n}"), n * rows)
+        for n, (size, first) in enumerate(zip(sizes, firsts, strict=False))
+        for chunk in unit_chunks(size, 10, replace(UNIT, unit_id=f"unit-{n}"), first)
     ]
 
 
@@ -139,7 +141,7 @@ def test_every_row_leaves_once_in_batches_that_are_full(inputs, batch_size, unit
 
 
 def test_batches_span_units_and_are_full(inputs):
-    chunks = rows_of_units(20, 20)
+    chunks = chunks_of_units(range(20, 420, 20))
     batches = batches_of(stage(StubWork(inputs), 50), chunks)
     sizes = [sum(chunk.rows.num_rows for chunk in batch) for batch in batches]
     assert sum(sizes) == sum(chunk.size for chunk in chunks) and sizes.count(50) >= len(sizes) - 2
@@ -177,7 +179,7 @@ def test_random_settings_never_stand_still(inputs, budget, seed):
 
 def test_a_slow_image_does_not_hold_up_the_others(inputs):
     gate = threading.Event()
-    chunks, left = rows_of_units(30, 20), set()
+    chunks, left = chunks_of_units(range(20, 620, 20)), set()
 
     def encode(batch):
         left.update(chunk.unit.unit_id for chunk in batch)
@@ -185,7 +187,8 @@ def test_a_slow_image_does_not_hold_up_the_others(inputs):
             gate.set()  # most units have passed the one that is held
 
     batches = batches_of(stage(StubWork(inputs, gates={0: gate}), 10), chunks, encode)
-    check_whole(batches, range(600))
+    assert gate.is_set()
+    check_whole(batches, range(9300))
 
 
 def test_chunk_that_may_not_leave_does_not_hold_up_those_behind_it(inputs):
@@ -208,7 +211,7 @@ def test_chunk_that_may_not_leave_does_not_hold_up_those_behind_it(inputs):
 
     gates = {0: first, 10: second} | dict.fromkeys((30, 50, 70, 90), ends)
     do_fn = Landing(Prepare(StubWork(inputs, gates=gates), 10))
-    check_whole(batches_of(do_fn, rows_of_units(5, 20), encode), range(100))
+    check_whole(batches_of(do_fn, chunks_of_units([20] * 5), encode), range(100))
 
 
 def test_what_is_no_rows_fault_ends_the_run(inputs):
