@@ -66,11 +66,11 @@ def is_base64(text: str) -> bool:
     Every `data:` URI is one; a bare text if it begins as an image does, is longer than a path, and
     has no file's ending.
     """
-    head = _bytes(text[:_HEAD_CHARS])
-    if _DATA_URI.match(head):
-        return True
     is_long = len(text) > MAX_KEY_CHARS and "." not in text[-_ENDING_CHARS:]
-    return is_long and _begins_as_image(head)
+    if not is_long and ":" not in text:  # as most paths
+        return False
+    head = _bytes(text[:_HEAD_CHARS])
+    return bool(_DATA_URI.match(head)) or (is_long and _begins_as_image(head))
 
 
 def is_beginning(shown: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.images.base64_text import Base64Image, base64_image, is_base64
 from pipelines.records import Reject, Row, RowFault, Unit
@@ -34,8 +34,7 @@ class Fault:
     text: str | None = None
 
 
-@dataclass(frozen=True)
-class RawRow:
+class RawRow(NamedTuple):
     """Row `number` of a manifest, 0-based, as values by column name or as a fault.
 
     `hint` says why it may lack an image or a caption, should it lack one.
@@ -99,7 +98,7 @@ def row_of(unit: Unit, number: int, values: Mapping[str, Any]) -> tuple[Row, Fau
         text = text[0] if text else None
     elif columns.pairs != IMAGES:
         fault = fault or caption_fault(text)
-    url, text = (value if isinstance(value, str) else None for value in (url, text))
+    url, text = (url if isinstance(url, str) else None, text if isinstance(text, str) else None)
     url = url[:SHOWN_TEXT_CHARS] if url and _is_long(url) else url
     if uid is None:
         reference = None if inline is not None and url == inline.shown else url
@@ -124,6 +123,8 @@ def valid_text(
     """Replaces halves of surrogate pairs, which JSON can spell but no file can hold, and cuts what
     is too long."""
     used = (columns.uid, columns.image_uri, columns.text, *columns.kept)
+    if all(_is_plain(values.get(name)) for name in used if name):
+        return values, None
     texts = {name: values[name] for name in used if name and isinstance(values.get(name), str)}
     if max(map(len, texts.values()), default=0) > MAX_TEXT_CHARS:
         return _cut(columns, values, used)
@@ -133,6 +134,13 @@ def valid_text(
     if valid == texts:
         return values, None
     return {**values, **valid}, Fault(Reason.MALFORMED_ROW, "the row holds half a surrogate pair")
+
+
+def _is_plain(value: Any) -> bool:
+    """Tells what most values are, without a look at their characters."""
+    return value is None or (
+        isinstance(value, str) and value.isascii() and len(value) <= MAX_TEXT_CHARS
+    )
 
 
 def _is_long(value: Any) -> bool:
@@ -192,8 +200,8 @@ def _with_one_image(
     columns: Columns, values: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Fault | None]:
     """Takes the image out of a list of one."""
-    names = [name for name in (columns.image_uri, columns.image_bytes) if name]
-    lists = {name: values[name] for name in names if isinstance(values.get(name), list)}
+    names = (columns.image_uri, columns.image_bytes)
+    lists = {n: values[n] for n in names if n and isinstance(values.get(n), list)}
     if not lists:
         return values, None
     most = max(map(len, lists.values()))

@@ -13,6 +13,8 @@ def escaped(name: str) -> str:
 
     Bytes of it that are not UTF-8, which Python keeps as surrogates, are spelt out: `caf\xe9.jpg`.
     """
+    if name.isascii():
+        return name
     return _SURROGATES.sub(lambda found: _spelt(ord(found[0])), name)
 
 

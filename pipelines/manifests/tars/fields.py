@@ -84,9 +84,11 @@ def _named(column: str, found: Mapping[str, bytes], about: dict[str, Any]) -> An
 def _first(about: dict[str, Any], names: tuple[str, ...]) -> Any:
     """Returns the first of json's fields that holds something, which a blank text does not, nor a
     list of nothing."""
-    values = (about.get(name) for name in names)
-    found = (v.strip() and v if isinstance(v, str) else v for v in values)
-    return next((value for value in found if value not in (None, "", [])), None)
+    for name in names if about else ():
+        value = about.get(name)
+        if value not in (None, "", []) and not (isinstance(value, str) and value.isspace()):
+            return value
+    return None
 
 
 def _plain(value: Any) -> str | None:

@@ -23,6 +23,7 @@ from pipelines.manifests.rows import (
     SHOWN_TEXT_CHARS,
     Fault,
     RawRow,
+    source_of,
 )
 from pipelines.manifests.tars.fields import columns_of, text_fields, values_of
 from pipelines.manifests.tars.members import DamagedTar, Member, TarMembers
@@ -32,7 +33,6 @@ from pipelines.storage import reading, uris
 from pipelines.storage.compression import DamagedStream, decompressed, is_compressed
 from pipelines.storage.foreign_json import read_json
 from pipelines.storage.foreign_names import escaped
-from pipelines.storage.redaction import redact
 from pipelines.storage.retries import AttemptsFailed, is_transient
 from schemas.rejects import Reason
 
@@ -43,6 +43,7 @@ MAX_UNPACKED_RATIO = 32
 ALWAYS_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 64 << 30
 _CHECK_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 20
 
 
 def plan_webdataset(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
@@ -96,7 +97,7 @@ def _seekable(uri: str) -> Iterator[tuple[BinaryIO, str | None]]:
     """
     with reading.open_input(uri) as file:
         if not is_compressed(uri):
-            yield file, None
+            yield io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES), None
             return
         with tempfile.TemporaryFile() as plain:
             damage = _unpack(uri, file, cast(BinaryIO, plain))
@@ -164,8 +165,8 @@ def _values_of(file: BinaryIO, sample: Sample, unit: Unit) -> dict[str, Any] | F
         return Fault(Reason.MALFORMED_ROW, f"damaged text or json: {error}")
     if image is not None:
         values[str(unit.columns.image_bytes)] = found[image]
-        url = f"{redact(unit.uri)}#{members[image].name}"
-        values[str(unit.columns.image_uri)] = escaped(url)
+        url = f"{source_of(unit.uri)}#{escaped(members[image].name)}"
+        values[str(unit.columns.image_uri)] = url
     return values
 
 

@@ -54,6 +54,8 @@ def json_values(line: str, kept: tuple[str, ...]) -> dict[str, Any] | Fault:
 
 def has_surrogate(text: str) -> bool:
     """Tells text that stood for bytes which are not UTF-8."""
+    if text.isascii():
+        return False
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
