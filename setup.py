@@ -13,6 +13,7 @@ BASE = [
     "fsspec>=2024.6",
     "ftfy>=6.3.1,<7",
     "gcsfs>=2024.6",
+    "google-crc32c>=1.5",  # gcsfs needs it, too
     "idna>=3.7",  # aiohttp needs it, too
     "numpy>=1.26",
     "pillow>=12.3",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -181,8 +182,7 @@ class RowFault(Exception):
 
     def __init__(self, stage: str, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{stage}: {reason.value}: {detail}")
-        self.stage = stage
-        self.reason = reason
+        self.stage, self.reason = stage, reason
         self.detail = detail[:MAX_DETAIL_CHARS]
 
     def to_reject(self, row: Row) -> Reject:
@@ -284,11 +284,11 @@ class Chunk:
         """Rows, rejected ones among them."""
         return int(self.rows.num_rows + self.rejects.num_rows)
 
-    @property
+    @cached_property
     def source_rows(self) -> int:
-        """Rows of the manifest, all of whose records are in one chunk."""
-        found = [table["source_row"] for table in (self.rows, self.rejects)]
-        return len(pc.unique(pa.chunked_array(found)))
+        """Rows of the manifest, all of whose records are in one chunk and stay there."""
+        numbers = [table["source_row"] for table in (self.rows, self.rejects)]
+        return len(pc.unique(pa.chunked_array(numbers)))
 
     @property
     def nbytes(self) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+import google_crc32c
 import pyarrow as pa
 
 from pipelines.engine.chunks import CHUNK_BYTES, CHUNK_ROWS, make_chunk
@@ -38,7 +38,8 @@ class RowsDigest:
     def add(self, record: Row | Reject) -> None:
         """Takes the next record."""
         row, fault = (record.row, record.reason) if isinstance(record, Reject) else (record, None)
-        image = None if row.image_bytes is None else zlib.crc32(row.image_bytes)
+        # zlib's CRC lets another thread take Python's lock each time, and must wait to get it back.
+        image = None if row.image_bytes is None else google_crc32c.value(row.image_bytes)
         about = (row.source_row, row.uid, row.url, row.text, row.expected_sha256, image, fault)
         kept = dict(row.kept) if row.kept else None
         self._hash.update(repr((about, kept)).encode("utf-8", "surrogatepass"))
