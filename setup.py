@@ -23,6 +23,7 @@ BASE = [
     "threadpoolctl>=3",
     "torch>=2.10,<2.14",  # the releases this was tested with; a newer one may pull another CUDA
     "tqdm>=4.66",
+    "uvloop>=0.21; sys_platform != 'win32'",
     "zstandard>=0.22",
 ]
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.stand_in_objects import Answer, Objects, Request, refusal
+from pipelines.object_stores.loop import new_loop
 
 FAULTS = ("429", "500", "503", "403", "404", "reset", "refused", "stall", "short", "corrupt")
 
@@ -90,7 +91,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self.objects = Objects()
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_loop()
         self.log: list[str] | None = None
         self.port = 0
         self.set()

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from pipelines.object_stores.answers import Ask, Fetched, Got, Places, Sought, Span, Store, Wanted
 from pipelines.object_stores.attempts import Attempts, Patience
+from pipelines.object_stores.loop import new_loop
 from pipelines.object_stores.pool import Pool
 from pipelines.object_stores.uploads import Uploads, Written
 
@@ -44,7 +45,7 @@ class Client:
         self._orders = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()  # which the loop itself holds weakly
         self._places: set[Places] = set()  # that were asked, to be closed
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_loop()
         threading.Thread(target=self._loop.run_forever, name="object stores", daemon=True).start()
         atexit.register(self.close)
 

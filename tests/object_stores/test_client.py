@@ -1,6 +1,7 @@
 """One request an object, many at once, and the same bytes whatever passes by."""
 
 import queue
+import sys
 import threading
 
 import pytest
@@ -15,6 +16,7 @@ from pipelines.object_stores.faults import (
     StoreFault,
     TooLargeError,
 )
+from pipelines.object_stores.loop import new_loop
 
 PASSING = ["429", "500", "503", "reset", "refused", "stall", "short", "corrupt"]
 
@@ -50,8 +52,12 @@ def test_what_is_wrong_with_an_object_is_told_by_one_request(stand_in, bucket, c
     assert len(stand_in.log) == 3
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("fault", PASSING)
-def test_fault_that_passes_is_not_noticed(stand_in, bucket, client, fault):
+def test_fault_that_passes_is_not_noticed(stand_in, bucket, make_client, monkeypatch, fault, loop):
+    if loop == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    client = make_client()
     bodies = fill(stand_in, 4)
     stand_in.set(first=2, fault=fault)
     found = fetch_all(client, bucket, list(bodies))
@@ -110,3 +116,12 @@ def test_what_nobody_wants_any_more_is_not_asked_for(stand_in, bucket, client):
     client.begin([Ask(bucket, "0.jpg", 1000, hears, still=lambda: False)])
     assert done.wait(10) and stand_in.log == []
     assert isinstance(found[0], ObjectFault)
+
+
+def test_loop_is_python_s_own_where_no_other_is_installed(monkeypatch):
+    loops = [new_loop()]
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    loops.append(new_loop())
+    assert [type(loop).__module__.partition(".")[0] for loop in loops] == ["uvloop", "asyncio"]
+    for loop in loops:
+        loop.close()
