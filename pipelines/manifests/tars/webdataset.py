@@ -97,7 +97,9 @@ def _seekable(uri: str) -> Iterator[tuple[BinaryIO, str | None]]:
     """
     with reading.open_input(uri) as file:
         if not is_compressed(uri):
-            yield io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES), None
+            buffered = isinstance(file, io.BufferedReader)  # as those of object stores are
+            raw = cast(io.RawIOBase, file)
+            yield file if buffered else io.BufferedReader(raw, _BUFFER_BYTES), None
             return
         with tempfile.TemporaryFile() as plain:
             damage = _unpack(uri, file, cast(BinaryIO, plain))
