@@ -59,13 +59,16 @@ def open_at_end(uri: str) -> BinaryIO:
 def _open(uri: str, at_end: bool) -> BinaryIO:
     place = place_of(uri)
     if place is None:
-        return _open_otherwise(uri)
+        file = _open_otherwise(uri)
+        if at_end or not is_local(uri):
+            return file
+        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, file), BUFFER_BYTES))
     from pipelines.object_stores.ranged import RangedFile
 
     begin = partial(file_client().begin_part, place.store, place.key)
-    file = RangedFile(begin, redact(uri), at_end)
-    _OPENED[uri] = file.version
-    return cast(BinaryIO, io.BufferedReader(file, BUFFER_BYTES))
+    ranged = RangedFile(begin, redact(uri), at_end)
+    _OPENED[uri] = ranged.version
+    return cast(BinaryIO, io.BufferedReader(ranged, BUFFER_BYTES))
 
 
 def opened_version(uri: str) -> str | None:

@@ -43,7 +43,6 @@ MAX_UNPACKED_RATIO = 32
 ALWAYS_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 64 << 30
 _CHECK_BYTES = 1 << 20
-_BUFFER_BYTES = 1 << 20
 
 
 def plan_webdataset(whole: Unit, request: ManifestRequest, beside: Collection[str]) -> FilePlan:
@@ -97,9 +96,7 @@ def _seekable(uri: str) -> Iterator[tuple[BinaryIO, str | None]]:
     """
     with reading.open_input(uri) as file:
         if not is_compressed(uri):
-            buffered = isinstance(file, io.BufferedReader)  # as those of object stores are
-            raw = cast(io.RawIOBase, file)
-            yield file if buffered else io.BufferedReader(raw, _BUFFER_BYTES), None
+            yield file, None
             return
         with tempfile.TemporaryFile() as plain:
             damage = _unpack(uri, file, cast(BinaryIO, plain))

@@ -8,12 +8,11 @@ record of all that follows: such a line is a record by itself, and the next ones
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from pipelines.images.base64_text import MAX_BASE64_CHARS
 from pipelines.manifests.rows import MAX_RECORD_BYTES, Fault
@@ -37,10 +36,8 @@ _BUFFER_BYTES = 1 << 20
 @contextmanager
 def open_text(uri: str) -> Iterator[BinaryIO]:
     with reading.open_input(uri) as file:
-        if is_compressed(uri):
-            yield decompressed(uri, file)  # which does not close what it reads from
-        else:  # the files of object stores have no `readline` with a limit
-            yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES))
+        # What decompresses does not close what it reads from.
+        yield decompressed(uri, file) if is_compressed(uri) else file
 
 
 def most_of_record(dialect: Dialect) -> int:
