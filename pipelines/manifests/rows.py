@@ -125,11 +125,9 @@ def valid_text(
     used = (columns.uid, columns.image_uri, columns.text, *columns.kept)
     if all(_is_plain(values.get(name)) for name in used if name):
         return values, None
+    if any(_is_long(values.get(name)) for name in used if name):
+        return _cut(columns, values, used)
     texts = {name: values[name] for name in used if name and isinstance(values.get(name), str)}
-    if max(map(len, texts.values()), default=0) > MAX_TEXT_CHARS:
-        return _cut(columns, values, used)
-    if len(texts) < len(used) and any(_is_long(values.get(name)) for name in used if name):
-        return _cut(columns, values, used)
     valid = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
     if valid == texts:
         return values, None

@@ -84,7 +84,7 @@ def _named(column: str, found: Mapping[str, bytes], about: dict[str, Any]) -> An
 def _first(about: dict[str, Any], names: tuple[str, ...]) -> Any:
     """Returns the first of json's fields that holds something, which a blank text does not, nor a
     list of nothing."""
-    for name in names if about else ():
+    for name in names:
         value = about.get(name)
         if value not in (None, "", []) and not (isinstance(value, str) and value.isspace()):
             return value
